@@ -1,0 +1,120 @@
+//! Every protocol number, with its reason and, where there is one, the threat it answers (`threat-model.md`).
+
+use core::time::Duration;
+
+/// Longest value of one extension field: none that is planned needs more.
+pub const EXTENSION_MAX: usize = 2048;
+
+// --- shares and chunks (D11)
+
+/// Shares that rebuild a chunk.
+pub const SHARES_NEEDED: usize = 8;
+/// Shares of a chunk: 3x storage, 8 of 24 fails once in 10^7 at 80 % uptime (storage.md G).
+pub const SHARES_TOTAL: usize = 24;
+/// Depth of the tree over 24 share hashes, padded to 32 leaves.
+pub const SHARE_PATH: usize = 5;
+/// Bytes of a share of the small class: four cells.
+pub const SHARE_SMALL: usize = 8 * 1024;
+/// Bytes of a share of the large class: sixteen cells.
+pub const SHARE_LARGE: usize = 32 * 1024;
+/// Documents up to this many bytes use small shares.
+pub const SMALL_DOCUMENT_MAX: u64 = 4 * 1024 * 1024;
+/// Data chunks of one document-level parity group (D13).
+pub const GROUP_DATA: usize = 32;
+/// Parity chunks of a full group.
+pub const GROUP_PARITY: usize = 8;
+
+// --- manifests (D13; a hostile manifest must not make a reader work without bound)
+
+/// Most levels of manifest nodes above the data.
+pub const MANIFEST_DEPTH_MAX: u8 = 4;
+/// Most children of a manifest node.
+pub const MANIFEST_FANOUT_MAX: usize = 1024;
+/// Stored copies of each manifest node, at unrelated places.
+pub const MANIFEST_COPIES: u8 = 3;
+/// Largest document: far above use, low enough that counts fit everywhere.
+pub const DOCUMENT_MAX: u64 = 16 << 40;
+
+// --- regions (D10)
+
+/// Relays that a region is sized to hold.
+pub const REGION_TARGET: usize = 24;
+/// At or below this many hosts the region is everyone.
+pub const REGION_EVERYONE: usize = 48;
+/// Hosts accept shares within this many radii of their position.
+pub const REGION_ACCEPT_RADII: u64 = 4;
+/// Most hosts of one /24 near one key.
+pub const REGION_PER_PREFIX: usize = 2;
+/// Most hosts of one /16 near one key.
+pub const REGION_PER_GROUP: usize = 3;
+/// Most hosts a writer gives shares to.
+pub const REGION_WRITE_MAX: usize = 96;
+/// Hosts a reader asks first.
+pub const READ_FIRST: usize = 10;
+/// Most hosts a reader asks in all.
+pub const READ_MAX: usize = 200;
+/// Hosts of the region that a writer leaves out at random (D15).
+pub const WRITE_LEFT_OUT: usize = 3;
+
+// --- sealed requests (D12)
+
+/// Most requests of one session: bounds what one opened key can be asked.
+pub const SESSION_REQUESTS_MAX: u16 = 64;
+/// Most requests of a session that wait for their answer: what fits the first credits of a leg.
+pub const SESSION_IN_FLIGHT: u16 = 4;
+/// Most hosts of one region on one circuit.
+pub const CIRCUIT_HOSTS_PER_REGION: usize = 3;
+/// Circuits for a document of more than one chunk.
+pub const DOCUMENT_CIRCUITS: usize = 8;
+
+// --- links (D2; attacks.md F, slowloris)
+
+/// One deadline for dial, TLS and first cells together: a slow peer cannot hold a half-open link longer.
+pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
+/// Most half-open links of one /24.
+pub const HALF_OPEN_PER_PREFIX: usize = 64;
+/// Most half-open links in all.
+pub const HALF_OPEN_MAX: usize = 1024;
+/// Largest message of the overlay plane, in fragments of a cell.
+pub const OVERLAY_MESSAGE_MAX: usize = 256 * 1024;
+
+// --- circuits (D6, D7)
+
+/// Hops of a user-plane circuit.
+pub const HOPS: usize = 3;
+/// Most cells on one circuit that may carry an extend: no circuit gets longer than this plus one.
+pub const EARLY_MAX: u8 = 4;
+/// Cells per credit: coarse, so that credits say little about timing.
+pub const CREDIT_QUANTUM: u32 = 32;
+/// Credit that both ends of a leg assume at its start: one large store and its opening fit.
+pub const WINDOW_MIN: u32 = 64;
+/// Largest window of a leg, as design D6 fixes it.
+pub const WINDOW_MAX: u32 = 3072;
+/// Credits leave a link in batches, this far apart.
+pub const CREDIT_TICK: Duration = Duration::from_millis(5);
+/// A circuit that has data and no credit for this long dies (Sniper attack).
+pub const STALL_DEADLINE: Duration = Duration::from_secs(60);
+
+// --- time (D20)
+
+/// How long a descriptor lives.
+pub const DESCRIPTOR_LIFE_SECS: u64 = 24 * 3600;
+/// Clock skew at which a descriptor is still accepted.
+pub const SKEW_MAX_SECS: u64 = 3 * 3600;
+/// Clock offset at which the node warns.
+pub const SKEW_WARN_SECS: u64 = 600;
+
+// --- network (design section 2, D8)
+
+/// Fewest relays that make a network.
+pub const NETWORK_MIN_RELAYS: usize = 6;
+/// Fewest /16 groups that make a network.
+pub const NETWORK_MIN_GROUPS: usize = 4;
+/// Below this many relays the node says that anonymity is weak.
+pub const NETWORK_WEAK_BELOW: usize = 50;
+/// Share of sampled relays that a node must know before it chooses paths, in percent (attacks.md fact 6).
+pub const COVERAGE_PERCENT: u32 = 97;
+/// Address groups that a coverage measurement must come from.
+pub const COVERAGE_GROUPS: usize = 5;
+/// How long a node tries to reach that coverage before it gives up with exit code 4.
+pub const COVERAGE_DEADLINE: Duration = Duration::from_secs(600);

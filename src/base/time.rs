@@ -1,0 +1,51 @@
+//! The only door for clock and chance. `proto` gets them as arguments, so a whole network runs in virtual time from one seed.
+
+use core::ops::Add;
+use core::time::Duration;
+use rand::CryptoRng;
+
+/// Monotonic time in microseconds since the node started (or the simulated world began).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Time(pub u64);
+
+impl Time {
+    /// The time between an earlier time and this one; zero if `earlier` is later.
+    pub const fn since(self, earlier: Self) -> Duration {
+        Duration::from_micros(self.0.saturating_sub(earlier.0))
+    }
+}
+
+impl Add<Duration> for Time {
+    type Output = Self;
+
+    fn add(self, rhs: Duration) -> Self {
+        Self(self.0.saturating_add(u64::try_from(rhs.as_micros()).unwrap_or(u64::MAX)))
+    }
+}
+
+/// Wall clock in whole seconds since 1970. Used for expiry only, never on the user plane (D20).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+pub struct Wall(pub u64);
+
+impl Wall {
+    /// Days since 1970: the finest time that ever reaches a host's disk (D15, attacks.md E).
+    pub const fn day(self) -> u32 {
+        (self.0 / 86_400) as u32
+    }
+
+    /// This time and `seconds` more.
+    #[must_use]
+    pub const fn plus(self, seconds: u64) -> Self {
+        Self(self.0.saturating_add(seconds))
+    }
+}
+
+/// What a machine may know of the world while it handles one input.
+pub struct Env<'a> {
+    /// Monotonic time.
+    pub now: Time,
+    /// Wall clock.
+    pub wall: Wall,
+    /// Operating-system backed in production, so that a memory leak does not reveal past secrets; seeded in tests.
+    pub rng: &'a mut dyn CryptoRng,
+}

@@ -1,0 +1,128 @@
+//! Hash and key derivation, with the single table of domain labels. Two uses never share a label, and no label is a prefix of another's
+//! input: every part is length-prefixed.
+
+use crate::crypto::secret::Secret;
+use hkdf::Hkdf;
+use sha2::{Digest, Sha256};
+
+macro_rules! labels {
+    ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
+        /// What a hash or key is for. The text goes first into every computation.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Label {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl Label {
+            /// All labels, for the test that they differ.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+
+            /// The text that separates this use from all others.
+            pub const fn text(self) -> &'static str {
+                match self { $(Self::$name => concat!("onionskin v1 ", $text),)* }
+            }
+        }
+    };
+}
+
+labels! {
+    /// Address of a chunk's shares (D11).
+    Address = "share address",
+    /// Leaf of the tree over share hashes.
+    ShareLeaf = "share leaf",
+    /// Inner node of that tree.
+    ShareNode = "share node",
+    /// Salt of one stored copy of a chunk.
+    ShareSalt = "share salt",
+    /// Position of a relay (D9).
+    Position = "position",
+    /// Slot of an address in its prefix (D9).
+    PositionSlot = "position slot",
+    /// K_v from K_r (D13).
+    VerifyKey = "verify key",
+    /// Key of one data chunk.
+    ChunkKey = "chunk key",
+    /// Key of one manifest node under K_v.
+    ManifestKey = "manifest key",
+    /// Key of a manifest node's private part under K_r.
+    ManifestPrivate = "manifest private",
+    /// Commitment of the root to K_r.
+    RootCommit = "root commitment",
+    /// K_r of a convergent document, from the local secret and the content.
+    Convergent = "convergent document",
+    /// Checksum of a key or link that people paste.
+    TextChecksum = "text checksum",
+    /// File-name tag of a partial download.
+    PartTag = "part tag",
+    /// Circuit handshake: key seed, verification, authentication, expansion.
+    NtorSeed = "circuit handshake seed",
+    /// See [`Label::NtorSeed`].
+    NtorVerify = "circuit handshake verify",
+    /// See [`Label::NtorSeed`].
+    NtorAuth = "circuit handshake auth",
+    /// See [`Label::NtorSeed`].
+    NtorKeys = "circuit handshake keys",
+    /// Sealed request session (D12).
+    SessionSecret = "session secret",
+    /// Key of one sealed request.
+    SessionRequest = "session request",
+    /// Key of one sealed response.
+    SessionResponse = "session response",
+    /// What a relay signs to prove itself on a link (D2).
+    LinkProof = "link proof",
+    /// What a relay signs as its descriptor (D8).
+    Descriptor = "descriptor",
+    /// What a witness signs after a dial-back (D9).
+    Receipt = "dial-back receipt",
+    /// Digest of a view.
+    ViewDigest = "view digest",
+    /// Token of the local API.
+    ApiToken = "api token",
+}
+
+/// SHA-256 over a label and length-prefixed parts.
+pub fn hash(label: Label, parts: &[&[u8]]) -> [u8; 32] {
+    let mut h = Sha256::new();
+    absorb(&mut h, label.text().as_bytes());
+    for part in parts {
+        absorb(&mut h, part);
+    }
+    h.finalize().into()
+}
+
+fn absorb(h: &mut Sha256, part: &[u8]) {
+    h.update((part.len() as u64).to_be_bytes());
+    h.update(part);
+}
+
+/// HKDF-SHA-256 (RFC 5869): `secret` is the input key, `context` (public, hashed) the salt, the label the info.
+pub fn derive<const N: usize>(label: Label, secret: &[u8], context: &[&[u8]]) -> Secret<N> {
+    const { assert!(N <= 255 * 32) };
+    let salt = hash(label, context);
+    let hk = Hkdf::<Sha256>::new(Some(&salt), secret);
+    Secret::init(|out| {
+        if hk.expand(label.text().as_bytes(), out).is_err() {
+            unreachable!("N is at most 255 hashes, checked at compile time");
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_differ() {
+        for (i, a) in Label::ALL.iter().enumerate() {
+            for b in &Label::ALL[i + 1..] {
+                assert_ne!(a.text(), b.text());
+            }
+        }
+    }
+
+    #[test]
+    fn parts_do_not_run_together() {
+        assert_ne!(hash(Label::Address, &[b"ab", b"c"]), hash(Label::Address, &[b"a", b"bc"]));
+        assert_ne!(hash(Label::Address, &[b"x"]), hash(Label::Position, &[b"x"]));
+    }
+}

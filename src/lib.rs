@@ -1,0 +1,19 @@
+//! **Onionskin**: publish documents anonymously, fetch them by key, run a relay.
+//!
+//! Rooms, bottom to top; imports point down only (`tests/layers.rs` enforces it):
+//!
+//! ```text
+//! cli        commands, prompts, exit codes          the only room that prints
+//! client     publish, get, check over a Handle      files, progress
+//! node       sockets, TLS, disk tasks, the loop     moves bytes, time and chance; decides nothing
+//! proto | store   every decision, sans-IO  |  shares on disk, blocking
+//! crypto     the only room that opens secrets
+//! wire       bytes to types, once
+//! base       ids, time, limits
+//! ```
+
+pub mod base;
+pub mod crypto;
+pub mod proto;
+pub mod store;
+pub mod wire;

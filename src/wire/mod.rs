@@ -1,0 +1,7 @@
+//! What is on the wire, and in every lasting format: bytes become types here, once, and behind this room there are only types.
+//!
+//! Nothing here panics on any input. Lengths are checked against [`crate::base::limits`] before anything is allocated, trailing
+//! bytes are refused, and every value has exactly one encoding.
+
+pub mod cell;
+pub mod codec;
