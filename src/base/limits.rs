@@ -78,6 +78,9 @@ pub const HALF_OPEN_MAX: usize = 1024;
 /// Largest message of the overlay plane, in fragments of a cell.
 pub const OVERLAY_MESSAGE_MAX: usize = 256 * 1024;
 
+/// Most cells of one link that are out with the transport: about 0.5 MiB, enough to keep a fast link busy between wake-ups.
+pub const LINK_IN_FLIGHT: usize = 256;
+
 // --- circuits (D6, D7)
 
 /// Hops of a user-plane circuit.

@@ -1,0 +1,2 @@
+//! Documents: being built.
+pub mod key;
