@@ -12,7 +12,7 @@
 use crate::base::ids::Address;
 use crate::store::disk::{Disk, DiskFile};
 use crate::store::head::check_sum;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -156,34 +156,52 @@ impl Slots {
 }
 
 /// All slabs' maps, and which of them changed since the last commit. Lives behind the writer's lock.
+///
+/// # Invariants
+/// `shares` and `bytes` are the sums over `slabs`; no slab of a class below its entry in `room` has a free slot.
 #[derive(Debug, Default)]
 pub(crate) struct Maps {
-    pub(crate) slabs: BTreeMap<SlabId, Slots>,
+    slabs: BTreeMap<SlabId, Slots>,
+    shares: u64,
+    bytes: u64,
+    room: BTreeMap<u8, SlabId>,
     dirty: Vec<SlabId>,
 }
 
 impl Maps {
     pub(crate) fn new(slabs: BTreeMap<SlabId, Slots>) -> Self {
-        Self { slabs, dirty: Vec::new() }
+        let (shares, bytes) = slabs.iter().fold((0, 0), |(shares, bytes), (id, slots)| {
+            let used = u64::from(slots.used());
+            (shares + used, bytes + used * id.slot_bytes())
+        });
+        Self { slabs, shares, bytes, ..Self::default() }
+    }
+
+    /// The map of one slab.
+    pub(crate) fn get(&self, id: SlabId) -> Option<&Slots> {
+        self.slabs.get(&id)
     }
 
     /// Shares and bytes of slots that are taken.
-    pub(crate) fn totals(&self) -> (u64, u64) {
-        self.slabs.iter().fold((0, 0), |(shares, bytes), (id, slots)| {
-            let used = u64::from(slots.used());
-            (shares + used, bytes.saturating_add(used * id.slot_bytes()))
-        })
+    pub(crate) const fn totals(&self) -> (u64, u64) {
+        (self.shares, self.bytes)
     }
 
-    /// Takes a slot of a class: in the lowest slab with room but `leave`, at the place the address points to. `None` when every
+    /// Takes a slot of a class: in the lowest slab with room that is not in `leave`, at the place the address points to. `None` when every
     /// slab is full and a new one is needed.
-    pub(crate) fn take(&mut self, class: u8, address: &Address, leave: Option<SlabId>) -> Option<(SlabId, u32)> {
+    pub(crate) fn take(&mut self, class: u8, address: &Address, leave: &BTreeSet<SlabId>) -> Option<(SlabId, u32)> {
         let [.., a, b, c, d] = address.0;
-        let range = SlabId::new(class, 0)..=SlabId::new(class, NUMBER_MAX - 1);
-        let (id, slots) = self.slabs.range_mut(range).find(|(id, s)| Some(**id) != leave && s.used() < s.count())?;
+        let from = self.room.get(&class).copied().unwrap_or(SlabId::new(class, 0));
+        let mut range = self.slabs.range_mut(from..=SlabId::new(class, NUMBER_MAX - 1)).filter(|(_, s)| s.used() < s.count());
+        let (id, slots) = range.find(|(id, _)| !leave.contains(id))?;
         let slot = slots.free_from(u32::from_be_bytes([a, b, c, d]))?;
         let id = *id;
         slots.set(slot, true);
+        self.shares += 1;
+        self.bytes += id.slot_bytes();
+        if leave.is_empty() {
+            self.room.insert(class, id);
+        }
         self.touch(id);
         Some((id, slot))
     }
@@ -193,6 +211,7 @@ impl Maps {
         let id = (0..NUMBER_MAX).map(|n| SlabId::new(class, n)).find(|id| !self.slabs.contains_key(id))?;
         let count = (slab_bytes / id.slot_bytes().max(1)).clamp(1, u64::from(u16::MAX));
         self.slabs.insert(id, Slots::empty(u32::try_from(count).unwrap_or(1)));
+        self.room.remove(&class);
         self.touch(id);
         Some((id, count * id.slot_bytes()))
     }
@@ -200,6 +219,17 @@ impl Maps {
     /// Frees a slot.
     pub(crate) fn free(&mut self, id: SlabId, slot: u32) {
         if self.slabs.get_mut(&id).is_some_and(|s| s.set(slot, false)) {
+            self.shares -= 1;
+            self.bytes -= id.slot_bytes();
+            self.room.remove(&id.class());
+            self.touch(id);
+        }
+    }
+
+    /// Forgets an empty slab.
+    pub(crate) fn forget(&mut self, id: SlabId) {
+        if self.slabs.get(&id).is_some_and(|s| s.used() == 0) {
+            self.slabs.remove(&id);
             self.touch(id);
         }
     }
@@ -220,16 +250,21 @@ impl Maps {
         self.slabs.iter().filter(|(_, s)| s.used() == 0).map(|(id, _)| *id).collect()
     }
 
-    /// The slab that is worth emptying: the least full one of a class whose free slots would fill two slabs.
-    pub(crate) fn sparse(&self) -> Option<SlabId> {
-        let mut by_class: BTreeMap<u8, (u64, u64)> = BTreeMap::new();
+    /// The slabs that are worth emptying: the least full ones of a class, as many as it could do without and keep one to spare.
+    pub(crate) fn sparse(&self) -> BTreeSet<SlabId> {
+        let mut classes: BTreeMap<u8, Vec<(u32, SlabId)>> = BTreeMap::new();
         for (id, slots) in &self.slabs {
-            let sum = by_class.entry(id.class()).or_default();
-            sum.0 += u64::from(slots.count() - slots.used().min(slots.count()));
-            sum.1 = sum.1.max(u64::from(slots.count()));
+            classes.entry(id.class()).or_default().push((slots.used(), *id));
         }
-        let worth = |id: &SlabId| by_class.get(&id.class()).is_some_and(|(free, count)| *free >= 2 * count);
-        self.slabs.iter().filter(|(id, s)| worth(id) && s.used() > 0).min_by_key(|(_, s)| s.used()).map(|(id, _)| *id)
+        let mut leave = BTreeSet::new();
+        for slabs in classes.values_mut() {
+            slabs.sort_unstable();
+            let used: u64 = slabs.iter().map(|(used, _)| u64::from(*used)).sum();
+            let each = slabs.iter().filter_map(|(_, id)| self.slabs.get(id)).map(|s| u64::from(s.count())).min().unwrap_or(1).max(1);
+            let needed = usize::try_from(used.div_ceil(each)).unwrap_or(usize::MAX).saturating_add(1);
+            leave.extend(slabs.iter().take(slabs.len().saturating_sub(needed)).map(|(_, id)| *id));
+        }
+        leave
     }
 }
 
@@ -391,19 +426,24 @@ mod tests {
         for _ in 0..4 {
             maps.grow(1, 512 * 10).unwrap();
         }
+        let none = BTreeSet::new();
         for n in 0..35u32 {
             let mut address = [0; 32];
             address[28..].copy_from_slice(&n.to_be_bytes());
-            maps.take(1, &Address(address), None).unwrap();
+            maps.take(1, &Address(address), &none).unwrap();
         }
-        assert_eq!(maps.sparse(), None);
+        assert_eq!(maps.sparse(), none);
         assert_eq!(maps.totals(), (35, 35 * 512));
         for slot in 0..8 {
             maps.free(SlabId::new(1, 1), slot);
             maps.free(SlabId::new(1, 2), slot);
         }
-        assert_eq!(maps.sparse(), Some(SlabId::new(1, 1)));
-        let (id, _) = maps.take(1, &Address([0; 32]), Some(SlabId::new(1, 1))).unwrap();
+        assert_eq!(maps.totals(), (19, 19 * 512));
+        let leave = BTreeSet::from([SlabId::new(1, 1)]);
+        assert_eq!(maps.sparse(), leave);
+        let (id, _) = maps.take(1, &Address([0; 32]), &leave).unwrap();
         assert_eq!(id, SlabId::new(1, 2));
+        let (id, _) = maps.take(1, &Address([0; 32]), &none).unwrap();
+        assert_eq!(id, SlabId::new(1, 1), "the lowest again, once it may be used");
     }
 }
