@@ -198,7 +198,11 @@ fn measure(root: &Path, size: usize, count: u64) -> Outcome<()> {
         }
     }
     let took = start.elapsed().as_secs_f64();
-    println!("  expire all    {:.0}/s, slowest call {slowest:.1} ms, left on disk {:.3} GB", count as f64 / took, on_disk(&dir)? as f64 / 1e9);
+    println!(
+        "  expire all    {:.0}/s, slowest call {slowest:.1} ms, left on disk {:.3} GB",
+        count as f64 / took,
+        on_disk(&dir)? as f64 / 1e9
+    );
     drop(store);
     std::fs::remove_dir_all(&dir)?;
     Ok(())

@@ -34,7 +34,9 @@ pub enum StoreError {
         file: &'static str,
     },
     /// The index failed a check while in use. The next call opens it again, from the shares if need be.
-    #[error("the store's index failed a check ({0}). No share was lost. It is rebuilt from the shares at the next use; check the disk")]
+    #[error(
+        "the store's index failed a check ({0}). No share was lost. It is rebuilt from the shares at the next use; check the disk"
+    )]
     Index(String),
     /// No space, or the operating system's own quota is used up.
     #[error(
@@ -55,7 +57,9 @@ pub enum StoreError {
         mode: u32,
     },
     /// A blob that no release stores: empty, above [`crate::store::BLOB_MAX`], or an index above 31. The caller's mistake.
-    #[error("a share of {len} bytes with index {index} cannot be stored. Nothing was changed. This is a bug in onionskin, please report it")]
+    #[error(
+        "a share of {len} bytes with index {index} cannot be stored. Nothing was changed. This is a bug in onionskin, please report it"
+    )]
     Bounds {
         /// Bytes of the blob.
         len: usize,

@@ -35,7 +35,9 @@ pub(crate) fn open(disk: &dyn Disk, network: NetworkId) -> Result<(), StoreError
             file.read(0, &mut bytes).map_err(|e| StoreError::io(doing, e))?;
             bytes
         }
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return create(disk, network).map_err(|e| StoreError::io("making the store", e)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            return create(disk, network).map_err(|e| StoreError::io("making the store", e));
+        }
         Err(e) => return Err(StoreError::io(doing, e)),
     };
     let (version, found) = decode(&bytes)?;

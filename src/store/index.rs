@@ -146,7 +146,8 @@ impl Index {
     }
 
     fn database(file: Arc<dyn DiskFile>) -> Result<Self, StoreError> {
-        let db = Database::builder().set_cache_size(CACHE).create_with_backend(Backend(file)).map_err(failed("opening the index"))?;
+        let db =
+            Database::builder().set_cache_size(CACHE).create_with_backend(Backend(file)).map_err(failed("opening the index"))?;
         Ok(Self { db })
     }
 

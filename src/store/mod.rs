@@ -55,6 +55,8 @@ pub const SLAB_BYTES: u64 = 64 << 20;
 const EXPIRE_ROWS: usize = 16_384;
 /// Shares that one [`Store::expire`] removes or moves at most: bounds how long others wait.
 const EXPIRE_CHANGES: usize = 512;
+/// Slab files that one [`Store::expire`] removes at most.
+const EXPIRE_SLABS: usize = 4;
 
 /// Derives a share's address and index from its blob, or `None` if the blob is not what a writer made.
 pub type Verify = fn(&[u8]) -> Option<(Address, u8)>;
@@ -149,6 +151,8 @@ struct Writer {
     /// Where the walk over leases stands, and the slabs that this walk empties.
     walk: Option<Key>,
     leave: BTreeSet<slabs::SlabId>,
+    /// The walk is over, empty slabs are being removed.
+    clearing: bool,
 }
 
 impl fmt::Debug for Store {
@@ -252,8 +256,8 @@ impl Store {
             Ok(made)
         });
         if done.is_err() {
-            let sound = !matches!(done, Err(StoreError::Index(_)))
-                && self.adopt(writer, index).is_ok() && index.change(|_| Ok(())).is_ok();
+            let sound =
+                !matches!(done, Err(StoreError::Index(_))) && self.adopt(writer, index).is_ok() && index.change(|_| Ok(())).is_ok();
             drop(guard);
             if !sound {
                 self.close();
@@ -309,7 +313,10 @@ impl Store {
 
     /// The blob of a row if it verifies as that share.
     fn read(&self, address: &Address, index: u8, row: &Row) -> Result<Option<Vec<u8>>, StoreError> {
-        let blob = self.files.read(row.slab, u32::from(row.slot), usize::from(row.len)).map_err(|e| StoreError::io("reading a share", e))?;
+        let blob = self
+            .files
+            .read(row.slab, u32::from(row.slot), usize::from(row.len))
+            .map_err(|e| StoreError::io("reading a share", e))?;
         Ok(blob.filter(|blob| (self.options.verify)(blob) == Some((*address, index))))
     }
 
@@ -361,21 +368,28 @@ impl Store {
     /// One call does a bounded part of a walk over the index; call it until [`Expired::finished`], once a day.
     pub fn expire(&self, day: u32) -> Result<Expired, StoreError> {
         let mut guard = self.writer();
-        let done = self.expire_some(&mut guard, day)?;
         let writer = &mut *guard;
-        if done.finished {
-            let empty = writer.maps.empty();
-            if !empty.is_empty() {
-                self.change(writer, |writer, _| {
-                    empty.iter().for_each(|id| writer.maps.forget(*id));
-                    Ok(())
-                })?;
-                for id in &empty {
-                    // A file that stays is found and reused by the next slab of its number.
-                    let _ = self.files.remove(*id);
-                }
+        let mut done = Expired::default();
+        if !writer.clearing {
+            done = self.expire_some(writer, day)?;
+            if !done.finished {
+                return Ok(done);
             }
         }
+        let mut empty = writer.maps.empty();
+        done.finished = empty.len() <= EXPIRE_SLABS;
+        empty.truncate(EXPIRE_SLABS);
+        if !empty.is_empty() {
+            self.change(writer, |writer, _| {
+                empty.iter().for_each(|id| writer.maps.forget(*id));
+                Ok(())
+            })?;
+            for id in &empty {
+                // A file that stays is found and reused by the next slab of its number.
+                let _ = self.files.remove(*id);
+            }
+        }
+        writer.clearing = !done.finished;
         Ok(done)
     }
 

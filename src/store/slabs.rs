@@ -143,7 +143,7 @@ impl Slots {
     fn free_between(&self, from: u32, to: u32) -> Option<u32> {
         let mut slot = from;
         while slot < to {
-            if slot % 8 == 0 && self.bits.get(slot as usize / 8) == Some(&0xff) {
+            if slot.is_multiple_of(8) && self.bits.get(slot as usize / 8) == Some(&0xff) {
                 slot += 8;
             } else if self.has(slot) {
                 slot += 1;
@@ -260,7 +260,8 @@ impl Maps {
         for slabs in classes.values_mut() {
             slabs.sort_unstable();
             let used: u64 = slabs.iter().map(|(used, _)| u64::from(*used)).sum();
-            let each = slabs.iter().filter_map(|(_, id)| self.slabs.get(id)).map(|s| u64::from(s.count())).min().unwrap_or(1).max(1);
+            let each =
+                slabs.iter().filter_map(|(_, id)| self.slabs.get(id)).map(|s| u64::from(s.count())).min().unwrap_or(1).max(1);
             let needed = usize::try_from(used.div_ceil(each)).unwrap_or(usize::MAX).saturating_add(1);
             leave.extend(slabs.iter().take(slabs.len().saturating_sub(needed)).map(|(_, id)| *id));
         }
@@ -268,21 +269,28 @@ impl Maps {
     }
 }
 
+/// Open files, each with the time of its last use; the clock counts uses.
+#[derive(Debug, Default)]
+struct Opened {
+    clock: u64,
+    open: BTreeMap<SlabId, (u64, Arc<dyn DiskFile>)>,
+}
+
 /// Open slab files, the least recently used closed first.
 #[derive(Debug)]
 pub(crate) struct Files {
     disk: Arc<dyn Disk>,
-    open: Mutex<(u64, BTreeMap<SlabId, (u64, Arc<dyn DiskFile>)>)>,
+    open: Mutex<Opened>,
 }
 
 impl Files {
     pub(crate) fn new(disk: Arc<dyn Disk>) -> Self {
-        Self { disk, open: Mutex::new((0, BTreeMap::new())) }
+        Self { disk, open: Mutex::default() }
     }
 
     fn get(&self, id: SlabId, create: bool) -> io::Result<Arc<dyn DiskFile>> {
         let mut guard = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let (clock, open) = &mut *guard;
+        let Opened { clock, open } = &mut *guard;
         *clock += 1;
         if let Some((used, file)) = open.get_mut(&id) {
             *used = *clock;
@@ -305,7 +313,7 @@ impl Files {
     }
 
     pub(crate) fn remove(&self, id: SlabId) -> io::Result<()> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner).1.remove(&id);
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).open.remove(&id);
         self.disk.remove(&id.name())
     }
 
@@ -373,7 +381,10 @@ mod tests {
         for (len, class) in [(8_369, 17), (32_945, 65), (33_024, 65), (1, 1), (496, 1), (497, 2)] {
             assert_eq!(class_of(len), class, "{len}");
         }
-        assert!(17 * 512 * 100 < 8_369 * 105 && 65 * 512 * 100 < 32_945 * 102);
+        for (len, percent) in [(8_369u64, 105), (32_945, 102)] {
+            let slot = SlabId::new(class_of(len as usize), 0).slot_bytes();
+            assert!(slot * 100 < len * percent, "{len}");
+        }
     }
 
     #[test]
@@ -381,7 +392,16 @@ mod tests {
         for id in [SlabId::new(17, 0), SlabId::new(65, 123_456), SlabId::new(1, NUMBER_MAX - 1)] {
             assert_eq!(SlabId::from_name(&id.name()), Some(id));
         }
-        for bad in ["index", "slab-", "slab-17-0", "slab-000-000000", "slab-256-000000", "slab-017-0000001", "slab-017-00000x", "slab-+17-000000"] {
+        for bad in [
+            "index",
+            "slab-",
+            "slab-17-0",
+            "slab-000-000000",
+            "slab-256-000000",
+            "slab-017-0000001",
+            "slab-017-00000x",
+            "slab-+17-000000",
+        ] {
             assert_eq!(SlabId::from_name(bad), None, "{bad}");
         }
     }

@@ -54,11 +54,7 @@ impl Queue {
     }
 
     /// Waits until the share is written, or writes it and those beside it with `write`, which answers in their order.
-    pub(super) fn put(
-        &self,
-        share: Share,
-        write: impl Fn(&[Share]) -> Vec<Result<Put, StoreError>>,
-    ) -> Result<Put, StoreError> {
+    pub(super) fn put(&self, share: Share, write: impl Fn(&[Share]) -> Vec<Result<Put, StoreError>>) -> Result<Put, StoreError> {
         let mine: Answer = Arc::default();
         let mut waiting = self.lock();
         waiting.shares.push((share, Arc::clone(&mine)));
