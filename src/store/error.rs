@@ -83,10 +83,13 @@ impl StoreError {
     /// Sorts an error of the operating system by what can be done about it.
     pub(crate) fn io(doing: &'static str, source: io::Error) -> Self {
         use io::ErrorKind as K;
-        match source.kind() {
-            K::StorageFull | K::QuotaExceeded => Self::DiskFull(doing),
-            K::ReadOnlyFilesystem | K::PermissionDenied => Self::ReadOnly(doing),
-            _ => Self::Io { doing, source: Arc::new(source) },
+        let kind = source.kind();
+        if matches!(kind, K::StorageFull | K::QuotaExceeded) {
+            Self::DiskFull(doing)
+        } else if matches!(kind, K::ReadOnlyFilesystem | K::PermissionDenied) {
+            Self::ReadOnly(doing)
+        } else {
+            Self::Io { doing, source: Arc::new(source) }
         }
     }
 

@@ -96,10 +96,18 @@ impl StorageBackend for Backend {
 
 /// An error of redb, sorted. Whatever is not the operating system's is damage, which a rebuild cures.
 fn failed<E: Into<redb::Error>>(doing: &'static str) -> impl Fn(E) -> StoreError {
-    move |e| match e.into() {
-        redb::Error::Io(e) if e.raw_os_error().is_some() || e.kind() == io::ErrorKind::StorageFull => StoreError::io(doing, e),
-        redb::Error::PreviousIo => StoreError::io(doing, io::Error::other("an earlier write failed")),
-        other => StoreError::Index(other.to_string()),
+    move |e| {
+        let e = e.into();
+        if let redb::Error::Io(e) = e {
+            // redb tells of damage in this way too, then without a code of the system.
+            let system =
+                e.raw_os_error().is_some() || matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::ReadOnlyFilesystem);
+            return if system { StoreError::io(doing, e) } else { StoreError::Index(e.to_string()) };
+        }
+        if matches!(e, redb::Error::PreviousIo) {
+            return StoreError::io(doing, io::Error::other("an earlier write failed"));
+        }
+        StoreError::Index(e.to_string())
     }
 }
 
