@@ -340,7 +340,7 @@ fn hold_to_its_word(log: &[Op], cut: usize, luck: Luck) {
 #[test]
 fn the_power_goes_at_every_step() {
     let log = recorded();
-    let torn = std::env::var("ONIONSKIN_TORN").ok().and_then(|n| n.parse().ok()).unwrap_or(2u64);
+    let torn = std::env::var("ONIONSKIN_TORN").ok().and_then(|n| n.parse().ok()).unwrap_or(8u64);
     println!("{} steps, each with 2 + {torn} images", log.len());
     std::thread::scope(|scope| {
         for half in 0..2 {
