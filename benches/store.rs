@@ -208,6 +208,24 @@ fn measure(root: &Path, size: usize, count: u64) -> Outcome<()> {
     Ok(())
 }
 
+/// A publication of 100 MiB to a whole network on one disk: many stores, few writers each, all at once.
+fn network(root: &Path, hosts: u64, each: u64) -> Outcome<()> {
+    let dirs: Vec<PathBuf> = (0..hosts).map(|host| root.join(format!("host-{host}"))).collect();
+    let stores = dirs.iter().map(|dir| open(dir)).collect::<Outcome<Vec<Store>>>()?;
+    let start = Instant::now();
+    let worst = std::thread::scope(|scope| {
+        let hosts: Vec<_> = stores.iter().map(|store| scope.spawn(move || put_all(store, LARGE, 0, each, 4))).collect();
+        hosts.into_iter().map(|h| h.join().map_err(|_| "a host panicked")?).collect::<Outcome<Vec<(f64, f64)>>>()
+    })?;
+    let took = start.elapsed().as_secs_f64();
+    let slowest = worst.iter().map(|(slowest, _)| *slowest).fold(0.0, f64::max);
+    println!("\n{hosts} stores on one disk, {each} shares of {LARGE} bytes and 4 writers each");
+    println!("  put           {:.0}/s in all, {took:.1} s, slowest {slowest:.1} ms", (hosts * each) as f64 / took);
+    drop(stores);
+    dirs.iter().try_for_each(std::fs::remove_dir_all)?;
+    Ok(())
+}
+
 fn main() -> Outcome<()> {
     let args: Vec<String> = std::env::args().collect();
     let has = |flag: &str| args.iter().any(|a| a == flag);
@@ -219,7 +237,8 @@ fn main() -> Outcome<()> {
         () if has("--million") => (1_000_000, 200_000),
         () => (100_000, 30_000),
     };
-    let measured = measure(&root, SMALL, small).and_then(|()| measure(&root, LARGE, large));
+    let each = if has("--quick") { 50 } else { 500 };
+    let measured = measure(&root, SMALL, small).and_then(|()| measure(&root, LARGE, large)).and_then(|()| network(&root, 24, each));
     let _ = std::fs::remove_dir_all(&root);
     measured
 }

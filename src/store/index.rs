@@ -111,7 +111,8 @@ fn failed<E: Into<redb::Error>>(doing: &'static str) -> impl Fn(E) -> StoreError
     }
 }
 
-/// Runs a call of redb; its asserts on file content become an error. What a file holds must not end the daemon.
+/// Runs a call of redb; its asserts on file content become an error: what a file holds must not end the daemon. The tests of rotten
+/// bytes reach several such asserts. It works only where panics unwind, so no profile may set `panic = "abort"`.
 fn calm<T>(call: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
     std::panic::catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|_| Err(StoreError::Index("inconsistent pages".to_owned())))
 }
