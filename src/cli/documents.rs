@@ -170,7 +170,11 @@ pub(super) async fn get(out: Out, config: &Config, args: &Get) -> Result<(), Fai
 /// A check in words.
 fn checked(report: &CheckReport) -> String {
     let verdict = if report.chunks_lost > 0 {
-        format!("{} of the fetched chunks cannot be rebuilt from their own shares", report.chunks_lost)
+        format!(
+            "{} of the fetched chunks cannot be rebuilt from their own shares; the document may still open, from its parity: publish it \
+             again while you can",
+            report.chunks_lost
+        )
     } else {
         "every fetched chunk can be rebuilt".to_owned()
     };
@@ -188,8 +192,8 @@ fn checked(report: &CheckReport) -> String {
     )
 }
 
-/// Counts the living shares of a document.
-pub(super) async fn check(out: Out, config: &Config, args: &Check) -> Result<(), Failure> {
+/// Counts the living shares of a document. Gives the exit code: a document that has lost chunks is reported, and not found whole.
+pub(super) async fn check(out: Out, config: &Config, args: &Check) -> Result<u8, Failure> {
     let key: Key = keys::take(&args.key)?;
     let work = async {
         let session = Session::open(out, config).await?;
@@ -201,15 +205,8 @@ pub(super) async fn check(out: Out, config: &Config, args: &Check) -> Result<(),
     };
     let report = unless_stopped(work, String::new).await?;
     out.either(|| checked(&report), &report)?;
-    if report.chunks_lost > 0 {
-        return Err(failure(
-            ErrorKind::NotFound,
-            "Shares of this document are missing.",
-            "",
-            "A document of many chunks may still open, from its parity; publish it again while you can.",
-        ));
-    }
-    Ok(())
+    // The report itself says what is lost; scripts get the exit code.
+    Ok(if report.chunks_lost > 0 { ErrorKind::NotFound.exit_code() } else { 0 })
 }
 
 // --- status

@@ -37,7 +37,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let out = Out { json: cli.common.json, quiet: cli.common.quiet };
     logs(&cli.common);
     match start(out, &cli) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => ExitCode::from(code),
         Err(why) => {
             out.error(&why);
             ExitCode::from(why.kind.exit_code())
@@ -45,7 +45,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-fn start(out: Out, cli: &Cli) -> Result<(), Failure> {
+fn start(out: Out, cli: &Cli) -> Result<u8, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|e| {
         failure(ErrorKind::Other, format!("Cannot start: {e}."), "", "See whether this user may start threads and open files.")
     })?;
@@ -55,9 +55,10 @@ fn start(out: Out, cli: &Cli) -> Result<(), Failure> {
     done
 }
 
-async fn command(out: Out, cli: &Cli) -> Result<(), Failure> {
+/// Does what was asked; gives the exit code of what needs no explanation.
+async fn command(out: Out, cli: &Cli) -> Result<u8, Failure> {
     match &cli.command {
-        Command::Demo(args) => demo::run(out, args).await,
+        Command::Demo(args) => demo::run(out, args).await?,
         Command::Relay(args) => {
             let mut config = settings(&cli.common, &args.join)?;
             config.listen = args.listen.unwrap_or(config.listen);
@@ -65,14 +66,15 @@ async fn command(out: Out, cli: &Cli) -> Result<(), Failure> {
             if !args.advertise.is_empty() {
                 config.advertise.clone_from(&args.advertise);
             }
-            relay::run(out, &config).await
+            relay::run(out, &config).await?;
         }
-        Command::Publish(args) => documents::publish(out, &settings(&cli.common, &args.join)?, args).await,
-        Command::Get(args) => documents::get(out, &settings(&cli.common, &args.join)?, args).await,
-        Command::Check(args) => documents::check(out, &settings(&cli.common, &args.join)?, args).await,
-        Command::Keys(args) => keys::run(out, args),
-        Command::Status => documents::status(out, &settings(&cli.common, &Join::default())?).await,
+        Command::Publish(args) => documents::publish(out, &settings(&cli.common, &args.join)?, args).await?,
+        Command::Get(args) => documents::get(out, &settings(&cli.common, &args.join)?, args).await?,
+        Command::Check(args) => return documents::check(out, &settings(&cli.common, &args.join)?, args).await,
+        Command::Keys(args) => keys::run(out, args)?,
+        Command::Status => documents::status(out, &settings(&cli.common, &Join::default())?).await?,
     }
+    Ok(0)
 }
 
 /// The settings file, if one is named, with the command line on top.
