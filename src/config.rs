@@ -83,7 +83,12 @@ impl Config {
         }
         let home = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
         home("XDG_DATA_HOME").or_else(|| Some(home("HOME")?.join(".local/share"))).map(|base| base.join(APP)).ok_or_else(|| {
-            failure(ErrorKind::Usage, "There is no home directory to keep the node's files in.", "", "Name a place with --data-dir.")
+            failure(
+                ErrorKind::Usage,
+                "There is no home directory to keep the node's files in.",
+                "",
+                "Name a place with --data-dir.",
+            )
         })
     }
 

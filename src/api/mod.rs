@@ -359,3 +359,6 @@ impl Sink for LineSink {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,47 +12,49 @@ use std::path::PathBuf;
 #[command(after_help = "\
 Exit codes: 0 done, 2 usage, 3 not found or not enough shares, 4 no network, 5 does not verify, 6 refused, 1 anything else.
 Try it without any network: onionskin demo")]
-pub struct Cli {
+pub(super) struct Cli {
+    /// See [`Common`].
     #[command(flatten)]
-    pub common: Common,
+    pub(super) common: Common,
+    /// What to do.
     #[command(subcommand)]
-    pub command: Command,
+    pub(super) command: Command,
 }
 
 /// Options of every command.
 #[derive(Debug, Args)]
-pub struct Common {
+pub(super) struct Common {
     /// Where the node keeps its files [default: onionskin in the user's data directory]
-    #[arg(long, global = true, value_name = "DIR", env = "ONIONSKIN_DATA_DIR", hide_env_values = true)]
-    pub data_dir: Option<PathBuf>,
+    #[arg(display_order = 101, long, global = true, value_name = "DIR", env = "ONIONSKIN_DATA_DIR", hide_env_values = true)]
+    pub(super) data_dir: Option<PathBuf>,
     /// Settings file, TOML; options given here win over it
-    #[arg(long, global = true, value_name = "FILE")]
-    pub config: Option<PathBuf>,
+    #[arg(display_order = 102, long, global = true, value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
     /// Print one JSON object on standard output, errors included
-    #[arg(long, global = true)]
-    pub json: bool,
+    #[arg(display_order = 103, long, global = true)]
+    pub(super) json: bool,
     /// Tell more on standard error (twice: more still)
-    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
-    pub verbose: u8,
+    #[arg(display_order = 104, short, long, global = true, action = clap::ArgAction::Count)]
+    pub(super) verbose: u8,
     /// Tell nothing but errors on standard error
-    #[arg(short, long, global = true, conflicts_with = "verbose")]
-    pub quiet: bool,
+    #[arg(display_order = 105, short, long, global = true, conflicts_with = "verbose")]
+    pub(super) quiet: bool,
 }
 
 /// Options of everything that joins a network.
 #[derive(Clone, Debug, Default, Args)]
-pub struct Join {
+pub(super) struct Join {
     /// Link of a relay to start from; needed the first time, and may be given several times
     #[arg(long, value_name = "LINK")]
-    pub bootstrap: Vec<String>,
+    pub(super) bootstrap: Vec<String>,
     /// Accept loopback and private addresses, for networks of one's own
     #[arg(long)]
-    pub local_network: bool,
+    pub(super) local_network: bool,
 }
 
 /// What to do.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(super) enum Command {
     /// Show it all: a whole network on loopback, a document published and fetched back
     Demo(Demo),
     /// Run a relay that carries and holds for others
@@ -71,12 +73,12 @@ pub enum Command {
 
 /// `demo`
 #[derive(Debug, Args)]
-pub struct Demo {
+pub(super) struct Demo {
     /// What to publish [default: ./README.md, or a page that comes with the program]
-    pub file: Option<PathBuf>,
+    pub(super) file: Option<PathBuf>,
     /// How many relays
     #[arg(long, value_name = "N", default_value_t = 24, value_parser = clap::value_parser!(u8).range(6..=250))]
-    pub relays: u8,
+    pub(super) relays: u8,
 }
 
 /// `relay`
@@ -84,18 +86,19 @@ pub struct Demo {
 #[command(after_help = "\
 The first line on standard output is this relay's own link, for the --bootstrap of others; it comes when links are accepted.
 Without --bootstrap, and without an earlier run's, the relay starts a network of its own.")]
-pub struct Relay {
+pub(super) struct Relay {
+    /// See [`Join`].
     #[command(flatten)]
-    pub join: Join,
+    pub(super) join: Join,
     /// Where to accept links [default: 0.0.0.0:7443]
     #[arg(long, value_name = "IP:PORT")]
-    pub listen: Option<SocketAddr>,
+    pub(super) listen: Option<SocketAddr>,
     /// Where others reach this relay [default: the listening address, if it is a definite one]
     #[arg(long, value_name = "IP:PORT")]
-    pub advertise: Vec<SocketAddr>,
+    pub(super) advertise: Vec<SocketAddr>,
     /// Most bytes of others' shares on this disk, such as 20GiB [default: 10GiB]
     #[arg(long, value_name = "SIZE", value_parser = crate::config::parse_size)]
-    pub quota: Option<u64>,
+    pub(super) quota: Option<u64>,
 }
 
 /// `publish`
@@ -103,29 +106,30 @@ pub struct Relay {
 #[command(after_help = "\
 Nothing of a file but its content is published; its name only with --name.
 A running node of this data directory does the work; without one, a client runs inside this process until all is stored.")]
-pub struct Publish {
+pub(super) struct Publish {
     /// The file; `-` reads standard input
-    pub path: PathBuf,
+    pub(super) path: PathBuf,
+    /// See [`Join`].
     #[command(flatten)]
-    pub join: Join,
+    pub(super) join: Join,
     /// A name that readers shall see
     #[arg(long)]
-    pub name: Option<String>,
+    pub(super) name: Option<String>,
     /// A media type that readers shall see, such as text/html
     #[arg(long = "type", value_name = "TYPE")]
-    pub media_type: Option<String>,
+    pub(super) media_type: Option<String>,
     /// Days that hosts are asked to keep it [default: 90]
     #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u16).range(1..))]
-    pub lease: Option<u16>,
+    pub(super) lease: Option<u16>,
     /// The same content gives the same key again, from this data directory only
     #[arg(long)]
-    pub convergent: bool,
+    pub(super) convergent: bool,
     /// Send as fast as the network takes it (what this release always does)
     #[arg(long, conflicts_with = "slow")]
-    pub fast: bool,
+    pub(super) fast: bool,
     /// Spread over hours or days (not available yet)
     #[arg(long)]
-    pub slow: bool,
+    pub(super) slow: bool,
 }
 
 /// `get`
@@ -133,36 +137,42 @@ pub struct Publish {
 #[command(after_help = "\
 Arguments are visible to the other users of a machine. With `-` as KEY, the key is read from standard input.
 A get that was interrupted leaves a part beside FILE, and the same command goes on from it. FILE is never seen unfinished.")]
-pub struct Get {
+pub(super) struct Get {
     /// The read key; `-` reads it from standard input
-    pub key: String,
+    pub(super) key: String,
+    /// See [`Join`].
     #[command(flatten)]
-    pub join: Join,
+    pub(super) join: Join,
     /// Where to; `-` is standard output [default: onionskin-TAG, the tag made from the key]
     #[arg(short, long, value_name = "FILE")]
-    pub output: Option<PathBuf>,
+    pub(super) output: Option<PathBuf>,
     /// Replace FILE if it exists
     #[arg(long)]
-    pub force: bool,
+    pub(super) force: bool,
 }
 
 /// `check`
 #[derive(Debug, Args)]
-#[command(after_help = "With `-` as KEY, the key is read from standard input: arguments are visible to the other users of a machine.")]
-pub struct Check {
+#[command(
+    after_help = "With `-` as KEY, the key is read from standard input: arguments are visible to the other users of a machine."
+)]
+pub(super) struct Check {
     /// A read or verify key; `-` reads it from standard input
-    pub key: String,
+    pub(super) key: String,
+    /// See [`Join`].
     #[command(flatten)]
-    pub join: Join,
+    pub(super) join: Join,
     /// Most chunks to fetch; the others are only claimed to be there
     #[arg(long, value_name = "N", default_value_t = crate::api::CHECK_SAMPLE)]
-    pub sample: usize,
+    pub(super) sample: usize,
 }
 
 /// `keys`
 #[derive(Debug, Args)]
-#[command(after_help = "With `-` as KEY, the key is read from standard input: arguments are visible to the other users of a machine.")]
-pub struct Keys {
+#[command(
+    after_help = "With `-` as KEY, the key is read from standard input: arguments are visible to the other users of a machine."
+)]
+pub(super) struct Keys {
     /// A read or verify key; `-` reads it from standard input
-    pub key: String,
+    pub(super) key: String,
 }

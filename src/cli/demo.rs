@@ -98,7 +98,14 @@ pub(super) async fn run(out: Out, args: &Demo) -> Result<(), Failure> {
     done
 }
 
-async fn show(out: Out, args: &Demo, home: &Path, file: &Path, mut source: FileSource, network: &mut Network) -> Result<(), Failure> {
+async fn show(
+    out: Out,
+    args: &Demo,
+    home: &Path,
+    file: &Path,
+    mut source: FileSource,
+    network: &mut Network,
+) -> Result<(), Failure> {
     let length = source.length();
     let count = usize::from(args.relays);
     out.note(&format!("network    starting {count} relays on 127.1.0.1 .. 127.{count}.0.1, with real sockets and TLS"));
@@ -144,7 +151,12 @@ async fn show(out: Out, args: &Demo, home: &Path, file: &Path, mut source: FileS
         equal,
     };
     if !equal {
-        return Err(failure(ErrorKind::NotVerified, "What came back differs from what was published.", "", "This is a bug: please report it."));
+        return Err(failure(
+            ErrorKind::NotVerified,
+            "What came back differs from what was published.",
+            "",
+            "This is a bug: please report it.",
+        ));
     }
     out.either(|| format!("compare    equal: all {length} bytes came back"), &told)
 }
@@ -173,13 +185,8 @@ async fn relays(count: u8, home: &Path, network: &mut Network) -> Result<Vec<Str
 
 /// Starts a client and waits until it may choose paths.
 async fn member(home: &Path, name: &str, links: &[String], network: &mut Network) -> Result<Node<Handle>, Failure> {
-    let (handle, events) = node::start(NodeConfig {
-        data_dir: home.join(name),
-        bootstrap: links.to_vec(),
-        local_network: true,
-        relay: None,
-    })
-    .await?;
+    let (handle, events) =
+        node::start(NodeConfig { data_dir: home.join(name), bootstrap: links.to_vec(), local_network: true, relay: None }).await?;
     network.clients.push(handle.clone());
     session::ready(events).await?;
     Ok(Node::InProcess(handle))

@@ -71,7 +71,9 @@ pub(super) async fn publish(out: Out, config: &Config, args: &Publish) -> Result
     let work = async {
         let session = Session::open(out, config).await?;
         let key = match convergent {
-            Some(digest) if !session.is_daemon() => Some(*client::convergent_key(&session::local_secret(config)?, &digest).expose()),
+            Some(digest) if !session.is_daemon() => {
+                Some(*client::convergent_key(&session::local_secret(config)?, &digest).expose())
+            }
             Some(_) | None => None,
         };
         let bar = out.bar("publishing");
@@ -80,7 +82,9 @@ pub(super) async fn publish(out: Out, config: &Config, args: &Publish) -> Result
         session.close().await;
         done
     };
-    let done = unless_stopped(work, || "No key was given out; what hosts already took cannot be read by anyone and expires.".into()).await?;
+    let done =
+        unless_stopped(work, || "No key was given out; what hosts already took cannot be read by anyone and expires.".into())
+            .await?;
     let key = done.key.encode_text().to_string();
     out.note(&format!(
         "published {} in {} chunks: {} shares at {} hosts",
@@ -142,8 +146,7 @@ pub(super) async fn get(out: Out, config: &Config, args: &Get) -> Result<(), Fai
     let work = async {
         let session = Session::open(out, config).await?;
         let bar = out.bar("fetching");
-        let done =
-            files::get_to_file(&session.node, &key, &tag, &target, args.force, &mut |progress| bar.show(progress)).await;
+        let done = files::get_to_file(&session.node, &key, &tag, &target, args.force, &mut |progress| bar.show(progress)).await;
         drop(bar);
         session.close().await;
         done

@@ -46,16 +46,21 @@ fn mistyped() -> Failure {
     failure(ErrorKind::Usage, "This is not a key, or it is mistyped.", "", "Copy the whole key again. Nothing was sent.")
 }
 
-const REVEALS_READ: &str = "opens the document, and gives the verify key. Give it to readers only.";
-const REVEALS_VERIFY: &str = "checks that the document is alive and repairs it, and cannot open it. It does list the address of every \
-                              share: who has it can tell which hosts hold the document, and roughly how long the document is.";
+/// In lines of a comfortable width.
+const REVEALS_READ: [&str; 2] =
+    ["opens the document, and gives the verify key.", "Whoever sees it can read: give it to readers only."];
+const REVEALS_VERIFY: [&str; 3] = [
+    "checks that the document is alive and repairs it, and cannot open it.",
+    "It lists the address of every share: whoever has it can tell which hosts hold the document,",
+    "and about how long the document is.",
+];
 
 #[derive(Serialize)]
 struct Told {
     kind: &'static str,
     verify_key: String,
-    read_key_reveals: &'static str,
-    verify_key_reveals: &'static str,
+    read_key_reveals: String,
+    verify_key_reveals: String,
 }
 
 /// Explains a key.
@@ -65,12 +70,11 @@ pub(super) fn run(out: Out, args: &Keys) -> Result<(), Failure> {
         Key::Verify(key) => ("verify", key),
     };
     let verify_key = verify.encode_text().to_string();
-    let told = Told { kind, verify_key, read_key_reveals: REVEALS_READ, verify_key_reveals: REVEALS_VERIFY };
+    let told = Told { kind, verify_key, read_key_reveals: REVEALS_READ.join(" "), verify_key_reveals: REVEALS_VERIFY.join(" ") };
     let people = || {
-        format!(
-            "This is a {kind} key.\nverify key: {}\n\nWhat each reveals:\n  read key    {REVEALS_READ}\n  verify key  {REVEALS_VERIFY}",
-            told.verify_key
-        )
+        let read = REVEALS_READ.join("\n            ");
+        let verify = REVEALS_VERIFY.join("\n            ");
+        format!("kind        {kind} key\nverify key  {}\n\nread key    {read}\nverify key  {verify}", told.verify_key)
     };
     out.either(people, &told)
 }

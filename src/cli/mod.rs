@@ -105,12 +105,9 @@ fn logs(common: &Common) {
 
 /// Help and version as asked; a mistake in the same three lines as any other error.
 fn usage(arguments: &[OsString], mistake: &clap::Error) -> ExitCode {
-    match mistake.kind() {
-        Mistake::DisplayHelp | Mistake::DisplayVersion => {
-            let _ = mistake.print();
-            return ExitCode::SUCCESS;
-        }
-        _ => {}
+    if matches!(mistake.kind(), Mistake::DisplayHelp | Mistake::DisplayVersion) {
+        let _ = mistake.print();
+        return ExitCode::SUCCESS;
     }
     let text = mistake.to_string();
     let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
@@ -121,7 +118,7 @@ fn usage(arguments: &[OsString], mistake: &clap::Error) -> ExitCode {
         let mut what = first.strip_prefix("error: ").unwrap_or(first).to_owned();
         // What clap lists below (the arguments that are missing, a better spelling), up to its own hints.
         for line in lines.take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more")) {
-            what.push(' ');
+            what.push_str(if line.starts_with("tip:") { "; " } else { " " });
             what.push_str(line);
         }
         (what, "Correct the command; `--help` after it shows what it takes.".to_owned())

@@ -19,24 +19,24 @@ const FOREIGN_MAX: usize = 120;
 
 /// Where a command's words go.
 #[derive(Clone, Copy, Debug)]
-pub struct Out {
+pub(super) struct Out {
     /// One JSON object instead of people's lines.
-    pub json: bool,
+    pub(super) json: bool,
     /// Nothing but errors on standard error.
-    pub quiet: bool,
+    pub(super) quiet: bool,
 }
 
 impl Out {
     /// A result, on standard output. A result that nobody could get is a failure.
-    pub fn result(self, text: &str) -> Result<(), Failure> {
+    pub(super) fn result(self, text: &str) -> Result<(), Failure> {
         let mut out = io::stdout().lock();
-        writeln!(out, "{text}").and_then(|()| out.flush()).map_err(|e| {
-            failure(ErrorKind::Other, format!("Cannot write to standard output: {e}."), "", "Repeat the command.")
-        })
+        writeln!(out, "{text}")
+            .and_then(|()| out.flush())
+            .map_err(|e| failure(ErrorKind::Other, format!("Cannot write to standard output: {e}."), "", "Repeat the command."))
     }
 
     /// A result in both forms: people's lines, or the object.
-    pub fn either(self, text: impl FnOnce() -> String, object: &impl Serialize) -> Result<(), Failure> {
+    pub(super) fn either(self, text: impl FnOnce() -> String, object: &impl Serialize) -> Result<(), Failure> {
         if self.json {
             let object = serde_json::to_string(object)
                 .map_err(|_| failure(ErrorKind::Other, "A result has no JSON form: this is a bug.", "", "Please report it."))?;
@@ -47,14 +47,14 @@ impl Out {
     }
 
     /// Something worth knowing, on standard error.
-    pub fn note(self, text: &str) {
+    pub(super) fn note(self, text: &str) {
         if !self.quiet && !self.json {
             let _ = writeln!(io::stderr().lock(), "{text}");
         }
     }
 
     /// An error: what happened, what was kept, what to do next.
-    pub fn error(self, why: &Failure) {
+    pub(super) fn error(self, why: &Failure) {
         if self.json {
             let _ = writeln!(io::stdout().lock(), "{}", error_json(why));
             return;
@@ -70,9 +70,10 @@ impl Out {
     }
 
     /// A progress bar on standard error, if that is a terminal.
-    pub fn bar(self, doing: &'static str) -> Bar {
+    pub(super) fn bar(self, doing: &'static str) -> Bar {
         let show = !self.quiet && !self.json && io::stderr().is_terminal();
-        let bar = ProgressBar::with_draw_target(None, if show { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() });
+        let bar =
+            ProgressBar::with_draw_target(None, if show { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() });
         if let Ok(style) = ProgressStyle::with_template("{msg:9} {bar:30} {bytes}/{total_bytes} {binary_bytes_per_sec} {eta}") {
             bar.set_style(style);
         }
@@ -83,11 +84,11 @@ impl Out {
 
 /// Shows how far an operation is; wiped when dropped.
 #[derive(Debug)]
-pub struct Bar(ProgressBar);
+pub(super) struct Bar(ProgressBar);
 
 impl Bar {
     /// Shows this.
-    pub fn show(&self, progress: Progress) {
+    pub(super) fn show(&self, progress: Progress) {
         if progress.total > 0 {
             self.0.set_length(progress.total);
         }
@@ -102,7 +103,7 @@ impl Drop for Bar {
 }
 
 /// Text that strangers wrote, made harmless for a terminal: no control, no turning of direction, not long.
-pub fn foreign(text: &str) -> String {
+pub(super) fn foreign(text: &str) -> String {
     let harmless = |c: char| match c {
         '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}' => '?',
         c if c.is_control() => '?',
@@ -112,7 +113,7 @@ pub fn foreign(text: &str) -> String {
 }
 
 /// Bytes for people: `999 bytes`, `1.5 MiB`.
-pub fn size(bytes: u64) -> String {
+pub(super) fn size(bytes: u64) -> String {
     let units = ["KiB", "MiB", "GiB", "TiB"];
     if bytes < 1024 {
         return format!("{bytes} byte{}", if bytes == 1 { "" } else { "s" });

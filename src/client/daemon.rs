@@ -33,6 +33,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::path::PathBuf;
 use tokio::net::UnixStream;
+use tokio::task::JoinHandle;
 
 /// How long the socket may take to accept, and a status to come.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -48,6 +49,15 @@ pub const CONVERGENT_HEADER: &str = "onionskin-convergent";
 #[derive(Clone, Debug)]
 pub struct Daemon {
     socket: PathBuf,
+}
+
+/// A connection in use. Closed when this is dropped: that is how the node learns that nobody waits any more.
+struct Connection(JoinHandle<()>);
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 type Outgoing = Either<Full<Bytes>, ChannelBody>;
@@ -71,18 +81,17 @@ impl Daemon {
         }
     }
 
-    async fn connect(&self) -> Result<SendRequest<Outgoing>, Failure> {
+    async fn connect(&self) -> Result<(SendRequest<Outgoing>, Connection), Failure> {
         let stream = TokioIo::new(self.dial().await?);
         let (sender, connection) = hyper::client::conn::http1::handshake(stream).await.map_err(|_| broken())?;
-        // Ends with the connection, which ends when `sender` and the answer are dropped.
-        tokio::spawn(async move {
+        let task = tokio::spawn(async move {
             let _ = connection.await;
         });
-        Ok(sender)
+        Ok((sender, Connection(task)))
     }
 
-    async fn ask(&self, method: &str, path: &str, body: Bytes) -> Result<Response<Incoming>, Failure> {
-        let mut sender = self.connect().await?;
+    async fn ask(&self, method: &str, path: &str, body: Bytes) -> Result<(Response<Incoming>, Connection), Failure> {
+        let (mut sender, connection) = self.connect().await?;
         let request = Request::builder()
             .method(method)
             .uri(path)
@@ -91,13 +100,13 @@ impl Daemon {
             .body(Either::Left(Full::new(body)))
             .map_err(|_| garbled())?;
         let response = sender.send_request(request).await.map_err(|_| broken())?;
-        accepted(response).await
+        Ok((accepted(response).await?, connection))
     }
 
     /// How the node is.
     pub async fn status(&self) -> Result<Status, Failure> {
         let answer = async {
-            let response = self.ask("GET", "/v1/status", Bytes::new()).await?;
+            let (response, _connection) = self.ask("GET", "/v1/status", Bytes::new()).await?;
             serde_json::from_slice(&whole(response).await?).map_err(|_| garbled())
         };
         tokio::time::timeout(PATIENCE, answer).await.unwrap_or_else(|_| Err(broken()))
@@ -118,7 +127,7 @@ impl Daemon {
             request = request.header(CONVERGENT_HEADER, data_encoding::HEXLOWER.encode(&digest));
         }
         let request = request.body(Either::Right(body)).map_err(|_| garbled())?;
-        let mut sender = self.connect().await?;
+        let (mut sender, _connection) = self.connect().await?;
 
         let mut feeding = core::pin::pin!(async {
             let mut left = ask.length;
@@ -152,7 +161,7 @@ impl Daemon {
         loop {
             tokio::select! {
                 answer = &mut answering => return answer,
-                // Leaving here drops the body before its promised length: the node hears of it and forgets the publication.
+                // Leaving here closes the connection: the node hears of it and forgets the publication.
                 done = &mut feeding, if !fed => { done?; fed = true; }
             }
         }
@@ -161,7 +170,8 @@ impl Daemon {
     /// Fetches a document from byte `offset` on.
     pub async fn get<S: Sink>(&self, key: &ReadKey, offset: u64, sink: &mut S, watch: Watch<'_>) -> Result<Report, Failure> {
         let body = serde_json::json!({ "key": key.encode_text(), "offset": offset }).to_string();
-        let mut answer = Answer::new(self.ask("POST", "/v1/get", body.into()).await?);
+        let (response, _connection) = self.ask("POST", "/v1/get", body.into()).await?;
+        let mut answer = Answer::new(response);
         let mut left = None;
         loop {
             match answer.next().await? {
@@ -183,7 +193,8 @@ impl Daemon {
     /// Counts living shares.
     pub async fn check(&self, key: &Key, sample: usize, watch: Watch<'_>) -> Result<CheckReport, Failure> {
         let body = serde_json::json!({ "key": key.encode_text(), "sample": sample }).to_string();
-        let mut answer = Answer::new(self.ask("POST", "/v1/check", body.into()).await?);
+        let (response, _connection) = self.ask("POST", "/v1/check", body.into()).await?;
+        let mut answer = Answer::new(response);
         loop {
             match answer.next().await? {
                 Message::Line(Line::Progress(progress)) => watch(progress),
@@ -208,7 +219,7 @@ impl Answer {
     /// The next message; an `error` line is the error.
     async fn next(&mut self) -> Result<Message, Failure> {
         loop {
-            match self.lines.next()? {
+            match self.lines.take()? {
                 Some(Message::Line(Line::Error(why))) => return Err(why),
                 Some(message) => return Ok(message),
                 None => {}

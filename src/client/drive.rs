@@ -48,7 +48,12 @@ impl<'a, H: Operations> Running<'a, H> {
             Some(event) => Ok(event),
             None => {
                 self.open = false;
-                Err(failure(ErrorKind::Other, "The node stopped while it was at work.", "", "Start it again and repeat the command."))
+                Err(failure(
+                    ErrorKind::Other,
+                    "The node stopped while it was at work.",
+                    "",
+                    "Start it again and repeat the command.",
+                ))
             }
         }
     }

@@ -43,11 +43,15 @@ const PART_NAME_MAX: usize = 180;
 
 /// Explains an IO error of a local file.
 pub fn io_failure(doing: &str, path: &Path, error: &io::Error) -> Failure {
-    let next = match error.kind() {
-        io::ErrorKind::NotFound => "Check the path.",
-        io::ErrorKind::PermissionDenied => "Check the permissions, or choose another place.",
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "Make room, then repeat the command.",
-        _ => "Check the disk, then repeat the command.",
+    let kind = error.kind();
+    let next = if kind == io::ErrorKind::NotFound {
+        "Check the path."
+    } else if kind == io::ErrorKind::PermissionDenied {
+        "Check the permissions, or choose another place."
+    } else if matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
+        "Make room, then repeat the command."
+    } else {
+        "Check the disk, then repeat the command."
     };
     failure(ErrorKind::Other, format!("Cannot {doing} {}: {error}.", path.display()), "", next)
 }
@@ -71,11 +75,11 @@ pub struct FileSource {
 impl FileSource {
     /// Opens a document and takes its length.
     pub async fn open(path: &Path) -> Result<Self, Failure> {
-        let file = tokio::fs::File::open(path).await.map_err(|e| match e.kind() {
-            io::ErrorKind::NotFound => {
-                usage(format!("There is no file {}.", path.display()), "Check the path. Nothing was sent.")
+        let file = tokio::fs::File::open(path).await.map_err(|e| {
+            if e.kind() == io::ErrorKind::NotFound {
+                return usage(format!("There is no file {}.", path.display()), "Check the path. Nothing was sent.");
             }
-            _ => io_failure("open", path, &e),
+            io_failure("open", path, &e)
         })?;
         Self::over(file, path).await
     }
@@ -182,7 +186,10 @@ pub fn may_write(target: &Path, force: bool) -> Result<(), Failure> {
         return Err(usage(format!("{} is not a file name.", target.display()), "Choose another name with -o."));
     }
     if !directory_of(target).is_dir() {
-        return Err(usage(format!("There is no directory {}.", directory_of(target).display()), "Make it first, or choose another."));
+        return Err(usage(
+            format!("There is no directory {}.", directory_of(target).display()),
+            "Make it first, or choose another.",
+        ));
     }
     Ok(())
 }

@@ -105,7 +105,7 @@ impl LineReader {
     }
 
     /// The next whole message, if it is here.
-    pub fn next(&mut self) -> Result<Option<Message>, Failure> {
+    pub fn take(&mut self) -> Result<Option<Message>, Failure> {
         loop {
             if self.data_left > 0 {
                 if self.buffer.is_empty() {
@@ -123,7 +123,12 @@ impl LineReader {
             match serde_json::from_slice(&line).map_err(|_| garbled())? {
                 Line::Data(n) if n > DATA_MAX => return Err(garbled()),
                 Line::Data(n) => self.data_left = n,
-                line => return Ok(Some(Message::Line(line))),
+                line @ (Line::Progress(_)
+                | Line::Found(_)
+                | Line::Published { .. }
+                | Line::Fetched(_)
+                | Line::Checked(_)
+                | Line::Error(_)) => return Ok(Some(Message::Line(line))),
             }
         }
     }
@@ -177,7 +182,7 @@ mod tests {
             let mut lines = Vec::new();
             for piece in stream.chunks(cut) {
                 reader.feed(piece);
-                while let Some(message) = reader.next().unwrap() {
+                while let Some(message) = reader.take().unwrap() {
                     match message {
                         Message::Data(bytes) => data.extend_from_slice(&bytes),
                         Message::Line(line) => lines.push(line),
@@ -194,11 +199,11 @@ mod tests {
         for bad in ["{}\n", "{\"data\":-1}\n", "{\"data\":99999999}\n", "x\n", "\n", "{\"what\":1}\n"] {
             let mut reader = LineReader::default();
             reader.feed(bad.as_bytes());
-            assert!(reader.next().is_err(), "{bad}");
+            assert!(reader.take().is_err(), "{bad}");
         }
         let mut reader = LineReader::default();
         reader.feed(&vec![b' '; LINE_MAX + 1]);
-        assert!(reader.next().is_err());
+        assert!(reader.take().is_err());
     }
 
     #[test]

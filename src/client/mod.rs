@@ -10,6 +10,8 @@
 
 pub mod daemon;
 pub mod drive;
+#[cfg(test)]
+pub(crate) mod fake;
 pub mod files;
 pub mod lines;
 
