@@ -58,7 +58,7 @@ struct Network {
 impl Network {
     async fn close(self) {
         for handle in self.clients.into_iter().chain(self.relays) {
-            handle.shutdown().await;
+            session::end(handle).await;
         }
     }
 }

@@ -70,6 +70,6 @@ pub(super) async fn run(out: Out, config: &Config) -> Result<(), Failure> {
         let _ = tokio::time::timeout(FAREWELL, serving).await;
     }
     drop(socket);
-    handle.shutdown().await;
+    session::end(handle).await;
     done
 }

@@ -15,6 +15,7 @@ use crate::node::Handle;
 use crate::node::NodeConfig;
 use crate::proto::event::Failure;
 use crate::proto::event::NodeEvent;
+use core::time::Duration;
 use rand::Rng;
 use std::fs;
 use std::io;
@@ -30,6 +31,9 @@ const BOOTSTRAP_FILE: &str = "bootstrap";
 const SECRET_FILE: &str = "convergent-secret";
 /// Longest of these files that is read.
 const FILE_MAX: u64 = 64 * 1024;
+
+/// How long a node may take to end.
+const FAREWELL: Duration = Duration::from_secs(10);
 
 /// A node to work with.
 #[derive(Debug)]
@@ -65,7 +69,7 @@ impl Session {
         .await?;
         out.note("looking for the network ...");
         if let Err(why) = ready(events).await {
-            handle.shutdown().await;
+            end(handle).await;
             return Err(why);
         }
         // Only links that led somewhere are kept.
@@ -81,9 +85,16 @@ impl Session {
     /// Ends a client of this process; leaves a running node alone.
     pub(super) async fn close(self) {
         match self.node {
-            Node::InProcess(handle) => handle.shutdown().await,
+            Node::InProcess(handle) => end(handle).await,
             Node::Daemon(_) => {}
         }
+    }
+}
+
+/// Ends a node; a node that hangs does not keep the person waiting.
+pub(super) async fn end(handle: Handle) {
+    if tokio::time::timeout(FAREWELL, handle.shutdown()).await.is_err() {
+        tracing::warn!("the node did not end in time and is cut off");
     }
 }
 
