@@ -20,6 +20,7 @@ use crate::base::OpId;
 use crate::crypto::kdf::Label;
 use crate::crypto::kdf::derive;
 use crate::crypto::secret::Secret;
+use crate::node::Handle;
 use crate::proto::doc::key::Key;
 use crate::proto::doc::key::ReadKey;
 use crate::proto::event::CheckReport;
@@ -33,12 +34,22 @@ use bytes::Bytes;
 use core::future::Future;
 use tokio::sync::mpsc;
 
-/// A node in this process, as this room needs it: [`crate::node::Handle`], or a fake one in tests.
+/// A node in this process, as this room needs it: [`Handle`], or a fake one in tests.
 pub trait Operations: Clone + Send + Sync + 'static {
     /// Starts an operation. Its events come through the receiver; a closed receiver means that the node has stopped.
     fn submit(&self, command: Command) -> (OpId, mpsc::Receiver<Event>);
     /// Says something to a running operation. Nothing happens if it has ended.
     fn command(&self, op: OpId, command: Command);
+}
+
+impl Operations for Handle {
+    fn submit(&self, command: Command) -> (OpId, mpsc::Receiver<Event>) {
+        Self::submit(self, command)
+    }
+
+    fn command(&self, op: OpId, command: Command) {
+        Self::command(self, op, command);
+    }
 }
 
 /// A node to work with.

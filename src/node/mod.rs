@@ -2,7 +2,6 @@
 
 use crate::base::ErrorKind;
 use crate::base::OpId;
-use crate::client::Operations;
 use crate::proto::event::Command;
 use crate::proto::event::Event;
 use crate::proto::event::Failure;
@@ -49,7 +48,12 @@ pub struct Handle;
 
 /// Starts a node.
 pub async fn start(_config: NodeConfig) -> Result<(Handle, mpsc::Receiver<NodeEvent>), Failure> {
-    Err(crate::client::failure(ErrorKind::Other, "This build has no node in it.", "", "Wait for one that has."))
+    Err(Failure {
+        kind: ErrorKind::Other,
+        what: "This build has no node in it.".into(),
+        kept: String::new(),
+        next: "Wait for one that has.".into(),
+    })
 }
 
 impl Handle {
@@ -60,12 +64,12 @@ impl Handle {
 
     /// Ends the node.
     pub async fn shutdown(self) {}
-}
 
-impl Operations for Handle {
-    fn submit(&self, _command: Command) -> (OpId, mpsc::Receiver<Event>) {
+    /// Starts an operation.
+    pub fn submit(&self, _command: Command) -> (OpId, mpsc::Receiver<Event>) {
         (OpId(0), mpsc::channel(1).1)
     }
 
-    fn command(&self, _op: OpId, _command: Command) {}
+    /// Says something to an operation.
+    pub fn command(&self, _op: OpId, _command: Command) {}
 }
