@@ -171,6 +171,11 @@ pub fn tag(key_text: &str) -> String {
     digest.iter().take(8).map(|b| format!("{b:02x}")).collect()
 }
 
+/// Where a get goes on with a part of so many bytes.
+fn resume_at(on_disk: u64) -> u64 {
+    on_disk.saturating_sub(RESUME_BACK)
+}
+
 /// Whether a document may be written under this name; found out before anything is sent.
 pub fn may_write(target: &Path, force: bool) -> Result<(), Failure> {
     match fs::symlink_metadata(target) {
@@ -240,7 +245,7 @@ pub async fn get_to_file<H: Operations>(
                 return Ok(Fetched { path: target.to_owned(), found, report, resumed });
             }
             // Not this document's beginning after all: start anew, once.
-            Err(_) if part.stale && resumed > 0 => part.restart().await?,
+            Err(_) if part.stale => part.restart().await?,
             Err(why) => return Err(part.leave(why).await),
         }
     }
@@ -252,7 +257,10 @@ struct Part {
     file: tokio::fs::File,
     path: PathBuf,
     target: PathBuf,
+    /// Bytes that are verified and written by this get or, before its start, by an earlier one.
     length: u64,
+    /// Bytes of the file: more than `length` while the untrusted end of an earlier get is written again.
+    on_disk: u64,
     unsynced: u64,
     found: Found,
     stale: bool,
@@ -283,15 +291,14 @@ impl Part {
         }
         let inner = || {
             file.set_permissions(fs::Permissions::from_mode(0o600))?;
-            let length = file.metadata()?.len().saturating_sub(RESUME_BACK);
-            file.set_len(length)?;
-            io::Seek::seek(&mut &file, io::SeekFrom::Start(length))?;
-            Ok(length)
+            let on_disk = file.metadata()?.len();
+            io::Seek::seek(&mut &file, io::SeekFrom::Start(resume_at(on_disk)))?;
+            Ok(on_disk)
         };
-        let length = inner().map_err(|e| io_failure("write", &path, &e))?;
+        let on_disk = inner().map_err(|e| io_failure("write", &path, &e))?;
         let file = tokio::fs::File::from_std(file);
         let target = target.to_owned();
-        Ok(Self { file, path, target, length, unsynced: 0, found: Found::default(), stale: false })
+        Ok(Self { file, path, target, length: resume_at(on_disk), on_disk, unsynced: 0, found: Found::default(), stale: false })
     }
 
     async fn restart(&mut self) -> Result<(), Failure> {
@@ -301,6 +308,7 @@ impl Part {
         };
         empty.await.map_err(|e| io_failure("write", &self.path, &e))?;
         self.length = 0;
+        self.on_disk = 0;
         self.stale = false;
         Ok(())
     }
@@ -337,12 +345,14 @@ impl Part {
     /// Leaves the part for a later get, and says so.
     async fn leave(&mut self, mut why: Failure) -> Failure {
         let _ = self.file.flush().await;
-        if self.length == 0 {
+        // The end is not cut off: a get that fails at once must not cost what earlier ones brought.
+        let kept = resume_at(self.on_disk);
+        if kept == 0 {
             let _ = fs::remove_file(&self.path);
             return why;
         }
         let _ = self.file.sync_all().await;
-        why.kept = format!("{} verified bytes in {}; the same command goes on from there.", self.length, self.path.display());
+        why.kept = format!("{kept} verified bytes in {}; the same command goes on from there.", self.path.display());
         why
     }
 }
@@ -358,7 +368,7 @@ fn exists(target: &Path, kept: &str) -> Failure {
 
 impl Sink for Part {
     async fn found(&mut self, found: Found) -> Result<(), Failure> {
-        if found.length < self.length {
+        if found.length < self.on_disk {
             self.stale = true;
             return Err(failure(ErrorKind::Other, "The part is longer than the document.", "", "Remove the part."));
         }
@@ -379,6 +389,7 @@ impl Sink for Part {
         };
         write.await.map_err(|e| io_failure("write", &self.path, &e))?;
         self.length += bytes.len() as u64;
+        self.on_disk = self.on_disk.max(self.length);
         Ok(())
     }
 }

@@ -50,15 +50,20 @@ async fn an_interrupted_get_goes_on_from_its_part() {
     let why = get(&fake, &target, false).await.unwrap_err();
     assert_eq!(why.kind, ErrorKind::NotFound);
     let part = part_path(&target, TAG);
-    assert!(why.kept.contains(&format!("{} verified bytes", 3 << 20)), "{}", why.kept);
+    assert!(why.kept.contains(&format!("{} verified bytes", 2 << 20)), "{}", why.kept);
     assert!(why.kept.contains(part.to_str().unwrap()));
     assert_eq!(names(dir.path()), [part.file_name().unwrap().to_str().unwrap()]);
     assert_eq!(fs::metadata(&part).unwrap().permissions().mode() & 0o777, 0o600);
 
+    // Failing at once, again and again, loses nothing.
+    fail_after(&fake, Some(0));
+    for _ in 0..3 {
+        assert_eq!(get(&fake, &target, false).await.unwrap_err().kept, why.kept);
+    }
     fail_after(&fake, None);
     let done = get(&fake, &target, false).await.unwrap();
-    assert_eq!(done.resumed, (3 << 20) - RESUME_BACK);
-    assert_eq!(fake.0.lock().unwrap().offsets, [0, (3 << 20) - RESUME_BACK]);
+    assert_eq!(done.resumed, 2 << 20);
+    assert_eq!(fake.0.lock().unwrap().offsets, [0, 2 << 20, 2 << 20, 2 << 20, 2 << 20]);
     assert_eq!(fs::read(&target).unwrap(), whole);
     assert_eq!(names(dir.path()), ["x.bin"]);
 }
@@ -81,11 +86,13 @@ async fn a_torn_end_of_a_part_is_not_trusted() {
 async fn a_part_longer_than_the_document_starts_anew() {
     let dir = tempfile::tempdir().unwrap();
     let target = dir.path().join("x.bin");
-    fs::write(part_path(&target, TAG), vec![9; 5 << 20]).unwrap();
-    let fake = Fake::with(1, &document(100));
-    get(&fake, &target, false).await.unwrap();
-    assert_eq!(fs::read(&target).unwrap(), document(100));
-    assert_eq!(fake.0.lock().unwrap().offsets, [4 << 20, 0]);
+    for len in [100, (9 << 19) + 1] {
+        fs::write(part_path(&target, TAG), vec![9; 5 << 20]).unwrap();
+        let fake = Fake::with(1, &document(len));
+        get(&fake, &target, true).await.unwrap();
+        assert_eq!(fs::read(&target).unwrap(), document(len));
+        assert_eq!(fake.0.lock().unwrap().offsets, [4 << 20, 0]);
+    }
 }
 
 #[tokio::test]
