@@ -13,6 +13,7 @@ use onionskin::proto::doc::key::ReadKey;
 use onionskin::proto::event::CheckReport;
 use onionskin::proto::event::Command;
 use onionskin::proto::event::Event;
+use onionskin::proto::event::PublishWish;
 use onionskin::proto::event::Report;
 use onionskin::proto::event::Status;
 use std::collections::BTreeMap;
@@ -57,7 +58,7 @@ impl Memory {
             }
         }
         self.0.lock().unwrap().document = Some(document);
-        let key = ReadKey::decode_text(&key_text()).unwrap();
+        let key = ReadKey::parse(&key_text()).unwrap();
         let _ = tell.send(Event::Published { key, report: Report { bytes: length, ..Report::default() } }).await;
     }
 
@@ -94,7 +95,7 @@ impl Operations for Memory {
         world.running.insert(op, say);
         let node = self.clone();
         match command {
-            Command::Publish { length, name, .. } => {
+            Command::Publish(PublishWish { length, name, .. }) => {
                 world.name = name;
                 drop(tokio::spawn(node.publish(length, said, tell)));
             }

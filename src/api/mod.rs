@@ -176,12 +176,12 @@ async fn publish<H: Operations>(
     tokio::spawn(async move {
         let _slot = slot;
         let mut source = BodySource { body, ready: BytesMut::new() };
-        let key = ask.convergent.map(|digest| *crate::client::convergent_key(&service.secret, &digest).expose());
+        let key = ask.convergent.map(|digest| crate::client::convergent_key(&service.secret, &digest));
         let mut watch = tx.watch();
         let work = drive::publish(&service.node, ask, key, &mut source, &mut watch);
         let Some(done) = tx.unless_gone(work).await else { return };
         let line = match done {
-            Ok(done) => Line::Published { key: done.key.encode_text().to_string(), report: done.report },
+            Ok(done) => Line::Published { key: done.key.to_text(), report: done.report },
             Err(why) => Line::Error(why),
         };
         tx.say(&line).await;
@@ -199,10 +199,6 @@ fn parse<'a, T: Deserialize<'a>>(body: &'a Result<Bytes, axum::extract::rejectio
     serde_json::from_slice(body).map_err(|_| usage("The request is not the JSON that this resource takes."))
 }
 
-fn mistyped() -> Failure {
-    failure(ErrorKind::Usage, "This is not a key, or it is mistyped.", "", "Copy the whole key again. Nothing was sent.")
-}
-
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct GetRequest {
@@ -215,7 +211,7 @@ async fn fetch<H: Operations>(
     State(service): State<Service<H>>,
     body: Result<Bytes, axum::extract::rejection::BytesRejection>,
 ) -> Response {
-    let asked = parse::<GetRequest>(&body).and_then(|r| Ok((ReadKey::decode_text(&r.key).map_err(|_| mistyped())?, r.offset)));
+    let asked = parse::<GetRequest>(&body).and_then(|r| Ok((ReadKey::parse(&r.key).map_err(Failure::mistyped)?, r.offset)));
     let (key, offset) = match asked {
         Ok(asked) => asked,
         Err(why) => return refuse_by_kind(&why),
@@ -256,7 +252,7 @@ async fn check<H: Operations>(
     State(service): State<Service<H>>,
     body: Result<Bytes, axum::extract::rejection::BytesRejection>,
 ) -> Response {
-    let asked = parse::<CheckRequest>(&body).and_then(|r| Ok((Key::decode_text(&r.key).map_err(|_| mistyped())?, r.sample)));
+    let asked = parse::<CheckRequest>(&body).and_then(|r| Ok((Key::parse(&r.key).map_err(Failure::mistyped)?, r.sample)));
     let (key, sample) = match asked {
         Ok(asked) => asked,
         Err(why) => return refuse_by_kind(&why),

@@ -125,7 +125,7 @@ async fn a_source_that_fails_cancels_the_publication() {
 async fn a_caller_that_hangs_up_cancels_its_get() {
     let served = served(Fake::with(1, &document(8 << 20))).await;
     let mut stream = UnixStream::connect(&served.path).await.unwrap();
-    let body = format!("{{\"key\":\"{}\"}}", key(1).encode_text().as_str());
+    let body = format!("{{\"key\":\"{}\"}}", key(1).to_text().as_str());
     stream.write_all(posted("/v1/get", &body).as_bytes()).await.unwrap();
     let mut some = vec![0; 1000];
     stream.read_exact(&mut some).await.unwrap();
@@ -143,7 +143,7 @@ async fn a_caller_that_hangs_up_cancels_its_get() {
 async fn bad_requests_get_an_error_with_a_status_and_no_echo() {
     let served = served(Fake::default()).await;
     let long = "x".repeat(REQUEST_MAX + 1);
-    let missing = format!("{{\"key\":\"{}\"}}", key(9).encode_text().as_str());
+    let missing = format!("{{\"key\":\"{}\"}}", key(9).to_text().as_str());
     let cases = [
         (posted("/v1/get", "{\"key\":\"zzsecret\"}"), "400", "usage"),
         (posted("/v1/get", "nonsense zzsecret"), "400", "usage"),

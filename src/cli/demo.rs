@@ -124,7 +124,7 @@ async fn show(
     drop(bar);
     let publish_time = started.elapsed();
     tell(out, "stored", &published.report, publish_time);
-    let key = published.key.encode_text().to_string();
+    let key = published.key.to_text();
     out.note(&format!("key        {key}"));
 
     out.note("get        by another client, with a guard and circuits of its own");

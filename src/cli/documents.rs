@@ -71,9 +71,7 @@ pub(super) async fn publish(out: Out, config: &Config, args: &Publish) -> Result
     let work = async {
         let session = Session::open(out, config).await?;
         let key = match convergent {
-            Some(digest) if !session.is_daemon() => {
-                Some(*client::convergent_key(&session::local_secret(config)?, &digest).expose())
-            }
+            Some(digest) if !session.is_daemon() => Some(client::convergent_key(&session::local_secret(config)?, &digest)),
             Some(_) | None => None,
         };
         let bar = out.bar("publishing");
@@ -85,7 +83,7 @@ pub(super) async fn publish(out: Out, config: &Config, args: &Publish) -> Result
     let done =
         unless_stopped(work, || "No key was given out; what hosts already took cannot be read by anyone and expires.".into())
             .await?;
-    let key = done.key.encode_text().to_string();
+    let key = done.key.to_text();
     out.note(&format!(
         "published {} in {} chunks: {} shares at {} hosts",
         size(done.report.bytes),
@@ -117,7 +115,7 @@ fn note_found(out: Out, found: &Found) {
 /// Fetches a document into a file or to standard output.
 pub(super) async fn get(out: Out, config: &Config, args: &Get) -> Result<(), Failure> {
     let key = keys::take_read(&args.key)?;
-    let tag = files::tag(&key.encode_text());
+    let tag = files::tag(&key.to_text());
     if args.output.as_deref() == Some(Path::new("-")) {
         if out.json {
             return Err(failure(

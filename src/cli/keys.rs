@@ -6,6 +6,7 @@ use crate::cli::output::Out;
 use crate::client::failure;
 use crate::proto::doc::key::Key;
 use crate::proto::doc::key::ReadKey;
+use crate::proto::doc::key::TextError;
 use crate::proto::event::Failure;
 use serde::Serialize;
 use std::io::Read;
@@ -19,14 +20,14 @@ pub(super) fn take(text: &str) -> Result<Key, Failure> {
     let text = if text == "-" {
         let mut typed = String::new();
         if std::io::stdin().lock().take(TEXT_MAX).read_to_string(&mut typed).is_err() {
-            return Err(mistyped());
+            return Err(Failure::mistyped(TextError::Characters));
         }
         read = typed;
         read.trim()
     } else {
         text.trim()
     };
-    Key::decode_text(text).map_err(|_| mistyped())
+    Key::parse(text).map_err(Failure::mistyped)
 }
 
 /// A key that opens a document.
@@ -40,10 +41,6 @@ pub(super) fn take_read(text: &str) -> Result<ReadKey, Failure> {
             "Ask for the read key, or use `onionskin check` with this one. Nothing was sent.",
         )),
     }
-}
-
-fn mistyped() -> Failure {
-    failure(ErrorKind::Usage, "This is not a key, or it is mistyped.", "", "Copy the whole key again. Nothing was sent.")
 }
 
 /// In lines of a comfortable width.
@@ -65,11 +62,10 @@ struct Told {
 
 /// Explains a key.
 pub(super) fn run(out: Out, args: &Keys) -> Result<(), Failure> {
-    let (kind, verify) = match take(&args.key)? {
-        Key::Read(key) => ("read", key.verify_key()),
-        Key::Verify(key) => ("verify", key),
-    };
-    let verify_key = verify.encode_text().to_string();
+    let key = take(&args.key)?;
+    let verify = key.verify_key();
+    let kind = if matches!(key, Key::Read(_)) { "read" } else { "verify" };
+    let verify_key = verify.to_text();
     let told = Told { kind, verify_key, read_key_reveals: REVEALS_READ.join(" "), verify_key_reveals: REVEALS_VERIFY.join(" ") };
     let people = || {
         let read = REVEALS_READ.join("\n            ");

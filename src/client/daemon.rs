@@ -150,7 +150,7 @@ impl Daemon {
                 match answer.next().await? {
                     Message::Line(Line::Progress(progress)) => watch(progress),
                     Message::Line(Line::Published { key, report }) => {
-                        let key = ReadKey::decode_text(&key).map_err(|_| garbled())?;
+                        let key = ReadKey::parse(&key).map_err(|_| garbled())?;
                         return Ok(Published { key, report });
                     }
                     Message::Line(_) | Message::Data(_) => return Err(garbled()),
@@ -169,7 +169,7 @@ impl Daemon {
 
     /// Fetches a document from byte `offset` on.
     pub async fn get<S: Sink>(&self, key: &ReadKey, offset: u64, sink: &mut S, watch: Watch<'_>) -> Result<Report, Failure> {
-        let body = serde_json::json!({ "key": key.encode_text(), "offset": offset }).to_string();
+        let body = serde_json::json!({ "key": key.to_text(), "offset": offset }).to_string();
         let (response, _connection) = self.ask("POST", "/v1/get", body.into()).await?;
         let mut answer = Answer::new(response);
         let mut left = None;
@@ -192,7 +192,7 @@ impl Daemon {
 
     /// Counts living shares.
     pub async fn check(&self, key: &Key, sample: usize, watch: Watch<'_>) -> Result<CheckReport, Failure> {
-        let body = serde_json::json!({ "key": key.encode_text(), "sample": sample }).to_string();
+        let body = serde_json::json!({ "key": key.to_text(), "sample": sample }).to_string();
         let (response, _connection) = self.ask("POST", "/v1/check", body.into()).await?;
         let mut answer = Answer::new(response);
         loop {

@@ -118,7 +118,7 @@ impl<H: Operations> Node<H> {
     pub async fn publish<S: Source>(
         &self,
         ask: Publish,
-        convergent_key: Option<[u8; 32]>,
+        convergent_key: Option<Secret<32>>,
         source: &mut S,
         watch: Watch<'_>,
     ) -> Result<Published, Failure> {

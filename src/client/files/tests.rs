@@ -179,7 +179,7 @@ async fn files_and_pipes_are_published_whole() {
         let two = publish(&fake, &mut source).await.unwrap();
         let world = fake.0.lock().unwrap();
         for done in [one, two] {
-            assert_eq!(world.documents.get(&done.key.encode_text().to_string()).unwrap(), &document(len));
+            assert_eq!(world.documents.get(&done.key.to_text()).unwrap(), &document(len));
         }
     }
 }
