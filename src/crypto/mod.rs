@@ -5,6 +5,7 @@
 //! | hash and key derivation | SHA-256, HKDF-SHA-256, one table of labels | `kdf` |
 
 pub mod kdf;
+pub mod keys;
 pub mod secret;
 
 /// Something did not verify, open or agree. Says no more, on purpose: every cause looks the same from outside.

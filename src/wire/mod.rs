@@ -5,3 +5,5 @@
 
 pub mod cell;
 pub mod codec;
+pub mod overlay;
+pub mod record;
