@@ -1,4 +1,3 @@
 //! Under construction.
 
 pub mod overlay;
-pub mod path;

@@ -16,13 +16,13 @@ use serde::de;
 /// Most relays in one answer to [`Message::Near`].
 pub const NEAR_MAX: usize = 64;
 /// Most descriptors asked for at once.
-pub const FETCH_MAX: usize = 64;
+pub const FETCH_MAX: usize = 60;
 /// Most descriptors of one snapshot page; with `DESCRIPTOR_MAX` bytes each they fit a message.
 pub const PAGE_MAX: usize = 60;
 /// Buckets of a view digest.
 pub const DIGEST_BUCKETS: usize = 16;
 
-/// The bytes of a record, shared and not copied.
+/// The bytes of one signed record.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Blob(pub Vec<u8>);
 
