@@ -281,6 +281,13 @@ impl SignedDescriptor {
     }
 }
 
+/// Node and sequence number of a descriptor, without reading the rest: enough to see that it is known already.
+pub fn peek(bytes: &[u8]) -> Option<(NodeId, u64)> {
+    let mut r = Reader::new(bytes);
+    head(&mut r, KIND_DESCRIPTOR).ok()?;
+    Some((NodeId(r.array().ok()?), r.u64().ok()?))
+}
+
 fn count(n: usize) -> u8 {
     u8::try_from(n).unwrap_or(u8::MAX)
 }
