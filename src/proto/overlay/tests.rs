@@ -219,7 +219,7 @@ impl World {
         };
         if !fresh && let Some((link, _)) = self.nodes[i].links.iter().find(|(_, (peer, _))| *peer == t) {
             let link = Some(*link);
-            return self.post(Duration::ZERO, i, Input::Dialled { token, link });
+            return self.post(LATENCY * 3, i, Input::Dialled { token, link });
         }
         let (ours, theirs) = (LinkId(self.next_link), LinkId(self.next_link + 1));
         self.next_link += 2;
@@ -272,6 +272,14 @@ fn settle(world: &mut World, most: u64) -> f64 {
     let shares = world.shares();
     let lowest = shares.iter().copied().fold(1.0, f64::min);
     let ready = world.nodes.iter().filter(|n| n.ready_at.is_some()).count();
+    println!("blamed {}", world.blamed);
+    let mut bad: Vec<_> = world.nodes.iter().zip(&shares).filter(|(n, s)| **s < 0.97 || n.ready_at.is_none()).collect();
+    bad.sort_by(|a, b| a.1.total_cmp(b.1));
+    for (n, share) in bad.into_iter().take(6) {
+        let v = n.overlay.view();
+        let own = n.overlay.own_descriptor().map(|d| d.descriptor().receipts.len());
+        println!("{} {share} {:?} needed {} receipts {own:?} {:?} links {} rq {} dials {} jobs {} fetching {}", n.addr, v.counts(), v.needed(), n.overlay.coverage(), n.links.len(), n.overlay.requests.len(), n.overlay.dials.len(), n.overlay.jobs.len(), n.overlay.fetching.len());
+    }
     panic!("not settled after {most} s: lowest share {lowest}, ready {ready} of {}", world.nodes.len());
 }
 
@@ -333,7 +341,7 @@ fn equal_seeds_give_equal_runs() {
     let run = |seed| {
         let mut world = network(12, seed, true);
         world.run_until(Time(3_000_000));
-        let digests: Vec<_> = world.nodes.iter().map(|n| (n.overlay.view().digest(), n.sent, n.rng.clone().random::<u64>())).collect();
+        let digests: Vec<_> = world.nodes.iter_mut().map(|n| (n.overlay.view().digest(), n.sent, n.rng.random::<u64>())).collect();
         (digests, world.dials, world.seq)
     };
     assert_eq!(run(5), run(5));

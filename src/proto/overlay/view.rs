@@ -277,6 +277,11 @@ impl View {
         if self.usable.is_empty() { None } else { self.usable.get(rng.random_range(0..self.usable.len())) }
     }
 
+    /// Up to `max` relays that no chain of receipts leads to, oldest first.
+    pub fn strangers(&self, max: usize) -> impl Iterator<Item = &Arc<Verified>> {
+        self.pending.values().take(max).filter_map(|n| self.entries.get(n)).filter(|e| !e.seen).map(|e| &e.relay)
+    }
+
     /// Relays by distance to a place, nearest first. Yields former places too.
     pub fn walk(&self, key: &[u8; 32]) -> Walk<'_> {
         Walk::new(&self.places, region::prefix(key))
