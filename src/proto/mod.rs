@@ -1,3 +1,4 @@
 //! Under construction.
 
 pub mod overlay;
+pub mod path;

@@ -37,6 +37,8 @@ const SAMPLE_GROUPS_MAX: usize = 9;
 const QUIET: Duration = Duration::from_secs(5);
 /// Time between quick sweeps, in milliseconds: from, to.
 const QUICK_MS: (u64, u64) = (100, 200);
+/// The same in a local network.
+const QUICK_MS_LOCAL: (u64, u64) = (40, 80);
 /// Longest time between slow sweeps; large networks need shorter ones to see each descriptor several times in its life.
 const SLOW_MAX: Duration = Duration::from_secs(120);
 /// The same in a local network.
@@ -140,7 +142,8 @@ impl Overlay {
         let wait = if quick {
             // A first relay, alone, need not knock ten times a second.
             let idle = if self.by_node.is_empty() { 10 } else { 1 };
-            Duration::from_millis(env.rng.random_range(QUICK_MS.0..=QUICK_MS.1) * idle)
+            let (from, to) = if self.view.is_local() { QUICK_MS_LOCAL } else { QUICK_MS };
+            Duration::from_millis(env.rng.random_range(from..=to) * idle)
         } else {
             let relays = u64::try_from(self.view.counts().relays).unwrap_or(u64::MAX).max(1);
             let longest = if self.view.is_local() { SLOW_LOCAL } else { SLOW_MAX };
