@@ -24,8 +24,10 @@ use rand::RngExt;
 use std::sync::Arc;
 
 const DAY: u64 = 86_400;
-/// Guards drawn in all, at most: a blocked client cannot be walked through the whole network.
+/// Guards drawn in all, at most.
 const SAMPLE_MAX: usize = 20;
+/// Listed guards that never answered, at most: who blocks our dials cannot walk us through the network until we meet his relay.
+const UNPROVEN_MAX: usize = 3;
 /// Life of a guard.
 const GUARD_DAYS: u64 = 120;
 /// Stored dates are shifted back by up to a tenth of the life, so that a stolen state does not tell when a client began.
@@ -135,6 +137,8 @@ struct Guard {
     failures: u8,
     failed: Wall,
     down: bool,
+    /// Whether it ever answered.
+    worked: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -195,11 +199,11 @@ impl PathPolicy {
     /// A link to a guard opened, or a circuit through it was built.
     pub fn guard_worked(&mut self, node: &NodeId) {
         let Some(i) = self.guards.iter().position(|g| g.node == *node) else { return };
-        for (j, guard) in self.guards.iter_mut().enumerate() {
-            if j == i && (guard.failures > 0 || guard.down) {
-                (guard.failures, guard.down) = (0, false);
-                self.dirty = true;
-            }
+        if let Some(guard) = self.guards.get_mut(i)
+            && (guard.failures > 0 || guard.down || !guard.worked)
+        {
+            (guard.failures, guard.down, guard.worked) = (0, false, true);
+            self.dirty = true;
         }
     }
 
@@ -308,12 +312,13 @@ impl PathPolicy {
         let me = self.me;
         self.guards.retain(|g| g.until > wall && g.listed.plus(UNLISTED_SECS) > wall && Some(g.node) != me);
         self.dirty |= self.guards.len() != before;
-        if self.guard(view).is_none() && self.guards.len() < SAMPLE_MAX {
+        let unproven = self.guards.iter().filter(|g| !g.worked && view.get(&g.node).is_some()).count();
+        if self.guard(view).is_none() && self.guards.len() < SAMPLE_MAX && unproven < UNPROVEN_MAX {
             let fresh = |r: &Verified| Some(r.node()) != me && self.guards.iter().all(|g| g.node != r.node());
             if let Some(relay) = draw(view, env.rng, &fresh) {
                 let shift = env.rng.random_range(0..GUARD_SHIFT);
                 let until = Wall(wall.0.saturating_sub(shift)).plus(GUARD_DAYS * DAY);
-                let guard = Guard { node: relay.node(), until, listed: wall, failures: 0, failed: Wall(0), down: false };
+                let guard = Guard { node: relay.node(), until, listed: wall, failures: 0, failed: Wall(0), down: false, worked: false };
                 self.guards.push(guard);
                 self.dirty = true;
             }
@@ -365,7 +370,7 @@ impl PathPolicy {
         let count = |n: usize| u8::try_from(n).unwrap_or(u8::MAX);
         w.u8(KIND).u8(VERSION).u8(count(self.guards.len()));
         for g in &self.guards {
-            w.raw(&g.node.0).u64(g.until.0).u64(u64::from(g.listed.day()) * DAY).u8(u8::from(g.down));
+            w.raw(&g.node.0).u64(g.until.0).u64(u64::from(g.listed.day()) * DAY).u8(u8::from(g.down) | u8::from(g.worked) << 1);
         }
         w.u8(count(self.layer2.len()));
         for s in &self.layer2 {
@@ -390,13 +395,17 @@ impl PathPolicy {
         }
         let mut policy = Self::new(me, local);
         for _ in 0..capped(&mut r, SAMPLE_MAX)? {
-            let (node, until, listed, down) = (NodeId(r.array()?), Wall(r.u64()?), Wall(r.u64()?), r.u8()? != 0);
+            let (node, until, listed, flags) = (NodeId(r.array()?), Wall(r.u64()?), Wall(r.u64()?), r.u8()?);
+            let (down, worked) = (flags & 1 != 0, flags & 2 != 0);
+            if flags > 3 {
+                return Err(DecodeError::Invalid);
+            }
             if policy.guards.iter().any(|g| g.node == node) {
                 return Err(DecodeError::Invalid);
             }
             // A guard that was down when we stopped gets a new chance: perhaps the network was.
             let failures = if down { FAILURES - 1 } else { 0 };
-            policy.guards.push(Guard { node, until, listed, failures, failed: Wall(0), down: false });
+            policy.guards.push(Guard { node, until, listed, failures, failed: Wall(0), down: false, worked });
         }
         for _ in 0..capped(&mut r, LAYER2_MAX)? {
             let second = Second { node: NodeId(r.array()?), until: Wall(r.u64()?) };

@@ -162,7 +162,7 @@ fn killing_dials_does_not_walk_a_client_through_the_network() {
         policy.guard_failed(&c.env(), &path.nodes()[0]);
         policy.check();
     }
-    assert!(drawn.len() <= SAMPLE_MAX, "{}", drawn.len());
+    assert_eq!(drawn.len(), UNPROVEN_MAX);
     assert!(policy.network_down());
     // When the network comes back, so does the first guard.
     c.1 = NOW.plus(2 * DAY);

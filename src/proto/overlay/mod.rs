@@ -622,7 +622,7 @@ impl Overlay {
             }
             self.view_changed = true;
             if outcome == Inserted::New {
-                self.sweep.grew(env.now);
+                self.sweep.grew(env.now, self.view.counts().relays);
             }
             if let Some(addr) = self.evidence.remove(&node) {
                 self.view.prove(&node, &addr);
