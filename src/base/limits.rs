@@ -141,4 +141,4 @@ pub const RECEIPT_LIFE_DAYS: u32 = 7;
 /// Most usable relays of a view; beyond, the same sample is kept everywhere (D8).
 pub const VIEW_MAX: usize = 20_000;
 /// Most descriptors kept that are not usable yet: the oldest arrival goes first.
-pub const VIEW_PENDING_MAX: usize = 2_048;
+pub const VIEW_PENDING_MAX: usize = 8_192;

@@ -37,8 +37,12 @@ const SAMPLE_GROUPS_MAX: usize = 9;
 const QUIET: Duration = Duration::from_secs(5);
 /// Time between quick sweeps, in milliseconds: from, to.
 const QUICK_MS: (u64, u64) = (100, 200);
+/// The same in a local network.
+const QUICK_MS_LOCAL: (u64, u64) = (40, 80);
 /// Longest time between slow sweeps; large networks need shorter ones to see each descriptor several times in its life.
-const SLOW_MAX: Duration = Duration::from_secs(120);
+const SLOW_MAX: Duration = Duration::from_secs(60);
+/// The first slow sweeps are not that slow: the time between them doubles from here.
+const SLOW_FIRST: Duration = Duration::from_secs(1);
 /// The same in a local network.
 const SLOW_LOCAL: Duration = Duration::from_secs(5);
 /// All places are asked for about once in this many seconds.
@@ -66,6 +70,10 @@ struct Sample {
 pub struct Sweep {
     next: Time,
     grown: Time,
+    /// New relays since then.
+    new: usize,
+    /// Time to the next slow sweep.
+    slow: Duration,
     samples: BTreeMap<Group, VecDeque<Sample>>,
     order: VecDeque<Group>,
     sampled: Option<Time>,
@@ -76,16 +84,21 @@ pub struct Sweep {
 impl Sweep {
     pub(super) fn new(now: Time) -> Self {
         let (samples, order, strangers) = (BTreeMap::new(), VecDeque::new(), BTreeMap::new());
-        Self { next: now, grown: now, samples, order, sampled: None, strangers, ready: false }
+        Self { next: now, grown: now, new: 0, slow: SLOW_FIRST, samples, order, sampled: None, strangers, ready: false }
     }
 
     pub(super) const fn next(&self) -> Time {
         self.next
     }
 
-    /// The view has a relay more.
-    pub(super) const fn grew(&mut self, now: Time) {
-        self.grown = now;
+    /// The view has a relay more. Growth by a hundredth means that there may be much to learn: quick sweeps again.
+    pub(super) const fn grew(&mut self, now: Time, relays: usize) {
+        self.new += 1;
+        if self.new * 100 > relays {
+            self.new = 0;
+            self.grown = now;
+            self.slow = SLOW_FIRST;
+        }
     }
 
     pub(super) fn wants_samples(&self, now: Time, view: &View) -> bool {
@@ -123,13 +136,10 @@ impl Sweep {
         let percent = shares.get(shares.len().saturating_sub(1) / 2).copied().unwrap_or(0);
         let counts = view.counts();
         // Our own group cannot be asked if we are alone in it.
-        let alone = me
-            .and_then(|m| view.get(&m))
-            .is_some_and(|r| view.usable().iter().filter(|o| o.group() == r.group()).take(2).count() < 2);
+        let alone = me.and_then(|m| view.get(&m)).is_some_and(|r| view.usable().iter().filter(|o| o.group() == r.group()).take(2).count() < 2);
         let askable = counts.groups.saturating_sub(usize::from(alone)).max(1);
         let enough = shares.len() >= limits::COVERAGE_GROUPS.min(askable);
-        let network =
-            counts.relays >= limits::NETWORK_MIN_RELAYS && (view.is_local() || counts.groups >= limits::NETWORK_MIN_GROUPS);
+        let network = counts.relays >= limits::NETWORK_MIN_RELAYS && (view.is_local() || counts.groups >= limits::NETWORK_MIN_GROUPS);
         Coverage { percent, groups: shares.len(), ready: enough && network && percent >= limits::COVERAGE_PERCENT }
     }
 }
@@ -143,11 +153,14 @@ impl Overlay {
         let wait = if quick {
             // A first relay, alone, need not knock ten times a second.
             let idle = if self.by_node.is_empty() { 10 } else { 1 };
-            Duration::from_millis(env.rng.random_range(QUICK_MS.0..=QUICK_MS.1) * idle)
+            let (from, to) = if self.view.is_local() { QUICK_MS_LOCAL } else { QUICK_MS };
+            Duration::from_millis(env.rng.random_range(from..=to) * idle)
         } else {
             let relays = u64::try_from(self.view.counts().relays).unwrap_or(u64::MAX).max(1);
             let longest = if self.view.is_local() { SLOW_LOCAL } else { SLOW_MAX };
             let mean = Duration::from_secs(ROUND_SECS * u64::from(ASK) / relays).min(longest);
+            let mean = mean.min(self.sweep.slow);
+            self.sweep.slow = self.sweep.slow.saturating_mul(2).min(longest);
             mean.mul_f64(env.rng.random_range(0.5..1.5))
         };
         self.sweep.next = env.now + wait;
