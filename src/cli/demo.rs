@@ -85,12 +85,12 @@ pub(super) async fn run(out: Out, args: &Demo) -> Result<(), Failure> {
         done = tokio::time::timeout(patience, show(out, args, home.path(), &file, source, &mut network)) => {
             done.unwrap_or_else(|_| Err(failure(
                 ErrorKind::NoNetwork,
-                format!("The demo was not done within {} seconds.", patience.as_secs()),
+                format!("the demo was not done within {} seconds", patience.as_secs()),
                 "",
                 "Try it on a machine that is less busy, or with fewer relays: --relays 12.",
             )))
         }
-        _ = tokio::signal::ctrl_c() => Err(failure(ErrorKind::Other, "Stopped by you.", "", "Repeat the command.")),
+        _ = tokio::signal::ctrl_c() => Err(failure(ErrorKind::Other, "stopped by you", "", "Repeat the command.")),
     };
     network.close().await;
     // Dropping `home` removes every file of the network.
@@ -124,15 +124,14 @@ async fn show(
     drop(bar);
     let publish_time = started.elapsed();
     tell(out, "stored", &published.report, publish_time);
-    let key = published.key.encode_text().to_string();
+    let key = published.key.to_text();
     out.note(&format!("key        {key}"));
 
     out.note("get        by another client, with a guard and circuits of its own");
     let started = Instant::now();
     let copy = home.join("copy");
     let bar = out.bar("fetching");
-    let tag = files::tag(&key);
-    let fetched = files::get_to_file(&reader, &published.key, &tag, &copy, false, &mut |progress| bar.show(progress)).await?;
+    let fetched = files::get_to_file(&reader, &published.key, &copy, false, &mut |progress| bar.show(progress)).await?;
     drop(bar);
     let get_time = started.elapsed();
     tell(out, "received", &fetched.report, get_time);
@@ -153,7 +152,7 @@ async fn show(
     if !equal {
         return Err(failure(
             ErrorKind::NotVerified,
-            "What came back differs from what was published.",
+            "what came back differs from what was published",
             "",
             "This is a bug: please report it.",
         ));

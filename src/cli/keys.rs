@@ -1,11 +1,11 @@
 //! `keys`: what a key is and what it reveals, without any network. Also how keys come in.
 
-use crate::base::ErrorKind;
 use crate::cli::args::Keys;
 use crate::cli::output::Out;
-use crate::client::failure;
+use crate::client::mistyped;
 use crate::proto::doc::key::Key;
 use crate::proto::doc::key::ReadKey;
+use crate::proto::doc::key::TextError;
 use crate::proto::event::Failure;
 use serde::Serialize;
 use std::io::Read;
@@ -19,31 +19,22 @@ pub(super) fn take(text: &str) -> Result<Key, Failure> {
     let text = if text == "-" {
         let mut typed = String::new();
         if std::io::stdin().lock().take(TEXT_MAX).read_to_string(&mut typed).is_err() {
-            return Err(mistyped());
+            return Err(mistyped(TextError::Characters));
         }
         read = typed;
         read.trim()
     } else {
         text.trim()
     };
-    Key::decode_text(text).map_err(|_| mistyped())
+    Key::parse(text).map_err(mistyped)
 }
 
 /// A key that opens a document.
 pub(super) fn take_read(text: &str) -> Result<ReadKey, Failure> {
     match take(text)? {
         Key::Read(key) => Ok(key),
-        Key::Verify(_) => Err(failure(
-            ErrorKind::Usage,
-            "This is a verify key: it checks and repairs a document and cannot open it.",
-            "",
-            "Ask for the read key, or use `onionskin check` with this one. Nothing was sent.",
-        )),
+        Key::Verify(_) => Err(mistyped(TextError::VerifyOnly)),
     }
-}
-
-fn mistyped() -> Failure {
-    failure(ErrorKind::Usage, "This is not a key, or it is mistyped.", "", "Copy the whole key again. Nothing was sent.")
 }
 
 /// In lines of a comfortable width.
@@ -65,11 +56,12 @@ struct Told {
 
 /// Explains a key.
 pub(super) fn run(out: Out, args: &Keys) -> Result<(), Failure> {
-    let (kind, verify) = match take(&args.key)? {
-        Key::Read(key) => ("read", key.verify_key()),
-        Key::Verify(key) => ("verify", key),
+    let key = take(&args.key)?;
+    let kind = match &key {
+        Key::Read(_) => "read",
+        Key::Verify(_) => "verify",
     };
-    let verify_key = verify.encode_text().to_string();
+    let verify_key = key.verify_key().to_text();
     let told = Told { kind, verify_key, read_key_reveals: REVEALS_READ.join(" "), verify_key_reveals: REVEALS_VERIFY.join(" ") };
     let people = || {
         let read = REVEALS_READ.join("\n            ");

@@ -55,7 +55,7 @@ impl Session {
         if bootstrap.is_empty() {
             return Err(failure(
                 ErrorKind::NoNetwork,
-                "This computer knows no relay to start from, and no node runs here.",
+                "this computer knows no relay to start from, and no node runs here",
                 "",
                 "Add `--bootstrap LINK` with a relay's link, or start a node with `onionskin relay`. Nothing was sent.",
             ));
@@ -137,7 +137,7 @@ pub(super) fn log(event: &NodeEvent) {
 }
 
 fn stopped() -> Failure {
-    failure(ErrorKind::NoNetwork, "No relay answers.", "", "Check the connection and the bootstrap link, then repeat the command.")
+    failure(ErrorKind::NoNetwork, "no relay answers", "", "Check the connection and the bootstrap link, then repeat the command.")
 }
 
 // --- what is kept in the data directory
@@ -174,7 +174,7 @@ pub(super) fn local_secret(config: &Config) -> Result<Secret<32>, Failure> {
         return <[u8; 32]>::try_from(bytes).map(Secret::new).map_err(|_| {
             failure(
                 ErrorKind::Other,
-                format!("{} is damaged.", path.display()),
+                format!("{} is damaged", path.display()),
                 "It was left as it is.",
                 "Restore it, or remove it: convergent documents get new keys then.",
             )

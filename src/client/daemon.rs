@@ -74,7 +74,7 @@ impl Daemon {
             Ok(Ok(stream)) => Ok(stream),
             Ok(Err(_)) | Err(_) => Err(failure(
                 ErrorKind::NoNetwork,
-                format!("No node answers at {}.", self.socket.display()),
+                format!("no node answers at {}", self.socket.display()),
                 "",
                 "Start one with `onionskin relay`, or name its data directory with --data-dir.",
             )),
@@ -150,7 +150,7 @@ impl Daemon {
                 match answer.next().await? {
                     Message::Line(Line::Progress(progress)) => watch(progress),
                     Message::Line(Line::Published { key, report }) => {
-                        let key = ReadKey::decode_text(&key).map_err(|_| garbled())?;
+                        let key = ReadKey::parse(&key).map_err(|_| garbled())?;
                         return Ok(Published { key, report });
                     }
                     Message::Line(_) | Message::Data(_) => return Err(garbled()),
@@ -169,7 +169,7 @@ impl Daemon {
 
     /// Fetches a document from byte `offset` on.
     pub async fn get<S: Sink>(&self, key: &ReadKey, offset: u64, sink: &mut S, watch: Watch<'_>) -> Result<Report, Failure> {
-        let body = serde_json::json!({ "key": key.encode_text(), "offset": offset }).to_string();
+        let body = serde_json::json!({ "key": key.to_text(), "offset": offset }).to_string();
         let (response, _connection) = self.ask("POST", "/v1/get", body.into()).await?;
         let mut answer = Answer::new(response);
         let mut left = None;
@@ -192,7 +192,8 @@ impl Daemon {
 
     /// Counts living shares.
     pub async fn check(&self, key: &Key, sample: usize, watch: Watch<'_>) -> Result<CheckReport, Failure> {
-        let body = serde_json::json!({ "key": key.encode_text(), "sample": sample }).to_string();
+        // No more than it takes: the verify key.
+        let body = serde_json::json!({ "key": key.verify_key().to_text(), "sample": sample }).to_string();
         let (response, _connection) = self.ask("POST", "/v1/check", body.into()).await?;
         let mut answer = Answer::new(response);
         loop {
@@ -253,7 +254,7 @@ async fn whole(response: Response<Incoming>) -> Result<Bytes, Failure> {
 }
 
 fn broken() -> Failure {
-    failure(ErrorKind::Other, "The running node broke the connection off.", "", "See whether it still runs: `onionskin status`.")
+    failure(ErrorKind::Other, "the running node broke the connection off", "", "See whether it still runs: `onionskin status`.")
 }
 
 /// A query value: everything but letters, digits and `-._` as `%xx`.

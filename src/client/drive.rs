@@ -10,12 +10,14 @@ use crate::client::Sink;
 use crate::client::Source;
 use crate::client::Watch;
 use crate::client::failure;
+use crate::crypto::secret::Secret;
 use crate::proto::doc::key::Key;
 use crate::proto::doc::key::ReadKey;
 use crate::proto::event::CheckReport;
 use crate::proto::event::Command;
 use crate::proto::event::Event;
 use crate::proto::event::Failure;
+use crate::proto::event::PublishWish;
 use crate::proto::event::Report;
 use crate::proto::event::Status;
 use tokio::sync::mpsc;
@@ -50,7 +52,7 @@ impl<'a, H: Operations> Running<'a, H> {
                 self.open = false;
                 Err(failure(
                     ErrorKind::Other,
-                    "The node stopped while it was at work.",
+                    "the node stopped while it was at work",
                     "",
                     "Start it again and repeat the command.",
                 ))
@@ -72,14 +74,14 @@ impl<H: Operations> Drop for Running<'_, H> {
 }
 
 fn confused() -> Failure {
-    failure(ErrorKind::Other, "The node and its client disagree: this is a bug in Onionskin.", "", "Please report it.")
+    failure(ErrorKind::Other, "the node and its client disagree: this is a bug in Onionskin", "", "Please report it.")
 }
 
 /// Publishes what the source gives. `convergent_key` is K_r of a convergent document, derived by the caller.
 pub async fn publish<H: Operations, S: Source>(
     node: &H,
     ask: Publish,
-    convergent_key: Option<[u8; 32]>,
+    convergent_key: Option<Secret<32>>,
     source: &mut S,
     watch: Watch<'_>,
 ) -> Result<Published, Failure> {
@@ -87,13 +89,13 @@ pub async fn publish<H: Operations, S: Source>(
     let mut given = 0_u64;
     let mut run = Running::start(
         node,
-        Command::Publish {
+        Command::Publish(PublishWish {
             length,
             name: ask.name,
             media_type: ask.media_type,
             lease_days: ask.lease_days,
             convergent: convergent_key,
-        },
+        }),
     );
     loop {
         match run.next().await? {

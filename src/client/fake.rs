@@ -4,10 +4,12 @@ use crate::base::ErrorKind;
 use crate::base::OpId;
 use crate::client::Operations;
 use crate::client::failure;
+use crate::crypto::secret::Secret;
 use crate::proto::doc::key::ReadKey;
 use crate::proto::event::CheckReport;
 use crate::proto::event::Command;
 use crate::proto::event::Event;
+use crate::proto::event::Failure;
 use crate::proto::event::Progress;
 use crate::proto::event::Report;
 use crate::proto::event::Status;
@@ -45,14 +47,14 @@ pub(crate) struct Fake(pub(crate) Arc<Mutex<World>>);
 
 /// The read key of the `n`-th document.
 pub(crate) fn key(n: u8) -> ReadKey {
-    ReadKey([0, 0, 0, n])
+    ReadKey::new(Secret::new([n; 32]), [9; 32], false)
 }
 
 impl Fake {
     /// Puts a document there, as if published.
     pub(crate) fn with(n: u8, document: &[u8]) -> Self {
         let fake = Self::default();
-        fake.0.lock().unwrap().documents.insert(key(n).encode_text().to_string(), document.to_vec());
+        fake.0.lock().unwrap().documents.insert(key(n).to_text(), document.to_vec());
         fake
     }
 
@@ -72,7 +74,7 @@ impl Fake {
         let n = {
             let mut world = self.0.lock().unwrap();
             let n = world.documents.len() as u8;
-            world.documents.insert(key(n).encode_text().to_string(), document);
+            world.documents.insert(key(n).to_text(), document);
             n
         };
         let report = Report { bytes: length, chunks: 1, ..Report::default() };
@@ -91,6 +93,10 @@ impl Fake {
             return;
         };
         let length = document.len() as u64;
+        if offset > length {
+            let _ = tell.send(Event::Failed(Failure::offset_beyond_end())).await;
+            return;
+        }
         let found = Event::Found { length, name: Some("a name".into()), media_type: None };
         let _ = tell.send(found).await;
         let mut given = 0;
@@ -126,12 +132,13 @@ impl Operations for Fake {
         };
         let fake = self.clone();
         match command {
-            Command::Publish { length, name, lease_days, convergent, .. } => {
-                self.0.lock().unwrap().asked = Some((name, lease_days, convergent));
-                tokio::spawn(fake.publish(length, commands, tell));
+            Command::Publish(wish) => {
+                let convergent = wish.convergent.map(|key| *key.expose());
+                self.0.lock().unwrap().asked = Some((wish.name, wish.lease_days, convergent));
+                tokio::spawn(fake.publish(wish.length, commands, tell));
             }
             Command::Get { key, offset } => {
-                tokio::spawn(fake.get(key.encode_text().to_string(), offset, commands, tell));
+                tokio::spawn(fake.get(key.to_text(), offset, commands, tell));
             }
             Command::Check { .. } => {
                 let report = CheckReport { chunks: 7, ..CheckReport::default() };
