@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 fn main() {
     let sizes: Vec<usize> = std::env::args().filter_map(|a| a.parse().ok()).collect();
     let sizes = if sizes.is_empty() { vec![100, 300, 1000] } else { sizes };
-    println!("relays | view 97 % after | join: cells per relay | ten minutes: cells per relay | publish: cells, batches | get: cells, batches | wall s | MiB resident");
+    println!(
+        "relays | view 97 % after | join: cells per relay | ten minutes: cells per relay | publish: cells, batches | get: cells, batches | wall s | MiB resident"
+    );
     for n in sizes {
         run(n);
     }

@@ -16,7 +16,8 @@ fn document(len: usize, fill: u64) -> Vec<u8> {
 fn network(n: usize, seed: u64) -> (World, usize, usize) {
     let mut world = World::new(seed);
     let relays = world.relays(n);
-    let known = world.run_until(Duration::from_secs(300), |w| w.now.0 % 7 == 0 && relays.iter().all(|r| w.knows(*r) * 100 >= n * 97));
+    let known =
+        world.run_until(Duration::from_secs(300), |w| w.now.0 % 7 == 0 && relays.iter().all(|r| w.knows(*r) * 100 >= n * 97));
     let worst = relays.iter().map(|r| world.knows(*r)).min();
     assert!(known, "after {:?} the worst relay knows {worst:?} of {n}", world.now);
     let (a, b) = (world.client(), world.client());

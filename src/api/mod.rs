@@ -27,7 +27,6 @@ use crate::client::lines::ChannelBody;
 use crate::client::lines::DATA_MAX;
 use crate::client::lines::Line;
 use crate::client::lines::error_json;
-use crate::client::mistyped;
 use crate::crypto::secret::Secret;
 use crate::proto::doc::key::Key;
 use crate::proto::doc::key::ReadKey;
@@ -213,7 +212,7 @@ async fn fetch<H: Operations>(
     State(service): State<Service<H>>,
     body: Result<Bytes, axum::extract::rejection::BytesRejection>,
 ) -> Response {
-    let asked = parse::<GetRequest>(&body).and_then(|r| Ok((ReadKey::parse(&r.key).map_err(mistyped)?, r.offset)));
+    let asked = parse::<GetRequest>(&body).and_then(|r| Ok((ReadKey::parse(&r.key).map_err(Failure::mistyped)?, r.offset)));
     let (key, offset) = match asked {
         Ok(asked) => asked,
         Err(why) => return refuse_by_kind(&why),
@@ -254,7 +253,7 @@ async fn check<H: Operations>(
     State(service): State<Service<H>>,
     body: Result<Bytes, axum::extract::rejection::BytesRejection>,
 ) -> Response {
-    let asked = parse::<CheckRequest>(&body).and_then(|r| Ok((Key::parse(&r.key).map_err(mistyped)?, r.sample)));
+    let asked = parse::<CheckRequest>(&body).and_then(|r| Ok((Key::parse(&r.key).map_err(Failure::mistyped)?, r.sample)));
     let (key, sample) = match asked {
         Ok(asked) => asked,
         Err(why) => return refuse_by_kind(&why),

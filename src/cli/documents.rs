@@ -115,7 +115,7 @@ fn note_found(out: Out, found: &Found) {
 /// Fetches a document into a file or to standard output.
 pub(super) async fn get(out: Out, config: &Config, args: &Get) -> Result<(), Failure> {
     let key = keys::take_read(&args.key)?;
-    let tag = key.part_tag();
+    let tag = files::tag(&key);
     if args.output.as_deref() == Some(Path::new("-")) {
         if out.json {
             return Err(failure(

@@ -2,7 +2,6 @@
 
 use crate::cli::args::Keys;
 use crate::cli::output::Out;
-use crate::client::mistyped;
 use crate::proto::doc::key::Key;
 use crate::proto::doc::key::ReadKey;
 use crate::proto::doc::key::TextError;
@@ -19,21 +18,21 @@ pub(super) fn take(text: &str) -> Result<Key, Failure> {
     let text = if text == "-" {
         let mut typed = String::new();
         if std::io::stdin().lock().take(TEXT_MAX).read_to_string(&mut typed).is_err() {
-            return Err(mistyped(TextError::Characters));
+            return Err(Failure::mistyped(TextError::Characters));
         }
         read = typed;
         read.trim()
     } else {
         text.trim()
     };
-    Key::parse(text).map_err(mistyped)
+    Key::parse(text).map_err(Failure::mistyped)
 }
 
 /// A key that opens a document.
 pub(super) fn take_read(text: &str) -> Result<ReadKey, Failure> {
     match take(text)? {
         Key::Read(key) => Ok(key),
-        Key::Verify(_) => Err(mistyped(TextError::VerifyOnly)),
+        Key::Verify(_) => Err(Failure::mistyped(TextError::VerifyOnly)),
     }
 }
 

@@ -2,7 +2,7 @@
 //! name only when it is whole: nothing half-done is ever seen under that name. A part stays behind when a get fails, and the same get
 //! goes on from it.
 //!
-//! The tag is a hash over the key ([`ReadKey::part_tag`]), so the same document finds its part again and others do not.
+//! The tag is a hash over the key ([`tag`]), so the same document finds its part again and others do not.
 
 use crate::base::ErrorKind;
 use crate::client::Found;
@@ -12,6 +12,8 @@ use crate::client::Sink;
 use crate::client::Source;
 use crate::client::Watch;
 use crate::client::failure;
+use crate::crypto::kdf::Label;
+use crate::crypto::kdf::hash;
 use crate::proto::doc::key::ReadKey;
 use crate::proto::event::Failure;
 use crate::proto::event::Report;
@@ -163,6 +165,12 @@ impl Source for FileSource {
 
 // --- fetching
 
+/// The tag of a key in file names: the same for the same key, and says nothing about it.
+pub fn tag(key: &ReadKey) -> String {
+    let digest = hash(Label::PartTag, &[key.to_text().as_bytes()]);
+    digest.iter().take(8).map(|b| format!("{b:02x}")).collect()
+}
+
 /// Where a get goes on with a part of so many bytes.
 fn resume_at(on_disk: u64) -> u64 {
     on_disk.saturating_sub(RESUME_BACK)
@@ -227,7 +235,7 @@ pub async fn get_to_file<H: Operations>(
     force: bool,
     watch: Watch<'_>,
 ) -> Result<Fetched, Failure> {
-    let mut part = Part::open(target, &key.part_tag(), force)?;
+    let mut part = Part::open(target, &tag(key), force)?;
     loop {
         let resumed = part.length;
         match node.get(key, resumed, &mut part, watch).await {

@@ -23,7 +23,6 @@ use crate::crypto::secret::Secret;
 use crate::node::Handle;
 use crate::proto::doc::key::Key;
 use crate::proto::doc::key::ReadKey;
-use crate::proto::doc::key::TextError;
 use crate::proto::event::CheckReport;
 use crate::proto::event::Command;
 use crate::proto::event::Event;
@@ -163,14 +162,4 @@ pub fn failure(kind: ErrorKind, what: impl Into<String>, kept: impl Into<String>
 /// whether a guessed document was published.
 pub fn convergent_key(local: &Secret<32>, digest: &[u8; 32]) -> Secret<32> {
     derive(Label::Convergent, local.expose(), &[digest])
-}
-
-/// A text is not the key that is wanted. The words tell why, and nothing of the text.
-pub fn mistyped(why: TextError) -> Failure {
-    let next = if why == TextError::VerifyOnly {
-        "Ask for the read key, or use `onionskin check` with this one. Nothing was sent."
-    } else {
-        "Copy the whole key again. Nothing was sent."
-    };
-    failure(ErrorKind::Usage, format!("this is not a key that can be used here: {why}"), "", next)
 }

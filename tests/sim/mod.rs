@@ -230,8 +230,14 @@ impl World {
 
     /// Starts (or restarts) a node on what it saved and holds.
     pub fn switch_on(&mut self, index: usize, network: NetworkId) {
-        let bootstrap =
-            self.nodes.iter().take(index.max(1)).filter(|n| n.core.is_some()).filter_map(|n| Some((n.id?, n.addr))).take(2).collect();
+        let bootstrap = self
+            .nodes
+            .iter()
+            .take(index.max(1))
+            .filter(|n| n.core.is_some())
+            .filter_map(|n| Some((n.id?, n.addr)))
+            .take(2)
+            .collect();
         let wall = self.wall();
         let node = &mut self.nodes[index];
         let role = match node.id {

@@ -6,7 +6,7 @@ use crate::client::fake::key;
 use std::io::Write;
 
 fn part_of(target: &Path) -> PathBuf {
-    part_path(target, &key(1).part_tag())
+    part_path(target, &tag(&key(1)))
 }
 
 fn document(len: usize) -> Vec<u8> {
@@ -123,7 +123,7 @@ async fn nothing_is_replaced_without_force() {
 async fn what_appears_during_a_get_is_not_replaced() {
     let dir = tempfile::tempdir().unwrap();
     let target = dir.path().join("x");
-    let mut part = Part::open(&target, &key(1).part_tag(), false).unwrap();
+    let mut part = Part::open(&target, &tag(&key(1)), false).unwrap();
     part.data(Bytes::from_static(b"abc")).await.unwrap();
     fs::write(&target, "mine").unwrap();
     let why = part.finish(false).await.unwrap_err();
@@ -147,8 +147,8 @@ async fn devices_directories_and_links_are_no_targets() {
 async fn two_gets_do_not_share_a_part() {
     let dir = tempfile::tempdir().unwrap();
     let target = dir.path().join("x");
-    let _held = Part::open(&target, &key(1).part_tag(), false).unwrap();
-    let why = Part::open(&target, &key(1).part_tag(), false).unwrap_err();
+    let _held = Part::open(&target, &tag(&key(1)), false).unwrap();
+    let why = Part::open(&target, &tag(&key(1)), false).unwrap_err();
     assert!(why.what.starts_with("another get"), "{}", why.what);
 }
 
@@ -157,7 +157,7 @@ fn part_names_fit() {
     let part = part_path(Path::new(&format!("/d/{}", "ä".repeat(120))), "abcdefgh");
     assert!(part.file_name().unwrap().len() <= 255);
     assert_eq!(part_path(Path::new("a/b.txt"), "tag"), Path::new("a/.b.txt.tag.onionskin-part"));
-    assert_ne!(key(1).part_tag(), key(2).part_tag());
+    assert_ne!(tag(&key(1)), tag(&key(2)));
 }
 
 // --- publishing

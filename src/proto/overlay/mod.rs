@@ -140,7 +140,10 @@ enum Work {
     /// Check descriptors that came from this link.
     Verify(LinkId),
     SignOwn,
-    SignReceipt { link: LinkId, id: u32 },
+    SignReceipt {
+        link: LinkId,
+        id: u32,
+    },
     CheckReceipt,
 }
 

@@ -278,7 +278,18 @@ fn settle(world: &mut World, most: u64) -> f64 {
     for (n, share) in bad.into_iter().take(6) {
         let v = n.overlay.view();
         let own = n.overlay.own_descriptor().map(|d| d.descriptor().receipts.len());
-        println!("{} {share} {:?} needed {} receipts {own:?} {:?} links {} rq {} dials {} jobs {} fetching {}", n.addr, v.counts(), v.needed(), n.overlay.coverage(), n.links.len(), n.overlay.requests.len(), n.overlay.dials.len(), n.overlay.jobs.len(), n.overlay.fetching.len());
+        println!(
+            "{} {share} {:?} needed {} receipts {own:?} {:?} links {} rq {} dials {} jobs {} fetching {}",
+            n.addr,
+            v.counts(),
+            v.needed(),
+            n.overlay.coverage(),
+            n.links.len(),
+            n.overlay.requests.len(),
+            n.overlay.dials.len(),
+            n.overlay.jobs.len(),
+            n.overlay.fetching.len()
+        );
     }
     panic!("not settled after {most} s: lowest share {lowest}, ready {ready} of {}", world.nodes.len());
 }
@@ -478,7 +489,10 @@ fn forged_stale_and_replayed_descriptors_change_nothing() {
     let good = record::sign_descriptor(&owner, &NET, d.clone()).unwrap().encode();
     let offer = |hand: &mut Hand, bytes: Vec<u8>| {
         let out = hand.say(1, &Message::Announce { id: 1, record: Blob(bytes) });
-        let jobs: Vec<_> = out.into_iter().filter_map(|o| if let Output::Job(id, w @ OverlayJob::Verify(_)) = o { Some((id, w)) } else { None }).collect();
+        let jobs: Vec<_> = out
+            .into_iter()
+            .filter_map(|o| if let Output::Job(id, w @ OverlayJob::Verify(_)) = o { Some((id, w)) } else { None })
+            .collect();
         jobs.into_iter().flat_map(|(job, work)| hand.feed(Input::Done { job, outcome: work.run(&NET, None) })).collect::<Vec<_>>()
     };
     let mut forged = SignedDescriptor::decode(&good).unwrap();
