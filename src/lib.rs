@@ -14,6 +14,7 @@
 
 pub mod base;
 pub mod crypto;
+pub mod node;
 pub mod proto;
 pub mod store;
 pub mod wire;
