@@ -21,7 +21,7 @@ use std::io::IoSlice;
 pub type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// Most bytes that one [`Pipe::poll_receive`] takes from the system.
-pub const RECEIVE_BATCH: usize = 128 * 1024;
+pub const RECEIVE_BATCH: usize = 64 * 1024;
 
 /// A way to reach others and to be reached.
 pub trait Transport: Send + Sync {
