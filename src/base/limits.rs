@@ -32,8 +32,8 @@ pub const MANIFEST_DEPTH_MAX: u8 = 4;
 pub const MANIFEST_FANOUT_MAX: usize = 1024;
 /// Stored copies of each manifest node, at unrelated places.
 pub const MANIFEST_COPIES: u8 = 3;
-/// Largest document: far above use, low enough that counts fit everywhere.
-pub const DOCUMENT_MAX: u64 = 16 << 40;
+/// Largest document: far above use; the list of its chunks stays below 200 MiB.
+pub const DOCUMENT_MAX: u64 = 1 << 40;
 
 // --- regions (D10)
 
@@ -123,3 +123,24 @@ pub const COVERAGE_PERCENT: u32 = 97;
 pub const COVERAGE_GROUPS: usize = 5;
 /// How long a node tries to reach that coverage before it gives up with exit code 4.
 pub const COVERAGE_DEADLINE: Duration = Duration::from_secs(600);
+
+// --- descriptors and receipts (D8, D9)
+
+/// Longest descriptor with its signature, in bytes: the hybrid host key takes 1.2 KiB, the rest is room for families and receipts.
+pub const DESCRIPTOR_MAX: usize = 4096;
+/// Most relays a descriptor names as run by the same people.
+pub const FAMILY_MAX: usize = 16;
+/// Most former addresses a descriptor lists.
+pub const OLD_ADDRS_MAX: usize = 4;
+/// How long a former address keeps its position served (D9), in seconds.
+pub const OLD_ADDR_SECS: u64 = 7 * 24 * 3600;
+/// Most dial-back receipts in a descriptor.
+pub const RECEIPTS_MAX: usize = 5;
+/// Witnesses in distinct groups that make an address usable (D9).
+pub const RECEIPTS_NEEDED: usize = 3;
+/// Days a receipt counts.
+pub const RECEIPT_LIFE_DAYS: u32 = 7;
+/// Most usable relays of a view; beyond, the same sample is kept everywhere (D8).
+pub const VIEW_MAX: usize = 20_000;
+/// Most descriptors kept that are not usable yet: the oldest arrival goes first.
+pub const VIEW_PENDING_MAX: usize = 2_048;

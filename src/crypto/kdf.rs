@@ -68,6 +68,8 @@ labels! {
     SessionRequest = "session request",
     /// Key of one sealed response.
     SessionResponse = "session response",
+    /// What a host remembers of a session it accepted.
+    SessionReplay = "session replay",
     /// What a relay signs to prove itself on a link (D2).
     LinkProof = "link proof",
     /// What a relay signs as its descriptor (D8).

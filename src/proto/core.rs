@@ -1,11 +1,51 @@
 //! A whole node's mind: composes the machines and routes inputs.
+//!
+//! The overlay plane (`overlay`: who exists) and the user plane (`requests`, `ops`: what this node's user wants) share the links and the view,
+//! and nothing else: no cache, no queue, no timer (design section 2). Circuits for others (`hops`, `host`) know of neither.
 
-use crate::base::{Env, NetworkId, NodeId, Time};
+use crate::base::Env;
+use crate::base::LinkId;
+use crate::base::NetworkId;
+use crate::base::NodeId;
+use crate::base::Time;
+use crate::base::limits;
+use crate::crypto::keys::IdentityKey;
 use crate::crypto::secret::Secret;
 use crate::proto::Input;
 use crate::proto::Output;
-use core::net::SocketAddr;
+use crate::proto::circuit::hop::Hops;
+use crate::proto::event::Command;
+use crate::proto::event::Event;
+use crate::proto::event::Failure;
+use crate::proto::event::NodeEvent;
+use crate::proto::event::Status;
+use crate::proto::host::Acceptance;
+use crate::proto::host::Host;
+use crate::proto::job::Job;
+use crate::proto::job::JobResult;
+use crate::proto::job::NodeKeys;
+use crate::proto::link::LinkEvent;
+use crate::proto::link::Links;
+use crate::proto::link::Owner;
+use crate::proto::link::Waiter;
+use crate::proto::ops::Ops;
+use crate::proto::out::Ctx;
+use crate::proto::out::JobFor;
+use crate::proto::out::Out;
+use crate::proto::overlay;
+use crate::proto::overlay::Overlay;
+use crate::proto::path::PathPolicy;
+use crate::proto::requests::RequestEvent;
+use crate::proto::requests::Requests;
+use crate::wire::cell;
+use crate::wire::cell::CELL;
+use bytes::BytesMut;
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// Name of the saved state of guards and layers.
+const SAVED_PATHS: &str = "paths";
 
 /// What a core is told at its start.
 #[derive(Debug)]
@@ -38,26 +78,459 @@ pub enum Role {
     },
 }
 
-/// A whole node's mind.
+/// A whole node's mind. See the machine contract in [`crate::proto`].
 #[derive(Debug)]
-pub struct Core {}
+pub struct Core {
+    out: Out,
+    links: Links,
+    hops: Hops,
+    host: Host,
+    keys: Option<Arc<NodeKeys>>,
+    acceptance: Arc<Acceptance>,
+    overlay: Overlay,
+    requests: Requests,
+    ops: Ops,
+    ready: bool,
+    announced: bool,
+    started: Time,
+    network: NetworkId,
+    identity: Option<Arc<IdentityKey>>,
+    failed_clock: bool,
+    directories: Vec<NodeId>,
+}
+
+/// Rounds of mutual notice in one `handle`; three are usual.
+const ROUNDS_MAX: usize = 32;
 
 impl Core {
     /// A node that has just been started.
-    pub fn new(_config: CoreConfig, _env: &mut Env<'_>) -> Self {
-        Self {}
+    ///
+    /// # Errors
+    /// Keys cannot be made (the cryptographic library refuses); or a saved state was written by a newer version.
+    pub fn new(config: CoreConfig, env: &mut Env<'_>) -> Result<Self, Failure> {
+        let (mut identity, mut keys, mut profile) = (None, None, None);
+        if let Role::Relay { identity: seed, advertise, hosts } = &config.role {
+            let me = Arc::new(IdentityKey::from_seed(seed));
+            let made = Arc::new(NodeKeys::fresh(config.network, me.node_id(), *hosts, env)?);
+            profile = Some(made.profile(advertise.clone(), env.wall));
+            (identity, keys) = (Some(me), Some(made));
+        }
+        let active = identity.is_none();
+        let me = keys.as_ref().map(|k| k.node);
+        let policy = match config.saved.get(SAVED_PATHS) {
+            Some(bytes) => PathPolicy::decode(bytes, me).map_err(|_| Failure::newer_state())?,
+            None => PathPolicy::new(me),
+        };
+        let bootstrap = config.bootstrap.iter().map(|(node, addr)| overlay::Peer { addr: *addr, node: *node }).collect();
+        let overlay = Overlay::new(env, overlay::Config { local: config.local_network, profile, bootstrap });
+        Ok(Self {
+            out: Out::default(),
+            links: Links::new(config.network, identity.clone()),
+            hops: Hops::default(),
+            host: Host::default(),
+            keys,
+            acceptance: Arc::default(),
+            overlay,
+            requests: Requests::new(config.network, policy, active),
+            ops: Ops::default(),
+            ready: false,
+            announced: false,
+            started: env.now,
+            network: config.network,
+            identity,
+            failed_clock: false,
+            directories: Vec::new(),
+        })
     }
 
     /// Takes in one thing that happened.
-    pub fn handle(&mut self, _env: &mut Env<'_>, _input: Input) {}
+    pub fn handle(&mut self, env: &mut Env<'_>, input: Input) {
+        match input {
+            Input::LinkUp { link, remote, exporter, dialed } => self.with(env, |core, ctx| {
+                core.links.up(ctx, link, remote, exporter, dialed);
+            }),
+            Input::LinkDown { link } => self.links.down(link),
+            Input::Cells { link, cells } => self.with(env, |core, ctx| {
+                if let Some(cells) = core.links.batch(ctx, link, cells) {
+                    core.cells(ctx, link, cells);
+                }
+            }),
+            Input::Sent { link, cells } => self.with(env, |core, ctx| core.links.sent(ctx, link, cells)),
+            Input::Done { job, result } => {
+                if let Some(whom) = self.out.take_job(job) {
+                    self.with(env, |core, ctx| core.done(ctx, whom, result));
+                }
+            }
+            Input::Command(op, Command::Status) => {
+                let status = self.status(env.now);
+                self.out.push(Output::Event(op, Event::Status(status)));
+            }
+            Input::Command(op, command) => self.with(env, |core, ctx| {
+                core.ops.command(ctx, &mut core.requests, &mut core.links, core.overlay.view(), op, command);
+            }),
+            Input::Tick => {}
+        }
+        self.with(env, Self::settle);
+    }
 
     /// What is to be done, one at a time, until `None`.
     pub fn poll_output(&mut self) -> Option<Output> {
-        None
+        self.out.queue.pop_front()
     }
 
     /// When a `Tick` is wanted, and which part wants it.
     pub fn timeout(&self) -> Option<(Time, &'static str)> {
-        None
+        [self.links.timeout(), self.requests.timeout(), self.overlay.timeout()].into_iter().flatten().min()
+    }
+
+    /// Usable relays in the view.
+    pub fn relays_known(&self) -> usize {
+        self.overlay.view().usable().len()
+    }
+
+    /// Whether paths may be chosen.
+    pub const fn is_ready(&self) -> bool {
+        self.ready
+    }
+
+    /// Checks what must always hold. For tests and the simulator.
+    #[doc(hidden)]
+    pub fn check(&self) {
+        self.links.check();
+        self.overlay.check();
+    }
+
+    /// Lends the way out to a step, beside the rest of the core.
+    fn with(&mut self, env: &mut Env<'_>, step: impl FnOnce(&mut Self, &mut Ctx<'_, '_>)) {
+        let mut out = core::mem::take(&mut self.out);
+        step(self, &mut Ctx { env, out: &mut out });
+        self.out = out;
+    }
+
+    /// The cells of a batch, one by one, in place.
+    fn cells(&mut self, ctx: &mut Ctx<'_, '_>, link: LinkId, mut cells: BytesMut) {
+        let (whole, _) = cells.as_chunks_mut::<CELL>();
+        for cell in whole {
+            self.cell(ctx, link, cell);
+        }
+    }
+
+    fn cell(&mut self, ctx: &mut Ctx<'_, '_>, link: LinkId, cell: &mut [u8; CELL]) {
+        use crate::proto::link::Arrived;
+        match self.links.arrived(ctx, link, cell) {
+            Arrived::Nothing => {}
+            Arrived::Relay { port, owner, early } => {
+                let (_, body) = cell::split_mut(cell);
+                match owner {
+                    Owner::HopPrev(key) => self.hops.outbound(ctx, &mut self.links, self.overlay.view(), key, early, body),
+                    Owner::HopNext(key) => self.hops.inbound(ctx, &mut self.links, key, body),
+                    Owner::Leg(key, stream) => self.hops.from_host(ctx, &mut self.links, key, stream, port, body),
+                    Owner::Host(key) => {
+                        if let Some(keys) = &self.keys {
+                            self.host.data(ctx, &mut self.links, keys, &self.acceptance, key, body);
+                        }
+                    }
+                    Owner::Origin(key) => self.requests.origins().inbound(ctx, &mut self.links, key, body),
+                }
+            }
+            Arrived::Create { circuit } => match &self.keys {
+                Some(keys) => self.hops.create(ctx, &mut self.links, keys, link, circuit, cell::body(cell)),
+                None => self.links.close(ctx, link),
+            },
+            Arrived::Leg { circuit } => match &self.keys {
+                Some(keys) if !keys.host.is_empty() => self.host.accept(ctx, &mut self.links, link, circuit),
+                _ => self.links.refuse(ctx, link, circuit),
+            },
+            Arrived::Created { owner } => match owner {
+                Owner::HopNext(key) => self.hops.extended(ctx, &mut self.links, key, cell::body(cell)),
+                Owner::Origin(key) => self.requests.origins().created(ctx, &mut self.links, key, cell::body(cell)),
+                Owner::HopPrev(_) | Owner::Leg(..) | Owner::Host(_) => self.links.close(ctx, link),
+            },
+            Arrived::Destroyed { owner } => self.gone(ctx, owner),
+            Arrived::Overlay(bytes) => self.overlay.handle(ctx.env, overlay::Input::Message { link, bytes }),
+        }
+    }
+
+    /// A port is closed: what had it ends, or goes on without.
+    fn gone(&mut self, ctx: &mut Ctx<'_, '_>, owner: Owner) {
+        match owner {
+            Owner::HopPrev(key) | Owner::HopNext(key) => self.hops.destroy(ctx, &mut self.links, key),
+            Owner::Leg(key, stream) => self.hops.leg_gone(ctx, &mut self.links, key, stream),
+            Owner::Host(key) => self.host.end(ctx, &mut self.links, key),
+            Owner::Origin(key) => self.requests.origins().end(ctx, &mut self.links, key),
+        }
+    }
+
+    /// A job's result, to whoever waits.
+    fn done(&mut self, ctx: &mut Ctx<'_, '_>, whom: JobFor, result: JobResult) {
+        let links = &mut self.links;
+        let lost = matches!(result, JobResult::Lost);
+        match (whom, result) {
+            (JobFor::LinkProof(link), JobResult::LinkProof(proof)) => links.send_hello(ctx, link, Some(*proof)),
+            (JobFor::LinkCheck(link), JobResult::LinkCheck(proof)) => links.checked(ctx, link, proof.map(|p| *p)),
+            (JobFor::CircuitServer(link, circuit), JobResult::CircuitServer(made)) => {
+                self.hops.created(ctx, links, link, circuit, made);
+            }
+            (JobFor::CircuitStart(key), JobResult::CircuitStart(made)) => {
+                self.requests.origins().started(ctx, links, self.overlay.view(), key, made);
+            }
+            (JobFor::CircuitReply(key), JobResult::CircuitReply(keys)) => {
+                self.requests.origins().replied(ctx, links, key, keys);
+            }
+            (JobFor::HostOpen(key), JobResult::HostOpen(opened)) => {
+                self.host.opened(ctx, links, &self.acceptance, key, opened);
+            }
+            (JobFor::Serve(key, n), JobResult::Serve(answer)) => {
+                self.host.served(ctx, links, &self.acceptance, key, n, answer);
+            }
+            (JobFor::SessionOpen(key, stream), JobResult::SessionOpen(opened)) => {
+                self.requests.origins().session_open(ctx, links, key, stream, opened);
+            }
+            (JobFor::Overlay(job), JobResult::Overlay(outcome)) => {
+                self.overlay.handle(ctx.env, overlay::Input::Done { job, outcome });
+            }
+            (JobFor::Op(op, tag), result) => {
+                self.ops.job_done(ctx, &mut self.requests, links, self.overlay.view(), op, tag, result);
+            }
+            // A lost job is a failure of whatever waited for it.
+            (JobFor::LinkProof(link) | JobFor::LinkCheck(link), _) => links.close(ctx, link),
+            (JobFor::CircuitServer(link, circuit), _) => self.hops.created(ctx, links, link, circuit, None),
+            (JobFor::CircuitStart(key) | JobFor::CircuitReply(key), _) => self.requests.origins().end(ctx, links, key),
+            (JobFor::HostOpen(key), _) => self.host.end(ctx, links, key),
+            (JobFor::Serve(key, n), _) => self.host.served(ctx, links, &self.acceptance, key, n, None),
+            (JobFor::SessionOpen(key, stream), _) => {
+                self.requests.origins().session_open(ctx, links, key, stream, None);
+            }
+            (JobFor::Overlay(_), _) => debug_assert!(lost, "a job came back as another"),
+        }
+    }
+
+    /// Lets every machine take note of what the others did, until nothing is left, and hands the batches to the transport.
+    fn settle(&mut self, ctx: &mut Ctx<'_, '_>) {
+        self.links.tick(ctx);
+        self.requests.tick(ctx, &mut self.links);
+        if self.overlay.timeout().is_some_and(|(at, _)| at <= ctx.env.now) {
+            self.overlay.handle(ctx.env, overlay::Input::Tick);
+        }
+        // Each round handles what the one before caused; a bound turns a loop of our own making into a later tick.
+        for _ in 0..ROUNDS_MAX {
+            let mut quiet = true;
+            while let Some(owner) = self.links.poll_doomed() {
+                quiet = false;
+                self.gone(ctx, owner);
+            }
+            while let Some(event) = self.links.poll_event() {
+                quiet = false;
+                self.link_event(ctx, event);
+            }
+            while let Some(output) = self.overlay.poll_output() {
+                quiet = false;
+                self.overlay_output(ctx, output);
+            }
+            if self.ready {
+                self.ops.begin(ctx, &mut self.requests, &mut self.links, self.overlay.view());
+            }
+            self.requests.drive(ctx, &mut self.links, self.overlay.view(), self.ready);
+            while let Some(event) = self.requests.poll_event() {
+                quiet = false;
+                self.request_event(ctx, event);
+            }
+            if quiet {
+                break;
+            }
+        }
+        self.gate(ctx);
+        self.links.flush(ctx);
+    }
+
+    fn link_event(&mut self, ctx: &mut Ctx<'_, '_>, event: LinkEvent) {
+        match event {
+            LinkEvent::Open { link, peer, clock, remote, dialed, early, waiters } => {
+                let up = overlay::Input::LinkUp { link, node: peer, remote, dialled: dialed, wall: clock };
+                self.overlay.handle(ctx.env, up);
+                for waiter in waiters {
+                    match waiter {
+                        Waiter::Extend(key) => self.hops.link_open(ctx, &mut self.links, key, link),
+                        Waiter::Leg(key, stream) => self.hops.leg_open(ctx, &mut self.links, key, stream, link),
+                        Waiter::Origin(key) => self.requests.origins().link_open(ctx, &mut self.links, key, link),
+                        Waiter::Overlay(token) => {
+                            self.overlay.handle(ctx.env, overlay::Input::Dialled { token, link: Some(link) });
+                        }
+                    }
+                }
+                for cells in early {
+                    self.cells(ctx, link, cells);
+                }
+            }
+            LinkEvent::Down { link, owners, waiters, peer: _, was_open } => {
+                if was_open {
+                    self.overlay.handle(ctx.env, overlay::Input::LinkDown { link });
+                }
+                for owner in owners {
+                    self.gone(ctx, owner);
+                }
+                for waiter in waiters {
+                    match waiter {
+                        Waiter::Extend(key) => self.hops.destroy(ctx, &mut self.links, key),
+                        Waiter::Leg(key, stream) => self.hops.leg_gone(ctx, &mut self.links, key, stream),
+                        Waiter::Origin(key) => self.requests.origins().end(ctx, &mut self.links, key),
+                        Waiter::Overlay(token) => {
+                            self.overlay.handle(ctx.env, overlay::Input::Dialled { token, link: None });
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn overlay_output(&mut self, ctx: &mut Ctx<'_, '_>, output: overlay::Output) {
+        match output {
+            overlay::Output::Send { link, bytes } => self.links.send_overlay(ctx, link, bytes),
+            overlay::Output::Dial { token, addr, expect, fresh } => {
+                let waiter = Waiter::Overlay(token);
+                if fresh {
+                    self.links.dial(ctx, addr, Some(expect), Some(waiter));
+                } else if let Some(link) = self.links.want(ctx, expect, addr, waiter) {
+                    self.overlay.handle(ctx.env, overlay::Input::Dialled { token, link: Some(link) });
+                }
+            }
+            overlay::Output::Release { link } => self.links.release(ctx, link),
+            overlay::Output::Blame { link } => self.links.close(ctx, link),
+            overlay::Output::Job(job, work) => {
+                let identity = self.identity.clone();
+                ctx.out.job(JobFor::Overlay(job), Job::Overlay { work, network: self.network, identity });
+            }
+            overlay::Output::Event(event) => self.overlay_event(ctx, event),
+        }
+    }
+
+    fn overlay_event(&mut self, ctx: &mut Ctx<'_, '_>, event: overlay::Event) {
+        match event {
+            overlay::Event::ViewChanged => self.acceptance = Arc::new(self.accept_rule()),
+            overlay::Event::Coverage(_) => {}
+            overlay::Event::Clock(offset, level) => {
+                let minutes = offset.unsigned_abs() / 60;
+                self.failed_clock = level == overlay::ClockLevel::Fail;
+                match level {
+                    overlay::ClockLevel::Good => {}
+                    overlay::ClockLevel::Warn => {
+                        let words = format!("this computer's clock differs from the network's by {minutes} minutes");
+                        ctx.out.push(Output::Node(NodeEvent::Warning(words)));
+                    }
+                    overlay::ClockLevel::Fail => {
+                        ctx.out.push(Output::Node(NodeEvent::NotReady(Failure::clock_off(minutes))));
+                    }
+                }
+            }
+            overlay::Event::AddressDiffers => {
+                let words = "others see this relay at another address than the one it advertises: check --advertise".into();
+                ctx.out.push(Output::Node(NodeEvent::Warning(words)));
+            }
+            overlay::Event::SelfUsable(usable) => {
+                if let (true, false, Some(keys)) = (usable, self.announced, &self.keys) {
+                    self.announced = true;
+                    ctx.out.push(Output::Node(NodeEvent::Announced(keys.node)));
+                }
+            }
+        }
+    }
+
+    fn request_event(&mut self, ctx: &mut Ctx<'_, '_>, event: RequestEvent) {
+        match event {
+            RequestEvent::Sample { node, data } => {
+                let Some(group) = self.overlay.view().get(&node).map(|d| d.group()) else { return };
+                let (hints, _) = data.as_chunks::<8>();
+                let known = hints.iter().filter(|h| self.overlay.view().by_hint(u64::from_be_bytes(**h)).is_some()).count();
+                let sample = overlay::Input::CoverageSample {
+                    group,
+                    known: u32::try_from(known).unwrap_or(u32::MAX),
+                    total: u32::try_from(hints.len()).unwrap_or(u32::MAX),
+                };
+                self.overlay.handle(ctx.env, sample);
+            }
+            RequestEvent::SavePaths => {
+                ctx.out.push(Output::Save { name: SAVED_PATHS, bytes: self.requests.policy.encode() });
+            }
+            event @ (RequestEvent::Answer { .. } | RequestEvent::Failed { .. }) => {
+                self.ops.request_event(ctx, &mut self.requests, &mut self.links, self.overlay.view(), event);
+            }
+        }
+    }
+
+    /// The coverage gate (D8): until the view is known well enough, only probes leave, which carry nobody's wish.
+    fn gate(&mut self, ctx: &mut Ctx<'_, '_>) {
+        if !self.overlay.is_relay() {
+            self.guide_client(ctx);
+        }
+        let ready = self.overlay.coverage().ready && !self.failed_clock;
+        if ready != self.ready {
+            self.ready = ready;
+            if ready {
+                ctx.out.push(Output::Node(NodeEvent::Ready));
+                ctx.out.push(Output::Save { name: SAVED_PATHS, bytes: self.requests.policy.encode() });
+            }
+        }
+        if !self.ready && !self.ops.is_empty() && ctx.env.now.since(self.started) > limits::COVERAGE_DEADLINE {
+            let before = Time(ctx.env.now.0.saturating_sub(limits::COVERAGE_DEADLINE.as_micros() as u64));
+            let why = self.why_not_ready();
+            self.ops.give_up(ctx, &mut self.requests, &mut self.links, before, &why);
+        }
+    }
+
+    /// A client's overlay plane needs to know its directory relays, and samples taken through circuits.
+    fn guide_client(&mut self, ctx: &mut Ctx<'_, '_>) {
+        if self.overlay.wants_samples(ctx.env.now) {
+            let mut target = [0; 32];
+            ctx.env.rng.fill_bytes(&mut target);
+            self.requests.probe(target);
+        }
+        let directories = self.requests.policy.directories(self.overlay.view(), ctx.env);
+        if directories != self.directories {
+            self.directories = directories.clone();
+            let addr = |node: &NodeId| self.overlay.view().get(node).map(|d| overlay::Peer { addr: d.addr(), node: *node });
+            let peers = directories.iter().filter_map(addr).collect();
+            self.overlay.handle(ctx.env, overlay::Input::Directories(peers));
+        }
+    }
+
+    fn why_not_ready(&self) -> Failure {
+        let counts = self.overlay.view().counts();
+        let coverage = self.overlay.coverage();
+        Failure::not_ready(counts.relays, counts.groups, (coverage.groups > 0).then_some(coverage.percent))
+    }
+
+    /// Which chunks this host takes.
+    fn accept_rule(&self) -> Acceptance {
+        let Some(me) = self.overlay.me().and_then(|me| self.overlay.view().get(&me)) else { return Acceptance::default() };
+        let mut positions = vec![me.position()];
+        positions.extend(me.former().iter().map(|(position, _)| *position));
+        Acceptance::of(self.overlay.view(), positions)
+    }
+
+    /// How the node is, for its own user.
+    fn status(&self, now: Time) -> Status {
+        let counts = self.overlay.view().counts();
+        let coverage = self.overlay.coverage();
+        let mut warnings = Vec::new();
+        if !self.ready {
+            warnings.push(self.why_not_ready().what);
+        }
+        if counts.relays < limits::NETWORK_WEAK_BELOW {
+            warnings.push(format!("only {} relays are known: anonymity is weak in a network this small", counts.relays));
+        }
+        warnings.extend(self.requests.policy.relaxed().words());
+        Status {
+            ready: self.ready,
+            relays: counts.relays as u64,
+            hosts: counts.hosts as u64,
+            groups: counts.groups as u64,
+            coverage: (coverage.groups > 0).then_some(coverage.percent),
+            links: self.links.open_count() as u64,
+            circuits_own: self.requests.circuits() as u64,
+            circuits_carried: self.hops.len() as u64,
+            warnings,
+            link: None,
+            uptime_secs: now.since(self.started).as_secs(),
+        }
     }
 }

@@ -1,28 +1,18 @@
 //! What people ask of a node, and what it tells them.
 
 use crate::base::{ErrorKind, NodeId};
+use crate::crypto::secret::Secret;
 use crate::proto::doc::key::Key;
 use crate::proto::doc::key::ReadKey;
 use bytes::Bytes;
-use core::net::SocketAddr;
+use std::net::SocketAddr;
 
 /// What a person wants. Each runs under its own `OpId`, on circuits of its own.
 #[derive(Debug)]
 pub enum Command {
-    /// Publish a document of exactly `length` bytes. Answers: [`Event::Need`] for each chunk's plaintext in order, [`Event::Progress`],
-    /// then [`Event::Published`] or [`Event::Failed`].
-    Publish {
-        /// Bytes of the document.
-        length: u64,
-        /// A name and a media type that readers shall see; both optional.
-        name: Option<String>,
-        /// See `name`.
-        media_type: Option<String>,
-        /// Days the hosts are asked to keep it.
-        lease_days: u16,
-        /// Given for a convergent document: K_r is derived outside, from the local secret and the content.
-        convergent: Option<[u8; 32]>,
-    },
+    /// Publish a document. Answers: [`Event::Need`] for each chunk's bytes in order, [`Event::Progress`], then [`Event::Published`] or
+    /// [`Event::Failed`].
+    Publish(PublishWish),
     /// The plaintext that an [`Event::Need`] asked for.
     Plain(Bytes),
     /// Fetch a document from byte `offset` on. Answers: [`Event::Found`], [`Event::Data`] in order, then [`Event::Fetched`] or
@@ -46,6 +36,26 @@ pub enum Command {
     Cancel,
     /// How the node is. Answer: [`Event::Status`].
     Status,
+}
+
+/// What is to be published, and how.
+pub struct PublishWish {
+    /// Bytes of the document.
+    pub length: u64,
+    /// A name that readers shall see.
+    pub name: Option<String>,
+    /// A media type that readers shall see.
+    pub media_type: Option<String>,
+    /// Days the hosts are asked to keep it.
+    pub lease_days: u16,
+    /// K_r of a convergent document, from the local secret and the content.
+    pub convergent: Option<Secret<32>>,
+}
+
+impl core::fmt::Debug for PublishWish {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("PublishWish(..)")
+    }
 }
 
 /// What became of a command.
@@ -150,6 +160,106 @@ pub struct Failure {
     pub next: String,
 }
 
+impl Failure {
+    fn new(kind: ErrorKind, what: impl Into<String>, kept: &str, next: &str) -> Self {
+        Self { kind, what: what.into(), kept: kept.into(), next: next.into() }
+    }
+
+    /// More operations at once than a node takes.
+    pub fn too_many_operations() -> Self {
+        Self::new(ErrorKind::Refused, "this node is busy with as many operations as it takes at once", "", "Wait for one to end, then try again.")
+    }
+
+    /// A bug of ours.
+    pub fn bug(what: &str) -> Self {
+        Self::new(ErrorKind::Other, format!("internal error: {what}"), "", "Try again; if it happens again, report it as a bug.")
+    }
+
+    /// The top chunk of a document was not found.
+    pub fn not_found(asked: usize, found: usize) -> Self {
+        let what = if found == 0 {
+            format!("nobody has this document: {asked} hosts were asked, and none holds a share of it")
+        } else {
+            format!("too few shares are left: {asked} hosts were asked, {found} shares were found, 8 are needed")
+        };
+        Self::new(ErrorKind::NotFound, what, "", "Check the key with whoever gave it to you; if it was published just now, try again in a minute.")
+    }
+
+    /// A part of the manifest is lost.
+    pub fn manifest_lost(asked: usize, found: usize) -> Self {
+        let what = format!("a part of the document's list of chunks is lost: {asked} hosts were asked, {found} shares were found, 8 are needed");
+        Self::new(ErrorKind::NotFound, what, "", "Try again later: hosts that are down now may come back.")
+    }
+
+    /// More chunks of a group are lost than its parity makes up for.
+    pub fn chunks_lost(asked: usize) -> Self {
+        let what = format!("parts of the document are lost: up to {asked} hosts were asked for each, and too few shares are left");
+        Self::new(ErrorKind::NotFound, what, "What has arrived is kept.", "Try again later: hosts that are down now may come back.")
+    }
+
+    /// The manifest does not verify.
+    pub fn manifest_lies() -> Self {
+        Self::new(ErrorKind::NotVerified, "the document's list of chunks does not verify", "", "Whoever made this document or its key made it wrong; ask them for a new one.")
+    }
+
+    /// Chunks do not verify although all their shares do.
+    pub fn void() -> Self {
+        Self::new(
+            ErrorKind::NotVerified,
+            "the document does not verify: it was not made as a document must be",
+            "Nothing that did not verify was written.",
+            "Whoever made this document made it wrong; ask them for a new one.",
+        )
+    }
+
+    /// A resumed get starts behind the end.
+    pub fn offset_beyond_end() -> Self {
+        Self::new(ErrorKind::Usage, "the part that is there already is longer than the document", "The part was left as it is.", "Remove the partial file, then try again.")
+    }
+
+    /// Fewer or more bytes came than were announced.
+    pub fn file_changed() -> Self {
+        Self::new(ErrorKind::Other, "the file changed while it was being published", "Nothing usable was published.", "Publish it again when nothing writes to it.")
+    }
+
+    /// There is no host to store with.
+    pub fn no_hosts() -> Self {
+        Self::new(ErrorKind::NoNetwork, "no host is known that could take a share", "", "Wait until the network has more hosts, then try again.")
+    }
+
+    /// Too few hosts took a chunk's shares.
+    pub fn not_stored(acknowledged: usize, full: bool) -> Self {
+        let (kind, why) = if full { (ErrorKind::Refused, ": hosts say that they are full") } else { (ErrorKind::NoNetwork, "") };
+        let what = format!("a part could not be stored: {acknowledged} of its shares were taken, 16 are needed{why}");
+        Self::new(kind, what, "No key was made, so what was stored cannot be read by anyone and will expire.", "Try again later.")
+    }
+
+    /// The view is not known well enough.
+    pub fn not_ready(relays: usize, groups: usize, coverage: Option<u32>) -> Self {
+        let measured = coverage.map_or_else(|| "not measured yet".into(), |c| format!("{c} %"));
+        let what = format!(
+            "the network is not known well enough to choose paths safely: {relays} relays in {groups} address groups, coverage {measured} (97 % is needed)"
+        );
+        Self::new(ErrorKind::NoNetwork, what, "Nothing was sent.", "Check that this computer is online and that the bootstrap link is right, then try again.")
+    }
+
+    /// A state file of a newer version.
+    pub fn newer_state() -> Self {
+        Self::new(
+            ErrorKind::Other,
+            "the state in the data directory was written by a newer version of onionskin, or is damaged",
+            "Nothing was changed.",
+            "Update onionskin, or use another --data-dir.",
+        )
+    }
+
+    /// The clock is too far off.
+    pub fn clock_off(minutes: u64) -> Self {
+        let what = format!("this computer's clock differs from the network's by {minutes} minutes");
+        Self::new(ErrorKind::NoNetwork, what, "Nothing was sent.", "Set the clock, then try again.")
+    }
+}
+
 mod kind_word {
     use crate::base::ErrorKind;
     use serde::Deserialize;
@@ -188,6 +298,8 @@ pub struct Status {
     pub warnings: Vec<String>,
     /// This relay's bootstrap link, if it is one.
     pub link: Option<String>,
+    /// Seconds since the node started.
+    pub uptime_secs: u64,
 }
 
 /// What happens to the node itself.

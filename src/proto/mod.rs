@@ -10,10 +10,20 @@
 //! the core emits a [`Job`] and gets a [`JobResult`], late, or never, or once. Every queue has a limit and a rule for overflow, next to
 //! each other. The same inputs, times and seed give the same outputs.
 
+pub mod circuit;
 pub mod core;
 pub mod doc;
 pub mod event;
+pub mod host;
 pub mod job;
+pub mod link;
+pub mod ops;
+mod out;
+pub mod overlay;
+pub mod path;
+pub mod requests;
+pub mod slab;
+pub mod timers;
 
 pub use self::core::Core;
 pub use event::{Command, Event, Failure, NodeEvent, Status};

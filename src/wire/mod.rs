@@ -5,3 +5,9 @@
 
 pub mod cell;
 pub mod codec;
+pub mod hello;
+pub mod manifest;
+pub mod overlay;
+pub mod record;
+pub mod request;
+pub mod share;

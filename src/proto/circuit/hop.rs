@@ -1,0 +1,398 @@
+//! Carrying circuits for others.
+//!
+//! A hop has a port towards the client and at most one onwards; the last hop has legs to hosts instead. It takes one layer off (outbound)
+//! or puts one on (inbound), both by encryption, and cannot tell whether a cell that is not for it makes sense: that is for the next hop to
+//! find out. Every failure destroys the circuit, in both directions, without a reason (attacks.md G12).
+
+use crate::base::CircuitId;
+use crate::base::LinkId;
+use crate::base::NodeId;
+use crate::base::StreamId;
+use crate::base::limits;
+use crate::crypto::cgo::RelayLayer;
+use crate::crypto::ntor;
+use crate::crypto::secret::Secret;
+use crate::proto::circuit::read_handshake;
+use crate::proto::circuit::write_handshake;
+use crate::proto::job::Job;
+use crate::proto::job::NodeKeys;
+use crate::proto::link::Links;
+use crate::proto::link::PortKey;
+use crate::proto::link::Waiter;
+use crate::proto::link::port::Owner;
+use crate::proto::out::Ctx;
+use crate::proto::out::JobFor;
+use crate::proto::overlay::view::View;
+use crate::proto::slab::Key;
+use crate::proto::slab::Slab;
+use crate::wire::cell::BODY;
+use crate::wire::cell::Command;
+use crate::wire::cell::RelayCommand;
+use crate::wire::cell::RelayMessage;
+use crate::wire::cell::TAG;
+use crate::wire::codec::Reader;
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// Most legs of one circuit at once: the hosts of a few regions.
+const LEGS_MAX: usize = 32;
+/// Most circuit handshakes that one link may have waiting: beyond it creates are refused before any public-key work (attacks.md F).
+const PENDING_PER_LINK: usize = 256;
+/// Relays in an answer to a sample request: half a cell.
+const SAMPLE_MAX: usize = 128;
+/// Most circuits carried at once. At 3 KiB each they take 150 MiB.
+const HOPS_MAX: usize = 50_000;
+
+#[derive(Debug)]
+enum Next {
+    None,
+    /// The link to the next relay is being opened; this create goes onto it.
+    Dialing(Box<[u8; BODY]>),
+    Creating(PortKey),
+    Open(PortKey),
+}
+
+#[derive(Debug)]
+enum Leg {
+    /// The link to the host is being opened; these bodies wait. Bounded by the credit of the client's side.
+    Waiting(Vec<Box<[u8; BODY]>>),
+    Open(PortKey),
+}
+
+struct Hop {
+    prev: PortKey,
+    next: Next,
+    early_seen: u8,
+    legs: BTreeMap<StreamId, Leg>,
+    layer: RelayLayer<BODY>,
+}
+
+/// All circuits that this relay carries.
+#[derive(Default)]
+pub struct Hops {
+    hops: Slab<Hop>,
+    pending: BTreeSet<(LinkId, CircuitId)>,
+}
+
+/// What a recognised or relayed cell came to.
+enum Verdict {
+    Fine,
+    /// The circuit ends.
+    Destroy,
+}
+
+/// The tag was this circuit's nonce, and the stream its client's choice: the host sees zeros.
+fn blank_for_host(body: &mut [u8; BODY]) {
+    let stream = TAG + 1..TAG + 3;
+    for (i, b) in body.iter_mut().enumerate().take(TAG + 3) {
+        if i < TAG || stream.contains(&i) {
+            *b = 0;
+        }
+    }
+}
+
+impl core::fmt::Debug for Hops {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Hops").field("hops", &self.hops.len()).finish_non_exhaustive()
+    }
+}
+
+impl Hops {
+    /// How many circuits are carried.
+    pub fn len(&self) -> usize {
+        self.hops.len()
+    }
+
+    /// Whether none is carried.
+    pub fn is_empty(&self) -> bool {
+        self.hops.is_empty()
+    }
+
+    /// A create cell: the handshake runs beside the core.
+    pub(in crate::proto) fn create(
+        &mut self,
+        ctx: &mut Ctx<'_, '_>,
+        links: &mut Links,
+        keys: &Arc<NodeKeys>,
+        link: LinkId,
+        circuit: CircuitId,
+        body: &[u8; BODY],
+    ) {
+        let waiting = self.pending.range((link, CircuitId(core::num::NonZeroU32::MIN))..).take_while(|(l, _)| *l == link).count();
+        let message = read_handshake(body).ok().filter(|_| waiting < PENDING_PER_LINK && self.hops.len() < HOPS_MAX);
+        match message {
+            Some(message) if self.pending.insert((link, circuit)) => {
+                let work = Job::CircuitServer { keys: Arc::clone(keys), message: message.to_vec() };
+                ctx.out.job(JobFor::CircuitServer(link, circuit), work);
+            }
+            _ => links.push_control(ctx, link, Some(circuit), Command::Destroy, &[0; BODY]),
+        }
+    }
+
+    /// The handshake is done, or did not verify.
+    pub(in crate::proto) fn created(
+        &mut self,
+        ctx: &mut Ctx<'_, '_>,
+        links: &mut Links,
+        link: LinkId,
+        circuit: CircuitId,
+        result: Option<(Vec<u8>, Secret<160>)>,
+    ) {
+        self.pending.remove(&(link, circuit));
+        let Some((reply, keys)) = result else {
+            return links.push_control(ctx, link, Some(circuit), Command::Destroy, &[0; BODY]);
+        };
+        // The port's owner needs the hop's key and the hop its port: the port comes first, with the key that the hop will get.
+        let key = self.hops.reserve();
+        match links.accept_port(link, circuit, Owner::HopPrev(key)) {
+            Some(prev) => {
+                self.hops.fill(
+                    key,
+                    Hop { prev, next: Next::None, early_seen: 0, legs: BTreeMap::new(), layer: RelayLayer::new(&keys) },
+                );
+                links.push_control(ctx, link, Some(circuit), Command::Created, &write_handshake(&reply));
+            }
+            None => {
+                self.hops.remove(key);
+            }
+        }
+    }
+
+    /// A relay cell from the client's side.
+    pub(in crate::proto) fn outbound(
+        &mut self,
+        ctx: &mut Ctx<'_, '_>,
+        links: &mut Links,
+        view: &View,
+        key: Key,
+        early: bool,
+        body: &mut [u8; BODY],
+    ) {
+        let Some(hop) = self.hops.get_mut(key) else { return };
+        if early {
+            hop.early_seen += 1;
+            if hop.early_seen > limits::EARLY_MAX {
+                return self.destroy(ctx, links, key);
+            }
+        }
+        let command = if early { Command::RelayEarly } else { Command::Relay };
+        if hop.layer.outbound(command as u8, body) {
+            if matches!(self.for_us(ctx, links, view, key, early, body), Verdict::Destroy) {
+                self.destroy(ctx, links, key);
+            }
+        } else if let Next::Open(next) = hop.next {
+            links.send(ctx, next, command, body, Some(hop.prev));
+        } else {
+            // Noise at the last hop: tampered with, or out of step. Nothing more can ever be recognised.
+            self.destroy(ctx, links, key);
+        }
+    }
+
+    /// A relay cell from the far side, on its way to the client.
+    pub(in crate::proto) fn inbound(&mut self, ctx: &mut Ctx<'_, '_>, links: &mut Links, key: Key, body: &mut [u8; BODY]) {
+        if let Some(hop) = self.hops.get_mut(key)
+            && let Next::Open(next) = hop.next
+        {
+            hop.layer.inbound(Command::Relay as u8, body);
+            links.send(ctx, hop.prev, Command::Relay, body, Some(next));
+        }
+    }
+
+    /// A cell on a leg: from the host to this last hop.
+    pub(in crate::proto) fn from_host(
+        &mut self,
+        ctx: &mut Ctx<'_, '_>,
+        links: &mut Links,
+        key: Key,
+        stream: StreamId,
+        port: PortKey,
+        body: &mut [u8; BODY],
+    ) {
+        let Some(hop) = self.hops.get_mut(key) else { return };
+        let end = match RelayMessage::read(body).map(|m| m.command) {
+            Ok(RelayCommand::Data) => false,
+            Ok(RelayCommand::End) => true,
+            // A host has nothing else to say; the leg ends as if the host had gone.
+            _ => true,
+        };
+        if end {
+            hop.legs.remove(&stream);
+            links.close_port(ctx, port);
+            return Self::say(ctx, links, hop, RelayCommand::End, stream, &[], None);
+        }
+        let [s0, s1] = stream.0.to_be_bytes();
+        if let Some([a, b]) = body.get_mut(TAG + 1..TAG + 3) {
+            (*a, *b) = (s0, s1);
+        }
+        hop.layer.originate(Command::Relay as u8, body);
+        links.send(ctx, hop.prev, Command::Relay, body, Some(port));
+    }
+
+    /// Sends a message of our own to the client.
+    fn say(
+        ctx: &mut Ctx<'_, '_>,
+        links: &mut Links,
+        hop: &mut Hop,
+        command: RelayCommand,
+        stream: StreamId,
+        data: &[u8],
+        source: Option<PortKey>,
+    ) {
+        let mut body = [0; BODY];
+        RelayMessage { command, stream, data }.write(&mut body);
+        hop.layer.originate(Command::Relay as u8, &mut body);
+        links.send(ctx, hop.prev, Command::Relay, &body, source);
+    }
+
+    /// A message for this hop.
+    fn for_us(
+        &mut self,
+        ctx: &mut Ctx<'_, '_>,
+        links: &mut Links,
+        view: &View,
+        key: Key,
+        early: bool,
+        body: &mut [u8; BODY],
+    ) -> Verdict {
+        let Some(hop) = self.hops.get_mut(key) else { return Verdict::Fine };
+        let Ok(message) = RelayMessage::read(body) else { return Verdict::Destroy };
+        let stream = message.stream;
+        match message.command {
+            RelayCommand::Data => match hop.legs.get_mut(&stream) {
+                Some(Leg::Open(port)) => {
+                    let (port, prev) = (*port, hop.prev);
+                    blank_for_host(body);
+                    links.send(ctx, port, Command::Relay, body, Some(prev));
+                }
+                Some(Leg::Waiting(waiting)) => waiting.push(Box::new(*body)),
+                // The leg ended while this was on its way.
+                None => links.consumed(ctx, hop.prev),
+            },
+            RelayCommand::Extend => {
+                links.consumed(ctx, hop.prev);
+                let mut r = Reader::new(message.data);
+                let (Ok(node), create) = (r.array().map(NodeId), r.rest()) else { return Verdict::Destroy };
+                let fits = create.len() == ntor::CREATE_LEN && early && matches!(hop.next, Next::None) && hop.legs.is_empty();
+                let Some(addr) = view.get(&node).map(|d| d.addr()).filter(|_| fits) else {
+                    return Verdict::Destroy;
+                };
+                hop.next = Next::Dialing(Box::new(write_handshake(create)));
+                if let Some(link) = links.want(ctx, node, addr, Waiter::Extend(key)) {
+                    self.link_open(ctx, links, key, link);
+                }
+            }
+            RelayCommand::Begin => {
+                links.consumed(ctx, hop.prev);
+                let node = Reader::new(message.data).array().map(NodeId);
+                let room = hop.legs.len() < LEGS_MAX && matches!(hop.next, Next::None) && !hop.legs.contains_key(&stream);
+                let (Ok(node), true) = (node, room && stream.0 != 0) else { return Verdict::Destroy };
+                match view.get(&node).map(|d| d.addr()) {
+                    Some(addr) => {
+                        hop.legs.insert(stream, Leg::Waiting(Vec::new()));
+                        if let Some(link) = links.want(ctx, node, addr, Waiter::Leg(key, stream)) {
+                            self.leg_open(ctx, links, key, stream, link);
+                        }
+                    }
+                    None => Self::say(ctx, links, hop, RelayCommand::End, stream, &[], None),
+                }
+            }
+            RelayCommand::End => {
+                links.consumed(ctx, hop.prev);
+                if let Some(Leg::Open(port)) = hop.legs.remove(&stream) {
+                    links.close_port(ctx, port);
+                }
+            }
+            RelayCommand::Sample => {
+                links.consumed(ctx, hop.prev);
+                let Ok(target) = Reader::new(message.data).array::<32>() else { return Verdict::Destroy };
+                let near = view.near(&target, SAMPLE_MAX);
+                let sample: Vec<u8> = near.iter().flat_map(|relay| relay.hint_id().to_be_bytes()).collect();
+                Self::say(ctx, links, hop, RelayCommand::Sampled, stream, &sample, None);
+            }
+            RelayCommand::Drop => links.consumed(ctx, hop.prev),
+            RelayCommand::Extended | RelayCommand::Sampled => return Verdict::Destroy,
+        }
+        Verdict::Fine
+    }
+
+    /// The link to the next relay is open.
+    pub(in crate::proto) fn link_open(&mut self, ctx: &mut Ctx<'_, '_>, links: &mut Links, key: Key, link: LinkId) {
+        let Some(hop) = self.hops.get_mut(key) else { return };
+        let Next::Dialing(create) = core::mem::replace(&mut hop.next, Next::None) else { return };
+        let port = links.open_port(link, Owner::HopNext(key));
+        match port.and_then(|port| Some((port, links.port_link(port)?.1))) {
+            Some((port, circuit)) => {
+                hop.next = Next::Creating(port);
+                links.push_control(ctx, link, Some(circuit), Command::Create, &create);
+            }
+            None => self.destroy(ctx, links, key),
+        }
+    }
+
+    /// The link to a host is open.
+    pub(in crate::proto) fn leg_open(
+        &mut self,
+        ctx: &mut Ctx<'_, '_>,
+        links: &mut Links,
+        key: Key,
+        stream: StreamId,
+        link: LinkId,
+    ) {
+        let Some(hop) = self.hops.get_mut(key) else { return };
+        let Some(Leg::Waiting(waiting)) = hop.legs.get_mut(&stream) else { return };
+        let waiting = core::mem::take(waiting);
+        let port = links.open_port(link, Owner::Leg(key, stream));
+        match port.and_then(|port| Some((port, links.port_link(port)?.1))) {
+            Some((port, circuit)) => {
+                hop.legs.insert(stream, Leg::Open(port));
+                links.push_control(ctx, link, Some(circuit), Command::Leg, &[0; BODY]);
+                let prev = hop.prev;
+                for mut body in waiting {
+                    blank_for_host(&mut body);
+                    links.send(ctx, port, Command::Relay, &body, Some(prev));
+                }
+            }
+            None => self.leg_gone(ctx, links, key, stream),
+        }
+    }
+
+    /// A host is out of reach, or its leg ended.
+    pub(in crate::proto) fn leg_gone(&mut self, ctx: &mut Ctx<'_, '_>, links: &mut Links, key: Key, stream: StreamId) {
+        let Some(hop) = self.hops.get_mut(key) else { return };
+        if let Some(leg) = hop.legs.remove(&stream) {
+            if let Leg::Waiting(waiting) = leg {
+                for _ in waiting {
+                    links.consumed(ctx, hop.prev);
+                }
+            }
+            Self::say(ctx, links, hop, RelayCommand::End, stream, &[], None);
+        }
+    }
+
+    /// The next relay answered the create.
+    pub(in crate::proto) fn extended(&mut self, ctx: &mut Ctx<'_, '_>, links: &mut Links, key: Key, body: &[u8; BODY]) {
+        let Some(hop) = self.hops.get_mut(key) else { return };
+        match (&hop.next, read_handshake(body)) {
+            (Next::Creating(port), Ok(reply)) if reply.len() == ntor::CREATED_LEN => {
+                hop.next = Next::Open(*port);
+                Self::say(ctx, links, hop, RelayCommand::Extended, StreamId(0), reply, None);
+            }
+            _ => self.destroy(ctx, links, key),
+        }
+    }
+
+    /// Ends a circuit in all directions. Ports that are closed already are left alone.
+    pub(in crate::proto) fn destroy(&mut self, ctx: &mut Ctx<'_, '_>, links: &mut Links, key: Key) {
+        let Some(hop) = self.hops.remove(key) else { return };
+        links.close_port(ctx, hop.prev);
+        if let Next::Creating(port) | Next::Open(port) = hop.next {
+            links.close_port(ctx, port);
+        }
+        for leg in hop.legs.into_values() {
+            if let Leg::Open(port) = leg {
+                links.close_port(ctx, port);
+            }
+        }
+    }
+}

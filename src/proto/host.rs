@@ -1,0 +1,308 @@
+//! Holding shares for others: the host's end of a leg, and the sealed requests that come over it (D12).
+//!
+//! A host sees the last hop and nobody behind it. Requests of a session arrive in order, are opened and served beside the core, and are
+//! answered in order; each answer fills its cells exactly. Links take turns at the disk, so one busy last hop cannot starve the others.
+
+use crate::base::Address;
+use crate::base::CircuitId;
+use crate::base::LinkId;
+use crate::base::Position;
+use crate::base::limits;
+use crate::crypto::session;
+use crate::crypto::session::HostSession;
+use crate::proto::job::Job;
+use crate::proto::job::NodeKeys;
+use crate::proto::link::Links;
+use crate::proto::link::PortKey;
+use crate::proto::link::port::Owner;
+use crate::proto::out::Ctx;
+use crate::proto::out::JobFor;
+use crate::proto::overlay::region;
+use crate::proto::overlay::view::View;
+use crate::proto::slab::Key;
+use crate::proto::slab::Slab;
+use crate::wire::cell::BODY;
+use crate::wire::cell::Command;
+use crate::wire::cell::RELAY_DATA;
+use crate::wire::cell::RelayCommand;
+use crate::wire::cell::RelayMessage;
+use crate::wire::request::SessionType;
+use bytes::BytesMut;
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// Most legs at once: bounds sessions and their buffers.
+const LEGS_MAX: usize = 20_000;
+/// Requests that run beside the core at once: enough to fill a group commit, few enough to stay fair.
+const RUNNING_MAX: usize = 64;
+/// Most requests of one leg that wait or run: twice what an honest client has in flight.
+const PER_LEG_MAX: usize = 2 * limits::SESSION_IN_FLIGHT as usize;
+/// Most session openings remembered against replay, for one key. A full set refuses new sessions until the key is renewed.
+const REPLAY_MAX: usize = 1 << 20;
+
+/// Which chunks this host takes (D10), as plain numbers that a job can carry.
+#[derive(Clone, Debug, Default)]
+pub struct Acceptance {
+    /// In a network this small everyone holds everything.
+    pub everyone: bool,
+    /// Our position, and those of the last seven days.
+    pub positions: Vec<Position>,
+    /// Largest accepted distance, as the top 128 bits of the XOR.
+    pub distance: u128,
+    /// Most shares of one chunk.
+    pub max_per_chunk: usize,
+}
+
+impl Acceptance {
+    /// The rule of a host at these positions: within four radii of one of them.
+    pub fn of(view: &View, positions: Vec<Position>) -> Self {
+        let radius = |p: &Position| region::Region::of(view, &p.0).radius();
+        let widest = positions.iter().map(radius).max().unwrap_or_default();
+        let size = positions.first().map_or(0, |p| region::Region::of(view, &p.0).members().len());
+        Self {
+            everyone: view.hosts_capped() <= limits::REGION_EVERYONE,
+            positions,
+            distance: widest.saturating_mul(u128::from(limits::REGION_ACCEPT_RADII)),
+            max_per_chunk: region::shares_kept(size),
+        }
+    }
+
+    /// Whether a chunk's place is near enough.
+    pub fn accepts(&self, address: &Address) -> bool {
+        self.everyone || self.positions.iter().any(|p| region::distance(&p.0, &address.0) <= self.distance)
+    }
+}
+
+enum Stage {
+    /// The first cell opens the session.
+    Fresh,
+    /// The opening runs beside the core; what comes meanwhile is kept, bounded by the leg's credit.
+    Opening,
+    Open(HostSession, SessionType),
+}
+
+struct Leg {
+    link: LinkId,
+    port: PortKey,
+    stage: Stage,
+    input: BytesMut,
+    /// Cells that arrived and whose credit is due when their request is taken up.
+    held: u32,
+    next: u16,
+    waiting: VecDeque<(u16, Vec<u8>)>,
+    running: usize,
+    next_answer: u16,
+    answers: BTreeMap<u16, Option<Vec<u8>>>,
+}
+
+/// All legs of a host.
+#[derive(Default)]
+pub struct Host {
+    legs: Slab<Leg>,
+    /// Legs with a request to serve, by link, and the links in turn.
+    turns: VecDeque<LinkId>,
+    by_link: BTreeMap<LinkId, VecDeque<Key>>,
+    running: usize,
+    replays: BTreeMap<u32, BTreeSet<[u8; 32]>>,
+}
+
+impl core::fmt::Debug for Host {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Host").field("legs", &self.legs.len()).finish_non_exhaustive()
+    }
+}
+
+impl Host {
+    /// A last hop opens a leg.
+    pub(in crate::proto) fn accept(&mut self, ctx: &mut Ctx<'_, '_>, links: &mut Links, link: LinkId, circuit: CircuitId) {
+        if self.legs.len() >= LEGS_MAX {
+            return links.push_control(ctx, link, Some(circuit), Command::Destroy, &[0; BODY]);
+        }
+        let key = self.legs.reserve();
+        match links.accept_port(link, circuit, Owner::Host(key)) {
+            Some(port) => self.legs.fill(
+                key,
+                Leg {
+                    link,
+                    port,
+                    stage: Stage::Fresh,
+                    input: BytesMut::new(),
+                    held: 0,
+                    next: 0,
+                    waiting: VecDeque::new(),
+                    running: 0,
+                    next_answer: 0,
+                    answers: BTreeMap::new(),
+                },
+            ),
+            None => {
+                self.legs.remove(key);
+            }
+        }
+    }
+
+    /// A cell on a leg.
+    pub(in crate::proto) fn data(
+        &mut self,
+        ctx: &mut Ctx<'_, '_>,
+        links: &mut Links,
+        keys: &Arc<NodeKeys>,
+        acceptance: &Arc<Acceptance>,
+        key: Key,
+        body: &[u8; BODY],
+    ) {
+        let Some(leg) = self.legs.get_mut(key) else { return };
+        let data = match RelayMessage::read(body) {
+            Ok(m) if m.command == RelayCommand::Data => m.data,
+            _ => return self.end(ctx, links, key),
+        };
+        match &leg.stage {
+            Stage::Fresh => {
+                links.consumed(ctx, leg.port);
+                let Some(id) = session::open_key_id(data).filter(|_| data.len() == session::OPEN_LEN) else {
+                    return self.end(ctx, links, key);
+                };
+                let seen = self.replays.entry(id).or_default();
+                if !keys.has_host_key(id) || seen.len() >= REPLAY_MAX || !seen.insert(session::replay_tag(data)) {
+                    self.replays.retain(|id, _| keys.has_host_key(*id));
+                    return self.end(ctx, links, key);
+                }
+                leg.stage = Stage::Opening;
+                ctx.out.job(JobFor::HostOpen(key), Job::HostOpen { keys: Arc::clone(keys), message: data.to_vec() });
+            }
+            Stage::Opening | Stage::Open(..) => {
+                if data.len() != RELAY_DATA {
+                    return self.end(ctx, links, key);
+                }
+                leg.input.extend_from_slice(data);
+                leg.held += 1;
+                self.take_requests(ctx, links, acceptance, key);
+            }
+        }
+    }
+
+    /// The session opened, or its opening did not verify.
+    pub(in crate::proto) fn opened(
+        &mut self,
+        ctx: &mut Ctx<'_, '_>,
+        links: &mut Links,
+        acceptance: &Arc<Acceptance>,
+        key: Key,
+        result: Option<(HostSession, SessionType)>,
+    ) {
+        match (result, self.legs.get_mut(key)) {
+            (Some((session, kind)), Some(leg)) => {
+                leg.stage = Stage::Open(session, kind);
+                self.take_requests(ctx, links, acceptance, key);
+            }
+            _ => self.end(ctx, links, key),
+        }
+    }
+
+    fn take_requests(&mut self, ctx: &mut Ctx<'_, '_>, links: &mut Links, acceptance: &Arc<Acceptance>, key: Key) {
+        let Some(leg) = self.legs.get_mut(key) else { return };
+        let Stage::Open(_, kind) = &leg.stage else { return };
+        let (kind, mut taken) = (*kind, false);
+        while leg.input.len() >= kind.request_len() {
+            let outstanding = leg.waiting.len() + leg.running + leg.answers.len();
+            if leg.next >= limits::SESSION_REQUESTS_MAX || outstanding >= PER_LEG_MAX {
+                return self.end(ctx, links, key);
+            }
+            leg.waiting.push_back((leg.next, leg.input.split_to(kind.request_len()).to_vec()));
+            leg.next += 1;
+            taken = true;
+        }
+        if taken {
+            let queue = self.by_link.entry(leg.link).or_default();
+            if queue.is_empty() {
+                self.turns.push_back(leg.link);
+            }
+            if !queue.contains(&key) {
+                queue.push_back(key);
+            }
+            self.serve(ctx, links, acceptance);
+        }
+    }
+
+    /// Starts requests while there is room, one link after the other, one leg of it after the other.
+    fn serve(&mut self, ctx: &mut Ctx<'_, '_>, links: &mut Links, acceptance: &Arc<Acceptance>) {
+        while self.running < RUNNING_MAX {
+            let Some(link) = self.turns.pop_front() else { return };
+            let Some(queue) = self.by_link.get_mut(&link) else { continue };
+            let Some(key) = queue.pop_front() else {
+                self.by_link.remove(&link);
+                continue;
+            };
+            if let Some(leg) = self.legs.get_mut(key)
+                && let Stage::Open(session, kind) = &leg.stage
+                && let Some((n, sealed)) = leg.waiting.pop_front()
+            {
+                for _ in 0..kind.request_len() / RELAY_DATA {
+                    leg.held = leg.held.saturating_sub(1);
+                    links.consumed(ctx, leg.port);
+                }
+                leg.running += 1;
+                self.running += 1;
+                let work = Job::Serve {
+                    session: session.clone(),
+                    kind: *kind,
+                    n,
+                    sealed,
+                    acceptance: Arc::clone(acceptance),
+                };
+                ctx.out.job(JobFor::Serve(key, n), work);
+                if !leg.waiting.is_empty() {
+                    queue.push_back(key);
+                }
+            }
+            if queue.is_empty() {
+                self.by_link.remove(&link);
+            } else {
+                self.turns.push_back(link);
+            }
+        }
+    }
+
+    /// A request was served: its answer leaves when those before it have left. `None` did not open, and ends the leg.
+    pub(in crate::proto) fn served(
+        &mut self,
+        ctx: &mut Ctx<'_, '_>,
+        links: &mut Links,
+        acceptance: &Arc<Acceptance>,
+        key: Key,
+        n: u16,
+        answer: Option<Vec<u8>>,
+    ) {
+        self.running = self.running.saturating_sub(1);
+        if let Some(leg) = self.legs.get_mut(key) {
+            leg.running = leg.running.saturating_sub(1);
+            leg.answers.insert(n, answer);
+            let mut failed = false;
+            while let Some(answer) = leg.answers.remove(&leg.next_answer) {
+                leg.next_answer += 1;
+                let Some(answer) = answer else {
+                    failed = true;
+                    break;
+                };
+                for data in answer.chunks(RELAY_DATA) {
+                    let mut body = [0; BODY];
+                    RelayMessage { command: RelayCommand::Data, stream: crate::base::StreamId(0), data }.write(&mut body);
+                    links.send(ctx, leg.port, Command::Relay, &body, None);
+                }
+            }
+            if failed {
+                self.end(ctx, links, key);
+            }
+        }
+        self.serve(ctx, links, acceptance);
+    }
+
+    /// Ends a leg. Its requests that run finish for nobody.
+    pub(in crate::proto) fn end(&mut self, ctx: &mut Ctx<'_, '_>, links: &mut Links, key: Key) {
+        if let Some(leg) = self.legs.remove(key) {
+            links.close_port(ctx, leg.port);
+        }
+    }
+}

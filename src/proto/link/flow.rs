@@ -1,0 +1,503 @@
+//! The way of cells: from a batch that arrived to the machine they belong to, and from a machine into the next batch.
+//!
+//! A relay never holds more cells than it granted (D6): a cell that cannot leave at once waits in its port's queue, and its source is owed a
+//! credit only when it has left. Nothing here allocates per cell while links keep up.
+
+use crate::base::CircuitId;
+use crate::base::LinkId;
+use crate::base::limits;
+use crate::proto::Output;
+use crate::proto::link::CIRCUITS_MAX;
+use crate::proto::link::EARLY_CELLS_MAX;
+use crate::proto::link::LinkTimer;
+use crate::proto::link::Links;
+use crate::proto::link::Owner;
+use crate::proto::link::PortKey;
+use crate::proto::link::Stage;
+use crate::proto::link::port::Port;
+use crate::proto::link::port::Queued;
+use crate::proto::out::Ctx;
+use crate::wire::cell;
+use crate::wire::cell::BODY;
+use crate::wire::cell::CELL;
+use crate::wire::cell::Command;
+use crate::wire::cell::Header;
+use crate::wire::codec::Reader;
+use crate::wire::codec::Writer;
+use bytes::BytesMut;
+
+/// Room for this many cells is made at a time in a link's batch.
+const BATCH_CELLS: usize = 30;
+/// Cells beyond the transport's limit that control messages may add to a link; a peer that reads none of them is closed.
+const CONTROL_MAX: usize = 2048;
+/// Most cells queued in all ports together, 64 MiB: beyond it the circuit with the longest queue dies.
+const QUEUED_MAX: usize = (64 << 20) / CELL;
+/// Most cells in one port's queue: three legs and a circuit may end in one port, each with the largest window.
+const QUEUE_MAX: usize = 4 * limits::WINDOW_MAX as usize;
+/// Most credit promised beyond the first windows, in cells: 128 MiB.
+const PROMISED_MAX: u32 = (128 << 20) / CELL as u32;
+/// Most buffers of queued cells that are kept for reuse.
+const SPARE_MAX: usize = 1024;
+
+/// What a cell turned out to be. Everything else was dealt with.
+#[derive(Debug)]
+pub enum Arrived {
+    /// Nothing for the core.
+    Nothing,
+    /// A relay cell on a port; its body is in the cell.
+    Relay {
+        /// Where it came in.
+        port: PortKey,
+        /// Whose it is.
+        owner: Owner,
+        /// Whether it may carry an extend.
+        early: bool,
+    },
+    /// Someone wants a circuit.
+    Create {
+        /// Under this id.
+        circuit: CircuitId,
+    },
+    /// The answer to our create.
+    Created {
+        /// Whose circuit.
+        owner: Owner,
+    },
+    /// A last hop wants a leg.
+    Leg {
+        /// Under this id.
+        circuit: CircuitId,
+    },
+    /// A circuit ended; its port is closed.
+    Destroyed {
+        /// Whose it was.
+        owner: Owner,
+    },
+    /// A whole message of the overlay plane.
+    Overlay(Vec<u8>),
+}
+
+impl Links {
+    /// Sorts a batch that arrived: gives it back when the link is open and the core is to go through its cells.
+    pub(in crate::proto) fn batch(&mut self, ctx: &mut Ctx<'_, '_>, id: LinkId, mut cells: BytesMut) -> Option<BytesMut> {
+        let link = self.links.get_mut(&id)?;
+        link.received = ctx.env.now;
+        let (hello_due, waits) = match &link.stage {
+            Stage::Open => return Some(cells),
+            Stage::Dialing => (false, 0),
+            Stage::Hello { checked, checking, early, .. } => {
+                (checked.is_none() && !checking, early.iter().map(BytesMut::len).sum::<usize>() / CELL)
+            }
+        };
+        if waits + cells.len() / CELL > EARLY_CELLS_MAX || cells.len() < CELL {
+            self.close(ctx, id);
+            return None;
+        }
+        if hello_due {
+            let first = cells.split_to(CELL);
+            match first.first_chunk::<CELL>().map(|c| (Header::read(c), cell::body(c))) {
+                Some((Ok(Header { command: Command::Hello, .. }), body)) => self.on_hello(ctx, id, body),
+                _ => self.close(ctx, id),
+            }
+        }
+        if let Some(link) = self.links.get_mut(&id)
+            && !cells.is_empty()
+        {
+            match &mut link.stage {
+                Stage::Hello { early, .. } => early.push(cells),
+                Stage::Open => {
+                    // Opened by this very hello: the event with the early cells is still queued, so these go behind it.
+                    if let Some(crate::proto::link::LinkEvent::Open { early, .. }) = self.events.back_mut() {
+                        early.push(cells);
+                    }
+                }
+                Stage::Dialing => self.close(ctx, id),
+            }
+        }
+        None
+    }
+
+    /// One cell of an open link. A violation of the protocol closes the link.
+    pub(in crate::proto) fn arrived(&mut self, ctx: &mut Ctx<'_, '_>, id: LinkId, cell: &[u8; CELL]) -> Arrived {
+        let Ok(header) = Header::read(cell) else {
+            self.close(ctx, id);
+            return Arrived::Nothing;
+        };
+        let Some(link) = self.links.get_mut(&id) else { return Arrived::Nothing };
+        let port = header.circuit.and_then(|c| link.circuits.get(&c.get()).copied());
+        match (header.command, header.circuit) {
+            (Command::Relay | Command::RelayEarly, _) => {
+                let Some((key, port)) = port.and_then(|key| Some((key, self.ports.get_mut(key)?))) else {
+                    // The circuit ended while this cell was on its way.
+                    return Arrived::Nothing;
+                };
+                if port.granted == 0 {
+                    self.close(ctx, id);
+                    return Arrived::Nothing;
+                }
+                port.granted -= 1;
+                link.used = ctx.env.now;
+                Arrived::Relay { port: key, owner: port.owner, early: header.command == Command::RelayEarly }
+            }
+            (Command::Create | Command::Leg, Some(circuit)) => {
+                let theirs = (circuit.get() >> 31 == 1) != link.dialed;
+                if port.is_some() || !theirs {
+                    self.close(ctx, id);
+                    return Arrived::Nothing;
+                }
+                if link.circuits.len() >= CIRCUITS_MAX {
+                    self.push_control(ctx, id, Some(circuit), Command::Destroy, &[0; BODY]);
+                    return Arrived::Nothing;
+                }
+                link.used = ctx.env.now;
+                if header.command == Command::Create { Arrived::Create { circuit } } else { Arrived::Leg { circuit } }
+            }
+            (Command::Created, _) => match port.and_then(|key| self.ports.get(key)) {
+                Some(port) => Arrived::Created { owner: port.owner },
+                None => Arrived::Nothing,
+            },
+            (Command::Destroy, _) => match port.and_then(|key| self.forget_port(key)) {
+                Some(owner) => Arrived::Destroyed { owner },
+                None => Arrived::Nothing,
+            },
+            (Command::Credit, _) => {
+                if !self.on_credit(ctx, id, cell::body(cell)) {
+                    self.close(ctx, id);
+                }
+                Arrived::Nothing
+            }
+            (Command::Overlay, _) => match link.inbox.take(cell::body(cell)) {
+                Ok(Some(message)) => {
+                    link.used = ctx.env.now;
+                    Arrived::Overlay(message)
+                }
+                Ok(None) => Arrived::Nothing,
+                Err(_) => {
+                    self.close(ctx, id);
+                    Arrived::Nothing
+                }
+            },
+            (Command::Padding, _) => Arrived::Nothing,
+            (Command::Hello | Command::Create | Command::Leg, _) => {
+                self.close(ctx, id);
+                Arrived::Nothing
+            }
+        }
+    }
+
+    // --- ports
+
+    /// Opens a port on an open link under a fresh circuit id of ours.
+    pub(in crate::proto) fn open_port(&mut self, id: LinkId, owner: Owner) -> Option<PortKey> {
+        let link = self.links.get_mut(&id)?;
+        if !matches!(link.stage, Stage::Open) || link.circuits.len() >= CIRCUITS_MAX {
+            return None;
+        }
+        let side = if link.dialed { 1 << 31 } else { 0 };
+        let circuit = loop {
+            link.next_circuit = link.next_circuit.wrapping_add(1) & 0x7fff_ffff;
+            match CircuitId::new(link.next_circuit | side) {
+                Some(circuit) if link.next_circuit != 0 && !link.circuits.contains_key(&circuit.get()) => break circuit,
+                _ => {}
+            }
+        };
+        Some(self.insert_port(id, circuit, owner))
+    }
+
+    /// Opens a port under the circuit id that the other end chose.
+    pub(in crate::proto) fn accept_port(&mut self, id: LinkId, circuit: CircuitId, owner: Owner) -> Option<PortKey> {
+        let link = self.links.get(&id)?;
+        (!link.circuits.contains_key(&circuit.get())).then(|| self.insert_port(id, circuit, owner))
+    }
+
+    fn insert_port(&mut self, id: LinkId, circuit: CircuitId, owner: Owner) -> PortKey {
+        let key = self.ports.insert(Port::new(id, circuit, owner));
+        if let Some(link) = self.links.get_mut(&id) {
+            link.circuits.insert(circuit.get(), key);
+        }
+        key
+    }
+
+    /// Where a port is.
+    pub(in crate::proto) fn port_link(&self, key: PortKey) -> Option<(LinkId, CircuitId)> {
+        self.ports.get(key).map(|p| (p.link, p.circuit))
+    }
+
+    /// How many cells wait in a port.
+    pub(in crate::proto) fn port_queue(&self, key: PortKey) -> usize {
+        self.ports.get(key).map_or(0, |p| p.queue.len())
+    }
+
+    /// Closes a port and tells the other end. What waited in it is dropped.
+    pub(in crate::proto) fn close_port(&mut self, ctx: &mut Ctx<'_, '_>, key: PortKey) {
+        if let Some((link, circuit)) = self.port_link(key) {
+            self.forget_port(key);
+            self.push_control(ctx, link, Some(circuit), Command::Destroy, &[0; BODY]);
+        }
+    }
+
+    /// Removes a port from its link.
+    fn forget_port(&mut self, key: PortKey) -> Option<Owner> {
+        let (link, circuit) = self.port_link(key)?;
+        if let Some(link) = self.links.get_mut(&link) {
+            link.circuits.remove(&circuit.get());
+        }
+        self.drop_port(key)
+    }
+
+    /// Removes a port whose link forgets it. The sources of what it held are owed nothing: their circuit ends with it.
+    pub(super) fn drop_port(&mut self, key: PortKey) -> Option<Owner> {
+        let port = self.ports.remove(key)?;
+        self.queued -= port.queue.len();
+        self.promised = self.promised.saturating_sub(port.window - limits::WINDOW_MIN);
+        self.timers.stop(&LinkTimer::Stall(key));
+        for queued in port.queue {
+            if let Some(source) = queued.source {
+                self.consumed_quietly(source);
+            }
+            self.recycle(queued.cell);
+        }
+        Some(port.owner)
+    }
+
+    fn recycle(&mut self, cell: Box<[u8; CELL]>) {
+        if self.spare.len() < SPARE_MAX {
+            self.spare.push(cell);
+        }
+    }
+
+    // --- sending
+
+    /// Sends a relay cell on a port, at once or when credit and room allow. `source` is owed a credit when it leaves.
+    pub(in crate::proto) fn send(
+        &mut self,
+        ctx: &mut Ctx<'_, '_>,
+        key: PortKey,
+        command: Command,
+        body: &[u8; BODY],
+        source: Option<PortKey>,
+    ) {
+        let Some(port) = self.ports.get_mut(key) else { return };
+        let header = Header { circuit: Some(port.circuit), command };
+        let id = port.link;
+        let Some(link) = self.links.get_mut(&id) else { return };
+        if port.credit > 0 && port.queue.is_empty() && link.room() {
+            port.credit -= 1;
+            self.push(ctx, id, header, body);
+            if let Some(source) = source {
+                self.consumed(ctx, source);
+            }
+            return;
+        }
+        if port.queue.len() >= QUEUE_MAX {
+            self.doomed.push(port.owner);
+            return;
+        }
+        let mut cell = self.spare.pop().unwrap_or_else(|| Box::new([0; CELL]));
+        header.write(&mut cell);
+        *cell::split_mut(&mut cell).1 = *body;
+        port.queue.push_back(Queued { cell, source });
+        self.queued += 1;
+        if port.credit == 0 {
+            self.timers.set_if_unset(LinkTimer::Stall(key), ctx.env.now + limits::STALL_DEADLINE);
+        } else if !port.in_ready {
+            port.in_ready = true;
+            link.ready.push_back(key);
+        }
+        if self.queued > QUEUED_MAX
+            && let Some((_, longest)) = self.ports.iter().max_by_key(|(_, p)| p.queue.len())
+        {
+            self.doomed.push(longest.owner);
+        }
+    }
+
+    /// Sends a cell that needs no credit: create, created, destroy, leg, hello, padding.
+    pub(in crate::proto) fn push_control(
+        &mut self,
+        ctx: &mut Ctx<'_, '_>,
+        id: LinkId,
+        circuit: Option<CircuitId>,
+        command: Command,
+        body: &[u8; BODY],
+    ) {
+        let Some(link) = self.links.get(&id) else { return };
+        if link.in_flight + link.batch.len() / CELL > limits::LINK_IN_FLIGHT + CONTROL_MAX {
+            return self.close(ctx, id);
+        }
+        self.push(ctx, id, Header { circuit, command }, body);
+    }
+
+    /// Sends a message of the overlay plane; dropped when too much waits already.
+    pub(in crate::proto) fn send_overlay(&mut self, ctx: &mut Ctx<'_, '_>, id: LinkId, message: Vec<u8>) {
+        if let Some(link) = self.links.get_mut(&id)
+            && matches!(link.stage, Stage::Open)
+        {
+            link.used = ctx.env.now;
+            link.outbox.push(message);
+            self.pump(ctx, id);
+        }
+    }
+
+    fn push(&mut self, ctx: &mut Ctx<'_, '_>, id: LinkId, header: Header, body: &[u8; BODY]) {
+        let Some(link) = self.links.get_mut(&id) else { return };
+        if link.batch.capacity() - link.batch.len() < CELL {
+            link.batch.reserve(if header.command == Command::Relay { BATCH_CELLS * CELL } else { CELL });
+        }
+        let [a, b, c, d] = header.circuit.map_or(0, CircuitId::get).to_be_bytes();
+        link.batch.extend_from_slice(&[a, b, c, d, header.command as u8]);
+        link.batch.extend_from_slice(body);
+        link.sent = ctx.env.now;
+        if !link.dirty {
+            link.dirty = true;
+            self.dirty.push(id);
+        }
+    }
+
+    /// The transport took cells: more may follow.
+    pub(in crate::proto) fn sent(&mut self, ctx: &mut Ctx<'_, '_>, id: LinkId, cells: usize) {
+        if let Some(link) = self.links.get_mut(&id) {
+            link.in_flight = link.in_flight.saturating_sub(cells);
+            self.pump(ctx, id);
+        }
+    }
+
+    /// Fills the room of a link: overlay fragments and ports in turn.
+    fn pump(&mut self, ctx: &mut Ctx<'_, '_>, id: LinkId) {
+        while let Some(link) = self.links.get_mut(&id).filter(|l| l.room()) {
+            let fragment = link.outbox.pop();
+            let none_ready = link.ready.is_empty();
+            if let Some(body) = &fragment {
+                self.push(ctx, id, Header { circuit: None, command: Command::Overlay }, body);
+            }
+            if !self.pump_port(ctx, id) && fragment.is_none() && none_ready {
+                break;
+            }
+        }
+    }
+
+    /// Sends one cell of the port whose turn it is. False if there was none.
+    fn pump_port(&mut self, ctx: &mut Ctx<'_, '_>, id: LinkId) -> bool {
+        let Some(key) = self.links.get_mut(&id).and_then(|l| l.ready.pop_front()) else { return false };
+        let Some(port) = self.ports.get_mut(key) else { return true };
+        port.in_ready = false;
+        if port.credit == 0 {
+            return true;
+        }
+        let Some(Queued { cell, source }) = port.queue.pop_front() else { return true };
+        port.credit -= 1;
+        self.queued -= 1;
+        if port.queue.is_empty() {
+            self.timers.stop(&LinkTimer::Stall(key));
+        } else if port.credit > 0 {
+            port.in_ready = true;
+            if let Some(link) = self.links.get_mut(&id) {
+                link.ready.push_back(key);
+            }
+        } else {
+            self.timers.set(LinkTimer::Stall(key), ctx.env.now + limits::STALL_DEADLINE);
+        }
+        if let Ok(header) = Header::read(&cell) {
+            self.push(ctx, id, header, cell::body(&cell));
+        }
+        self.recycle(cell);
+        if let Some(source) = source {
+            self.consumed(ctx, source);
+        }
+        true
+    }
+
+    /// Hands all batches to the transport. Called once after each input.
+    pub(in crate::proto) fn flush(&mut self, ctx: &mut Ctx<'_, '_>) {
+        for id in core::mem::take(&mut self.dirty) {
+            self.flush_one(ctx, id);
+        }
+    }
+
+    pub(super) fn flush_one(&mut self, ctx: &mut Ctx<'_, '_>, id: LinkId) {
+        if let Some(link) = self.links.get_mut(&id) {
+            link.dirty = false;
+            if !link.batch.is_empty() {
+                let cells = link.batch.split();
+                link.in_flight += cells.len() / CELL;
+                ctx.out.push(Output::Send { link: id, cells });
+            }
+        }
+    }
+
+    // --- credits
+
+    /// A cell that came in on this port has left the node, or was used up.
+    pub(in crate::proto) fn consumed(&mut self, ctx: &mut Ctx<'_, '_>, key: PortKey) {
+        if let Some(id) = self.consumed_quietly(key) {
+            self.timers.set_if_unset(LinkTimer::Credit(id), ctx.env.now + limits::CREDIT_TICK);
+        }
+    }
+
+    /// As [`Links::consumed`], without a timer: the next cell of the link, or nothing, will grant. Gives the link if it has something to grant.
+    fn consumed_quietly(&mut self, key: PortKey) -> Option<LinkId> {
+        let port = self.ports.get_mut(key)?;
+        port.owed += 1;
+        if port.owed < limits::CREDIT_QUANTUM {
+            return None;
+        }
+        if !port.in_owed {
+            port.in_owed = true;
+            if let Some(link) = self.links.get_mut(&port.link) {
+                link.owed.push(key);
+            }
+        }
+        Some(port.link)
+    }
+
+    /// The tick of a link: all its ports are granted what they are owed, in as few cells as fit.
+    pub(super) fn grant(&mut self, ctx: &mut Ctx<'_, '_>, id: LinkId) {
+        let Some(link) = self.links.get_mut(&id) else { return };
+        let mut grants = Vec::new();
+        for key in core::mem::take(&mut link.owed) {
+            if let Some(port) = self.ports.get_mut(key) {
+                port.in_owed = false;
+                let (quanta, growth) = port.grant(PROMISED_MAX.saturating_sub(self.promised));
+                self.promised += growth;
+                grants.push((port.circuit, quanta));
+            }
+        }
+        for chunk in grants.chunks(CREDITS_PER_CELL) {
+            let mut w = Writer::with_capacity(BODY);
+            w.u16(u16::try_from(chunk.len()).unwrap_or(u16::MAX));
+            for (circuit, quanta) in chunk {
+                w.u32(circuit.get()).u8(u8::try_from(*quanta).unwrap_or(u8::MAX));
+            }
+            let mut body = [0; BODY];
+            for (to, from) in body.iter_mut().zip(w.as_slice()) {
+                *to = *from;
+            }
+            self.push_control(ctx, id, None, Command::Credit, &body);
+        }
+    }
+
+    /// Credits from the other end. False is a violation.
+    fn on_credit(&mut self, ctx: &mut Ctx<'_, '_>, id: LinkId, body: &[u8; BODY]) -> bool {
+        let mut r = Reader::new(body);
+        let Ok(count) = r.u16() else { return false };
+        for _ in 0..count {
+            let (Ok(circuit), Ok(quanta)) = (r.u32(), r.u8()) else { return false };
+            let Some(link) = self.links.get_mut(&id) else { return true };
+            let Some(key) = link.circuits.get(&circuit).copied() else { continue };
+            let Some(port) = self.ports.get_mut(key) else { continue };
+            port.credit += u32::from(quanta) * limits::CREDIT_QUANTUM;
+            if port.credit > limits::WINDOW_MAX {
+                return false;
+            }
+            self.timers.stop(&LinkTimer::Stall(key));
+            if !port.queue.is_empty() && !port.in_ready {
+                port.in_ready = true;
+                link.ready.push_back(key);
+            }
+        }
+        self.pump(ctx, id);
+        true
+    }
+}
+
+/// `count u16`, then `circuit u32 ‖ quanta u8` each.
+const CREDITS_PER_CELL: usize = (BODY - 2) / 5;

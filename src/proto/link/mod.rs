@@ -1,0 +1,523 @@
+//! Links: who is at the other end, and the way of cells onto them.
+//!
+//! A link goes `Dialing -> Hello -> Open`. In `Hello`, each end sends its first cell (`wire::hello`); a relay's proof is checked beside the
+//! core. A dialler insists on a relay's proof; an accepted link may also be a client's, of whom nothing is known or asked (D2). Every failure
+//! ends the link the same silent way.
+
+mod flow;
+mod overlay;
+pub mod port;
+
+pub use flow::Arrived;
+pub use port::Owner;
+pub use port::PortKey;
+
+use crate::base::CircuitId;
+use crate::base::LinkId;
+use crate::base::NetworkId;
+use crate::base::NodeId;
+use crate::base::Time;
+use crate::base::Wall;
+use crate::base::limits;
+use crate::crypto::keys::IdentityKey;
+use crate::proto::Output;
+use crate::proto::job::Job;
+use crate::proto::out::Ctx;
+use crate::proto::out::JobFor;
+use crate::proto::slab::Slab;
+use crate::proto::timers::TimerTable;
+use crate::wire::cell::BODY;
+use crate::wire::cell::CELL;
+use crate::wire::cell::Command;
+use crate::wire::hello::Hello;
+use crate::wire::hello::Proof;
+use bytes::BytesMut;
+use port::Port;
+use rand::RngExt;
+use std::collections::BTreeMap;
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Bit that the core sets in the ids of links it dials, so that they never meet the shell's ids of accepted ones.
+pub const DIALED_BIT: u64 = 1 << 63;
+/// Most circuits of one link: what an honest relay of a 20,000-relay network may need, and 40 MiB of state at the very most.
+const CIRCUITS_MAX: usize = 16_384;
+/// Cells that may arrive while the other end's proof is being checked.
+const EARLY_CELLS_MAX: usize = 64;
+/// Machines that may wait for one link to open.
+const WAITERS_MAX: usize = 1024;
+/// A link with nothing on it is closed after this long.
+const IDLE: Duration = Duration::from_secs(120);
+/// A link on which nothing arrived for this long is dead: both ends pad more often than that.
+const DEAD: Duration = Duration::from_secs(90);
+
+/// Something that waits for a link to open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waiter {
+    /// A circuit that extends over it.
+    Extend(crate::proto::slab::Key),
+    /// A last hop's leg.
+    Leg(crate::proto::slab::Key, crate::base::StreamId),
+    /// A circuit of our own, to its guard.
+    Origin(crate::proto::slab::Key),
+    /// The overlay machine, under its own token.
+    Overlay(u64),
+}
+
+#[derive(Debug)]
+enum Stage {
+    Dialing,
+    Hello { sent: bool, checked: Option<Option<Proof>>, checking: bool, early: Vec<BytesMut> },
+    Open,
+}
+
+#[derive(Debug)]
+struct Link {
+    stage: Stage,
+    dialed: bool,
+    expect: Option<NodeId>,
+    remote: SocketAddr,
+    exporter: [u8; 32],
+    peer: Option<NodeId>,
+    pinned: bool,
+    waiters: Vec<Waiter>,
+    circuits: BTreeMap<u32, PortKey>,
+    next_circuit: u32,
+    batch: BytesMut,
+    dirty: bool,
+    in_flight: usize,
+    ready: VecDeque<PortKey>,
+    owed: Vec<PortKey>,
+    inbox: overlay::Inbox,
+    outbox: overlay::Outbox,
+    used: Time,
+    received: Time,
+    sent: Time,
+}
+
+/// What a link tells the core when its state changes.
+#[derive(Debug)]
+pub enum LinkEvent {
+    /// It is open; these have waited for it.
+    Open {
+        /// Which link.
+        link: LinkId,
+        /// The relay at the other end; `None` is a client.
+        peer: Option<NodeId>,
+        /// That relay's clock.
+        clock: Option<Wall>,
+        /// Where it is.
+        remote: SocketAddr,
+        /// Whether we dialled.
+        dialed: bool,
+        /// Cells that came right behind the handshake.
+        early: Vec<BytesMut>,
+        /// In the order they came.
+        waiters: Vec<Waiter>,
+    },
+    /// It is gone. Its ports are closed already; their owners are listed.
+    Down {
+        /// Which link.
+        link: LinkId,
+        /// Machines that had a port on it.
+        owners: Vec<Owner>,
+        /// Machines that waited for it.
+        waiters: Vec<Waiter>,
+        /// The relay it was to, if known or expected.
+        peer: Option<NodeId>,
+        /// Whether it ever was open.
+        was_open: bool,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum LinkTimer {
+    Handshake(LinkId),
+    Credit(LinkId),
+    Keep(LinkId),
+    Stall(PortKey),
+}
+
+/// All links of a node, and all ports on them.
+#[derive(Debug)]
+pub struct Links {
+    network: NetworkId,
+    identity: Option<Arc<IdentityKey>>,
+    links: BTreeMap<LinkId, Link>,
+    by_node: BTreeMap<NodeId, LinkId>,
+    ports: Slab<Port>,
+    timers: TimerTable<LinkTimer>,
+    /// Buffers of queued cells, kept for reuse.
+    spare: Vec<Box<[u8; CELL]>>,
+    queued: usize,
+    /// Credit granted beyond the first window of each port.
+    promised: u32,
+    dirty: Vec<LinkId>,
+    next_link: u64,
+    events: VecDeque<LinkEvent>,
+    /// Ports whose circuits must die: stalled, or over the budget.
+    doomed: Vec<Owner>,
+}
+
+impl Links {
+    /// No links yet. A relay gives its identity; a client has none.
+    pub fn new(network: NetworkId, identity: Option<Arc<IdentityKey>>) -> Self {
+        Self {
+            network,
+            identity,
+            links: BTreeMap::new(),
+            by_node: BTreeMap::new(),
+            ports: Slab::default(),
+            timers: TimerTable::default(),
+            spare: Vec::new(),
+            queued: 0,
+            promised: 0,
+            dirty: Vec::new(),
+            next_link: 0,
+            events: VecDeque::new(),
+            doomed: Vec::new(),
+        }
+    }
+
+    /// How many links are open.
+    pub fn open_count(&self) -> usize {
+        self.links.values().filter(|l| matches!(l.stage, Stage::Open)).count()
+    }
+
+    /// The relay at the other end of an open link.
+    pub fn peer(&self, link: LinkId) -> Option<NodeId> {
+        self.links.get(&link)?.peer
+    }
+
+    /// The address at the other end of a link.
+    pub fn remote(&self, link: LinkId) -> Option<SocketAddr> {
+        Some(self.links.get(&link)?.remote)
+    }
+
+    /// An open link to this relay.
+    pub fn open_link(&self, node: &NodeId) -> Option<LinkId> {
+        let id = *self.by_node.get(node)?;
+        matches!(self.links.get(&id)?.stage, Stage::Open).then_some(id)
+    }
+
+    /// Keeps a link open although nothing is on it (guard and directory links of a client).
+    pub fn pin(&mut self, link: LinkId) {
+        if let Some(link) = self.links.get_mut(&link) {
+            link.pinned = true;
+        }
+    }
+
+    /// Has `waiter` told (by [`LinkEvent`]) when a link to `node` is open or failed. An open link answers at once, with its id. `None`: it waits,
+    /// or too many wait already and it is told of a failure.
+    pub(super) fn want(&mut self, ctx: &mut Ctx<'_, '_>, node: NodeId, addr: SocketAddr, waiter: Waiter) -> Option<LinkId> {
+        if let Some(id) = self.by_node.get(&node).copied()
+            && let Some(link) = self.links.get_mut(&id)
+        {
+            if matches!(link.stage, Stage::Open) {
+                return Some(id);
+            }
+            if link.waiters.len() < WAITERS_MAX {
+                link.waiters.push(waiter);
+            } else {
+                self.events.push_back(LinkEvent::Down {
+                    link: id,
+                    owners: Vec::new(),
+                    waiters: vec![waiter],
+                    peer: Some(node),
+                    was_open: false,
+                });
+            }
+            return None;
+        }
+        let id = self.dial(ctx, addr, Some(node), Some(waiter));
+        self.by_node.insert(node, id);
+        None
+    }
+
+    /// Dials an address anew, even if a link to the same relay exists (dial-back, D9). With `expect`, any other identity fails.
+    pub(super) fn dial(
+        &mut self,
+        ctx: &mut Ctx<'_, '_>,
+        addr: SocketAddr,
+        expect: Option<NodeId>,
+        waiter: Option<Waiter>,
+    ) -> LinkId {
+        self.next_link += 1;
+        let id = LinkId(DIALED_BIT | self.next_link);
+        let mut link = Link::new(addr, true, expect, ctx.env.now);
+        link.waiters.extend(waiter);
+        self.links.insert(id, link);
+        self.timers.set(LinkTimer::Handshake(id), ctx.env.now + limits::HANDSHAKE_DEADLINE);
+        ctx.out.push(Output::Dial { link: id, addr });
+        id
+    }
+
+    /// The connection stands: our first cell goes out.
+    pub(super) fn up(&mut self, ctx: &mut Ctx<'_, '_>, id: LinkId, remote: SocketAddr, exporter: [u8; 32], dialed: bool) {
+        if !dialed && self.identity.is_none() {
+            // A client accepts nothing; the shell never listens for one.
+            ctx.out.push(Output::Close { link: id });
+            return;
+        }
+        let link = self.links.entry(id).or_insert_with(|| Link::new(remote, dialed, None, ctx.env.now));
+        if !matches!(link.stage, Stage::Dialing) {
+            return;
+        }
+        link.exporter = exporter;
+        link.remote = remote;
+        link.stage = Stage::Hello { sent: false, checked: None, checking: false, early: Vec::new() };
+        self.timers.set_if_unset(LinkTimer::Handshake(id), ctx.env.now + limits::HANDSHAKE_DEADLINE);
+        match &self.identity {
+            Some(identity) => {
+                let work = Job::LinkProof {
+                    identity: Arc::clone(identity),
+                    network: self.network,
+                    exporter,
+                    dialer: dialed,
+                    clock: ctx.env.wall,
+                };
+                ctx.out.job(JobFor::LinkProof(id), work);
+            }
+            None => self.send_hello(ctx, id, None),
+        }
+    }
+
+    /// Our proof is signed (or, for a client, there is none): the first cell leaves.
+    pub(super) fn send_hello(&mut self, ctx: &mut Ctx<'_, '_>, id: LinkId, proof: Option<Proof>) {
+        let hello = Hello::new(self.network, proof);
+        if let Some(link) = self.links.get_mut(&id)
+            && let Stage::Hello { sent, .. } = &mut link.stage
+        {
+            *sent = true;
+            self.push_control(ctx, id, None, Command::Hello, &hello.write());
+            self.try_open(ctx, id);
+        }
+    }
+
+    /// The other end's first cell.
+    fn on_hello(&mut self, ctx: &mut Ctx<'_, '_>, id: LinkId, body: &[u8; BODY]) {
+        let network = self.network;
+        let hello = Hello::read(body).ok().filter(|h| h.network == network && h.common_version().is_some());
+        let Some(link) = self.links.get_mut(&id) else { return };
+        let (Some(hello), Stage::Hello { checked, checking, .. }) = (hello, &mut link.stage) else {
+            return self.close(ctx, id);
+        };
+        if *checking || checked.is_some() {
+            return self.close(ctx, id);
+        }
+        match hello.proof {
+            // Whoever we dial must be a relay, and the one we meant.
+            None if link.dialed => self.close(ctx, id),
+            None => {
+                *checked = Some(None);
+                self.try_open(ctx, id);
+            }
+            Some(proof) if link.expect.is_some_and(|expected| expected != proof.node) => self.close(ctx, id),
+            Some(proof) => {
+                *checking = true;
+                let work = Job::LinkCheck { network, exporter: link.exporter, dialer: !link.dialed, proof: Box::new(proof) };
+                ctx.out.job(JobFor::LinkCheck(id), work);
+            }
+        }
+    }
+
+    /// The other end's proof was checked.
+    pub(super) fn checked(&mut self, ctx: &mut Ctx<'_, '_>, id: LinkId, proof: Option<Proof>) {
+        let Some(link) = self.links.get_mut(&id) else { return };
+        let Stage::Hello { checked, .. } = &mut link.stage else { return };
+        match proof {
+            Some(proof) => {
+                *checked = Some(Some(proof));
+                self.try_open(ctx, id);
+            }
+            None => self.close(ctx, id),
+        }
+    }
+
+    fn try_open(&mut self, ctx: &mut Ctx<'_, '_>, id: LinkId) {
+        let Some(link) = self.links.get_mut(&id) else { return };
+        let Stage::Hello { sent: true, checked: Some(proof), early, .. } = &mut link.stage else { return };
+        let (proof, early) = (proof.take(), core::mem::take(early));
+        link.stage = Stage::Open;
+        link.peer = proof.as_ref().map(|p| p.node);
+        let event = LinkEvent::Open {
+            link: id,
+            peer: link.peer,
+            clock: proof.map(|p| p.clock),
+            remote: link.remote,
+            dialed: link.dialed,
+            early,
+            waiters: core::mem::take(&mut link.waiters),
+        };
+        if let Some(node) = link.peer
+            && self.open_link(&node).is_none()
+        {
+            self.by_node.insert(node, id);
+        }
+        self.timers.stop(&LinkTimer::Handshake(id));
+        self.schedule_keep(ctx, id);
+        self.events.push_back(event);
+    }
+
+    /// The overlay plane has no more use for a link: it closes unless something else is on it.
+    pub(super) fn release(&mut self, ctx: &mut Ctx<'_, '_>, id: LinkId) {
+        let unused = self.links.get(&id).is_some_and(|l| !l.pinned && l.circuits.is_empty() && l.waiters.is_empty());
+        if unused {
+            self.close(ctx, id);
+        }
+    }
+
+    /// Refuses a circuit or leg.
+    pub(super) fn refuse(&mut self, ctx: &mut Ctx<'_, '_>, id: LinkId, circuit: CircuitId) {
+        self.push_control(ctx, id, Some(circuit), Command::Destroy, &[0; BODY]);
+    }
+
+    /// Ends a link: the shell closes it, and [`LinkEvent::Down`] tells the rest.
+    pub(super) fn close(&mut self, ctx: &mut Ctx<'_, '_>, id: LinkId) {
+        if self.links.contains_key(&id) {
+            self.flush_one(ctx, id);
+            ctx.out.push(Output::Close { link: id });
+            self.down(id);
+        }
+    }
+
+    /// The link is gone.
+    pub(super) fn down(&mut self, id: LinkId) {
+        let Some(link) = self.links.remove(&id) else { return };
+        let node = link.peer.or(link.expect);
+        if let Some(node) = node
+            && self.by_node.get(&node) == Some(&id)
+        {
+            self.by_node.remove(&node);
+            let other = self.links.iter().find(|(_, l)| l.peer == Some(node) && matches!(l.stage, Stage::Open));
+            if let Some((other, _)) = other {
+                self.by_node.insert(node, *other);
+            }
+        }
+        self.timers.stop(&LinkTimer::Handshake(id));
+        self.timers.stop(&LinkTimer::Credit(id));
+        self.timers.stop(&LinkTimer::Keep(id));
+        let owners = link.circuits.values().filter_map(|key| self.drop_port(*key)).collect();
+        let was_open = matches!(link.stage, Stage::Open);
+        self.events.push_back(LinkEvent::Down { link: id, owners, waiters: link.waiters, peer: node, was_open });
+    }
+
+    /// The next thing that happened to a link.
+    pub fn poll_event(&mut self) -> Option<LinkEvent> {
+        self.events.pop_front()
+    }
+
+    /// The next circuit that must die because it stalled or broke the budget.
+    pub fn poll_doomed(&mut self) -> Option<Owner> {
+        self.doomed.pop()
+    }
+
+    /// Whether a job's result still matters.
+    pub fn knows(&self, id: LinkId) -> bool {
+        self.links.contains_key(&id)
+    }
+
+    /// The earliest timer, and what it is for.
+    pub fn timeout(&self) -> Option<(Time, &'static str)> {
+        self.timers.next().map(|(at, timer)| {
+            let why = match timer {
+                LinkTimer::Handshake(_) => "link handshake",
+                LinkTimer::Credit(_) => "credit tick",
+                LinkTimer::Keep(_) => "keep-alive",
+                LinkTimer::Stall(_) => "stalled circuit",
+            };
+            (at, why)
+        })
+    }
+
+    /// Does what is due.
+    pub(super) fn tick(&mut self, ctx: &mut Ctx<'_, '_>) {
+        while let Some(timer) = self.timers.expired(ctx.env.now) {
+            match timer {
+                LinkTimer::Handshake(id) => self.close(ctx, id),
+                LinkTimer::Credit(id) => self.grant(ctx, id),
+                LinkTimer::Keep(id) => self.keep(ctx, id),
+                LinkTimer::Stall(port) => {
+                    if let Some(port) = self.ports.get(port).filter(|p| p.credit == 0 && !p.queue.is_empty()) {
+                        self.doomed.push(port.owner);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Pads a quiet link, closes an unused or dead one.
+    fn keep(&mut self, ctx: &mut Ctx<'_, '_>, id: LinkId) {
+        let now = ctx.env.now;
+        let Some(link) = self.links.get(&id) else { return };
+        let unused = !link.pinned && link.circuits.is_empty() && now.since(link.used) > IDLE;
+        if unused || now.since(link.received) > DEAD {
+            return self.close(ctx, id);
+        }
+        if now.since(link.sent) >= Duration::from_secs(1) {
+            self.push_control(ctx, id, None, Command::Padding, &[0; BODY]);
+        }
+        self.schedule_keep(ctx, id);
+    }
+
+    /// Client links pad at the larger of two draws from 1.5-9.5 s, which beats the 10-15 s idle timeouts of flow records (padding-spec 2).
+    /// Links between relays only show that they live.
+    fn schedule_keep(&mut self, ctx: &mut Ctx<'_, '_>, id: LinkId) {
+        let Some(link) = self.links.get(&id) else { return };
+        let of_client = self.identity.is_none() || link.peer.is_none();
+        let rng = &mut *ctx.env.rng;
+        let millis = if of_client {
+            rng.random_range(1_500..9_500u64).max(rng.random_range(1_500..9_500))
+        } else {
+            rng.random_range(20_000..40_000)
+        };
+        self.timers.set(LinkTimer::Keep(id), ctx.env.now + Duration::from_millis(millis));
+    }
+
+    /// Checks what must always hold. For tests and the simulator.
+    #[doc(hidden)]
+    pub fn check(&self) {
+        let mut queued = 0;
+        for (key, port) in self.ports.iter() {
+            assert!(port.granted <= port.window && port.window <= limits::WINDOW_MAX);
+            let link = self.links.get(&port.link);
+            assert!(link.is_some_and(|l| l.circuits.get(&port.circuit.get()) == Some(&key)), "a port without its link");
+            queued += port.queue.len();
+        }
+        assert_eq!(queued, self.queued);
+    }
+}
+
+impl Link {
+    fn new(remote: SocketAddr, dialed: bool, expect: Option<NodeId>, now: Time) -> Self {
+        Self {
+            stage: Stage::Dialing,
+            dialed,
+            expect,
+            remote,
+            exporter: [0; 32],
+            peer: None,
+            pinned: false,
+            waiters: Vec::new(),
+            circuits: BTreeMap::new(),
+            next_circuit: 0,
+            batch: BytesMut::new(),
+            dirty: false,
+            in_flight: 0,
+            ready: VecDeque::new(),
+            owed: Vec::new(),
+            inbox: overlay::Inbox::default(),
+            outbox: overlay::Outbox::default(),
+            used: now,
+            received: now,
+            sent: now,
+        }
+    }
+
+    fn room(&self) -> bool {
+        self.in_flight + self.batch.len() / CELL < limits::LINK_IN_FLIGHT
+    }
+}
+

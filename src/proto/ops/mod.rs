@@ -1,0 +1,302 @@
+//! What people asked for: publications, gets, checks. Each is a machine of its own, on circuits of its own.
+//!
+//! [`retrieve`] brings one chunk back, [`place`] gives one chunk's shares to hosts; [`get`], [`publish`] and [`check`] decide which chunk is
+//! next. None of them knows of links or circuits: they ask hosts through [`User`] and hear answers.
+
+pub mod check;
+pub mod get;
+pub mod place;
+pub mod publish;
+pub mod retrieve;
+pub mod tree;
+
+use crate::base::Address;
+use crate::base::NodeId;
+use crate::base::OpId;
+use crate::base::Time;
+use crate::base::limits;
+use crate::base::net::Group;
+use crate::proto::Output;
+use crate::proto::circuit::origin::RequestId;
+use crate::proto::event::Command;
+use crate::proto::event::Event;
+use crate::proto::event::Failure;
+use crate::proto::job::Job;
+use crate::proto::job::JobResult;
+use crate::proto::job::SealedAnswer;
+use crate::proto::link::Links;
+use crate::proto::out::Ctx;
+use crate::proto::out::JobFor;
+use crate::proto::overlay::record::Verified;
+use crate::proto::overlay::region;
+use crate::proto::overlay::region::Region;
+use crate::proto::overlay::view::View;
+use crate::proto::requests::RequestEvent;
+use crate::proto::requests::Requests;
+use crate::proto::requests::Target;
+use crate::wire::request::SessionType;
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// Most operations at once; a further one is refused.
+const OPS_MAX: usize = 64;
+
+/// Hosts of a chunk's region.
+#[derive(Debug)]
+pub struct Place {
+    /// In random order.
+    pub hosts: Vec<NodeId>,
+    /// Whether the region is the whole network.
+    pub everyone: bool,
+    /// All members, those left out as well.
+    pub members: Arc<BTreeSet<NodeId>>,
+    /// Most shares of one chunk that a host keeps.
+    pub max_per_host: usize,
+}
+
+/// What an operation sees of the node.
+pub(in crate::proto) struct User<'a, 'b, 'e> {
+    pub(in crate::proto) ctx: &'a mut Ctx<'b, 'e>,
+    pub(in crate::proto) requests: &'a mut Requests,
+    pub(in crate::proto) view: &'a View,
+    op: OpId,
+    /// Which chunk a request is for.
+    routes: &'a mut BTreeMap<RequestId, u64>,
+}
+
+impl User<'_, '_, '_> {
+    fn ask(&mut self, tag: u64, target: Target, kind: SessionType, plain: Vec<u8>) -> RequestId {
+        let request = self.requests.ask(self.ctx, self.op, target, kind, plain);
+        self.routes.insert(request, tag);
+        request
+    }
+
+    fn job(&mut self, tag: u64, work: Job) {
+        self.ctx.out.job(JobFor::Op(self.op, tag), work);
+    }
+
+    fn event(&mut self, event: Event) {
+        self.ctx.out.push(Output::Event(self.op, event));
+    }
+
+    /// Groups whose hosts this client neither reads from nor writes to: those of its guard (D15).
+    fn guard_groups(&self) -> Vec<Group> {
+        let guard = self.requests.policy.guard().and_then(|g| self.view.get(&g));
+        guard.map(|g| g.descriptor().addrs.iter().map(Group::of).collect()).unwrap_or_default()
+    }
+
+    fn place(&self, region: &Region, hosts: Vec<Arc<Verified>>) -> Place {
+        Place {
+            hosts: hosts.iter().map(|h| h.node()).collect(),
+            everyone: self.view.hosts_capped() <= limits::REGION_EVERYONE,
+            members: Arc::new(region.members().iter().map(|m| m.node()).collect()),
+            max_per_host: region::shares_kept(region.members().len()),
+        }
+    }
+
+    /// Hosts to ask for shares at this address.
+    fn readers(&mut self, address: &Address) -> Place {
+        let region = Region::of(self.view, &address.0);
+        let skip = self.guard_groups();
+        let list = region.read_list(&mut *self.ctx.env.rng, &skip);
+        let hosts = if list.hosts.is_empty() { list.last_resort } else { list.hosts };
+        self.place(&region, hosts)
+    }
+
+    /// Hosts to give the shares of this address to.
+    fn writers(&mut self, address: &Address) -> Place {
+        let region = Region::of(self.view, &address.0);
+        let skip = self.guard_groups();
+        let list = region.write_list(&mut *self.ctx.env.rng, &skip);
+        self.place(&region, list.hosts)
+    }
+
+    /// Relays' addresses of the circuits used so far, for the report.
+    fn paths(&self) -> Vec<Vec<SocketAddr>> {
+        let addr = |node: &NodeId| self.view.get(node).map(|d| d.addr());
+        self.requests.paths(self.op).iter().map(|path| path.iter().filter_map(addr).collect()).collect()
+    }
+}
+
+/// What an operation hears.
+pub(in crate::proto) enum Heard {
+    /// It may begin: the network is ready.
+    Begin,
+    /// A sealed answer for a chunk.
+    Answer(u64, RequestId, SealedAnswer),
+    /// A request for a chunk failed; whether its host is to blame.
+    Failed(u64, RequestId, bool),
+    /// A job of this number is done.
+    Job(u64, JobResult),
+    /// The document's next bytes, or the receiver's word that it dealt with bytes.
+    Command(Command),
+}
+
+/// Whether an operation goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::proto) enum Goes {
+    /// It does.
+    On,
+    /// It is over; its last event is out.
+    Over,
+}
+
+#[derive(Debug)]
+enum Machine {
+    Get(Box<get::Get>),
+    Publish(Box<publish::Publish>),
+    Check(Box<check::Check>),
+}
+
+#[derive(Debug)]
+struct Op {
+    machine: Machine,
+    begun: bool,
+    since: Time,
+    routes: BTreeMap<RequestId, u64>,
+}
+
+/// All operations under way.
+#[derive(Debug, Default)]
+pub struct Ops {
+    ops: BTreeMap<OpId, Op>,
+}
+
+impl Ops {
+    /// Whether somebody waits for something.
+    pub fn is_empty(&self) -> bool {
+        self.ops.is_empty()
+    }
+
+    /// A person's wish, or their word about one under way. Gives back those that are not about operations.
+    pub(in crate::proto) fn command(
+        &mut self,
+        ctx: &mut Ctx<'_, '_>,
+        requests: &mut Requests,
+        links: &mut Links,
+        view: &View,
+        op: OpId,
+        command: Command,
+    ) {
+        let machine = match command {
+            Command::Publish(wish) => Machine::Publish(Box::new(publish::Publish::new(wish, &mut *ctx.env.rng))),
+            Command::Get { key, offset } => Machine::Get(Box::new(get::Get::new(key, offset))),
+            Command::Check { key, sample } => Machine::Check(Box::new(check::Check::new(key, sample))),
+            Command::Cancel => {
+                if self.ops.remove(&op).is_some() {
+                    requests.close(ctx, links, op);
+                }
+                return;
+            }
+            Command::Plain(_) | Command::Consumed(_) | Command::Status => {
+                return self.hear(ctx, requests, links, view, op, Heard::Command(command));
+            }
+        };
+        if self.ops.len() >= OPS_MAX || self.ops.contains_key(&op) {
+            ctx.out.push(Output::Event(op, Event::Failed(Failure::too_many_operations())));
+            return;
+        }
+        requests.open(op, machine.circuits());
+        self.ops.insert(op, Op { machine, begun: false, since: ctx.env.now, routes: BTreeMap::new() });
+    }
+
+    /// Lets those that wait begin, when the network is ready.
+    pub(in crate::proto) fn begin(&mut self, ctx: &mut Ctx<'_, '_>, requests: &mut Requests, links: &mut Links, view: &View) {
+        let waiting: Vec<_> = self.ops.iter().filter(|(_, op)| !op.begun).map(|(id, _)| *id).collect();
+        for id in waiting {
+            if let Some(op) = self.ops.get_mut(&id) {
+                op.begun = true;
+            }
+            self.hear(ctx, requests, links, view, id, Heard::Begin);
+        }
+    }
+
+    /// Ends those that wait since `before` or longer: the network is not getting ready.
+    pub(in crate::proto) fn give_up(
+        &mut self,
+        ctx: &mut Ctx<'_, '_>,
+        requests: &mut Requests,
+        links: &mut Links,
+        before: Time,
+        why: &Failure,
+    ) {
+        let waiting: Vec<_> = self.ops.iter().filter(|(_, op)| !op.begun && op.since <= before).map(|(id, _)| *id).collect();
+        for id in waiting {
+            self.ops.remove(&id);
+            requests.close(ctx, links, id);
+            ctx.out.push(Output::Event(id, Event::Failed(why.clone())));
+        }
+    }
+
+    /// Something happened to a request.
+    pub(in crate::proto) fn request_event(
+        &mut self,
+        ctx: &mut Ctx<'_, '_>,
+        requests: &mut Requests,
+        links: &mut Links,
+        view: &View,
+        event: RequestEvent,
+    ) {
+        let (op, request, heard): (_, _, Box<dyn FnOnce(u64) -> Heard>) = match event {
+            RequestEvent::Answer { op, request, session, n, sealed } => {
+                let answer = SealedAnswer { host: NodeId([0; 32]), session, n, sealed };
+                (op, request, Box::new(move |tag| Heard::Answer(tag, request, answer)))
+            }
+            RequestEvent::Failed { op, request, host_to_blame } => {
+                (op, request, Box::new(move |tag| Heard::Failed(tag, request, host_to_blame)))
+            }
+            RequestEvent::Sample { .. } | RequestEvent::SavePaths => return,
+        };
+        if let Some(tag) = self.ops.get_mut(&op).and_then(|o| o.routes.remove(&request)) {
+            self.hear(ctx, requests, links, view, op, heard(tag));
+        }
+    }
+
+    /// A job is done.
+    pub(in crate::proto) fn job_done(
+        &mut self,
+        ctx: &mut Ctx<'_, '_>,
+        requests: &mut Requests,
+        links: &mut Links,
+        view: &View,
+        op: OpId,
+        tag: u64,
+        result: JobResult,
+    ) {
+        self.hear(ctx, requests, links, view, op, Heard::Job(tag, result));
+    }
+
+    fn hear(
+        &mut self,
+        ctx: &mut Ctx<'_, '_>,
+        requests: &mut Requests,
+        links: &mut Links,
+        view: &View,
+        id: OpId,
+        heard: Heard,
+    ) {
+        let Some(op) = self.ops.get_mut(&id) else { return };
+        let mut user = User { ctx, requests, view, op: id, routes: &mut op.routes };
+        let goes = match &mut op.machine {
+            Machine::Get(get) => get.hear(&mut user, heard),
+            Machine::Publish(publish) => publish.hear(&mut user, heard),
+            Machine::Check(check) => check.hear(&mut user, heard),
+        };
+        if goes == Goes::Over {
+            self.ops.remove(&id);
+            requests.close(ctx, links, id);
+        }
+    }
+}
+
+impl Machine {
+    /// Circuits that it will want at least: four for ten hosts of one chunk at three a circuit, eight for more.
+    fn circuits(&self) -> usize {
+        match self {
+            Self::Get(get) => get.circuits(),
+            Self::Publish(_) | Self::Check(_) => limits::DOCUMENT_CIRCUITS,
+        }
+    }
+}

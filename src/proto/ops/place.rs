@@ -1,0 +1,209 @@
+//! Giving one chunk's shares to the hosts of its region (D10, D11, D15).
+//!
+//! Every admitted host gets a share, dealt from one random order of the 24 after the other; three hosts chosen by chance, and always those in
+//! the guard's address groups, get none. In a network with fewer hosts than shares, hosts get several, up to what they may keep.
+
+use crate::base::NodeId;
+use crate::base::limits;
+use crate::proto::circuit::origin::RequestId;
+use crate::proto::doc::share::EncodedChunk;
+use crate::proto::ops::User;
+use crate::proto::ops::retrieve::Copy;
+use crate::proto::requests::RegionTag;
+use crate::proto::requests::Target;
+use crate::wire::request::Kind;
+use crate::wire::request::SessionType;
+use crate::wire::request::Store;
+use crate::wire::request::Stored;
+use crate::wire::request::TICKET_NONE;
+use rand::seq::SliceRandom;
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// Distinct shares that must be acknowledged before a chunk counts as stored (D16): twice what a reader needs.
+pub const STORED_AT: usize = 16;
+/// Times that a share is offered to some other host after one refused or was silent.
+const ELSEWHERE_MAX: usize = 6;
+/// Times that a host is asked again because the circuit to it died.
+const SAME_HOST_RETRIES: u8 = 3;
+
+/// What a placement came to.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Not done.
+    Pending,
+    /// Stored, with so many distinct shares acknowledged.
+    Stored(usize),
+    /// Everyone was asked and too few took a share.
+    Failed {
+        /// Distinct shares acknowledged.
+        acknowledged: usize,
+        /// Whether hosts said that they are full.
+        full: bool,
+    },
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Deal {
+    index: u8,
+    host: NodeId,
+    tries: u8,
+}
+
+/// One chunk copy on its way to its hosts.
+#[derive(Debug)]
+pub struct Placement {
+    chunk: Arc<EncodedChunk>,
+    salt: [u8; 16],
+    kind: SessionType,
+    region: RegionTag,
+    members: Option<Arc<BTreeSet<NodeId>>>,
+    lease_days: u16,
+    hosts: Vec<NodeId>,
+    max_per_host: usize,
+    /// What each host was offered.
+    offered: BTreeMap<NodeId, BTreeSet<u8>>,
+    asked: BTreeMap<RequestId, Deal>,
+    elsewhere: BTreeMap<u8, usize>,
+    acknowledged: BTreeSet<u8>,
+    full: bool,
+    /// Hosts that took a share.
+    pub takers: BTreeSet<NodeId>,
+    /// Offers that came to nothing.
+    pub refused: u64,
+    /// Acknowledgements, the same share at two hosts counted twice.
+    pub stored: u64,
+}
+
+impl Placement {
+    /// Deals a chunk's shares and sends them off.
+    pub(in crate::proto) fn start(
+        user: &mut User<'_, '_, '_>,
+        tag: u64,
+        chunk: Arc<EncodedChunk>,
+        copy: Copy,
+        lease_days: u16,
+    ) -> Self {
+        let place = user.writers(&copy.address);
+        let mut placement = Self {
+            salt: copy.salt,
+            kind: SessionType { kind: Kind::Store, class: chunk.class },
+            chunk,
+            region: if place.everyone { 0 } else { tag },
+            members: (!place.everyone).then_some(place.members),
+            lease_days,
+            hosts: place.hosts,
+            max_per_host: place.max_per_host,
+            offered: BTreeMap::new(),
+            asked: BTreeMap::new(),
+            elsewhere: BTreeMap::new(),
+            acknowledged: BTreeSet::new(),
+            full: false,
+            takers: BTreeSet::new(),
+            refused: 0,
+            stored: 0,
+        };
+        placement.deal(user, tag);
+        placement
+    }
+
+    fn deal(&mut self, user: &mut User<'_, '_, '_>, tag: u64) {
+        let deals = self.hosts.len().max(limits::SHARES_TOTAL).min(self.hosts.len() * self.max_per_host);
+        let mut order: Vec<u8> = Vec::new();
+        for i in 0..deals {
+            if order.is_empty() {
+                order = (0..limits::SHARES_TOTAL as u8).collect();
+                order.shuffle(&mut *user.ctx.env.rng);
+            }
+            if let (Some(index), Some(host)) = (order.pop(), self.hosts.get(i % self.hosts.len()).copied()) {
+                self.offer(user, tag, Deal { index, host, tries: 0 });
+            }
+        }
+    }
+
+    fn offer(&mut self, user: &mut User<'_, '_, '_>, tag: u64, deal: Deal) {
+        let blob = self.chunk.share_blob(deal.index, self.salt);
+        let store = Store { lease_days: self.lease_days, ticket: (TICKET_NONE, &[]), blob: &blob };
+        let target = Target { host: deal.host, region: self.region, members: self.members.clone() };
+        let request = user.ask(tag, target, self.kind, store.to_bytes());
+        self.offered.entry(deal.host).or_default().insert(deal.index);
+        self.asked.insert(request, deal);
+    }
+
+    /// A host answered.
+    pub(in crate::proto) fn answer(
+        &mut self,
+        user: &mut User<'_, '_, '_>,
+        tag: u64,
+        request: RequestId,
+        answer: Option<Stored>,
+    ) -> Outcome {
+        if let Some(deal) = self.asked.remove(&request) {
+            if answer.is_some_and(Stored::holds) {
+                self.acknowledged.insert(deal.index);
+                self.takers.insert(deal.host);
+                self.stored += 1;
+            } else {
+                self.full |= answer == Some(Stored::Full);
+                self.refused += 1;
+                self.elsewhere(user, tag, deal);
+            }
+        }
+        self.outcome()
+    }
+
+    /// A request failed.
+    pub(in crate::proto) fn failed(
+        &mut self,
+        user: &mut User<'_, '_, '_>,
+        tag: u64,
+        request: RequestId,
+        host_to_blame: bool,
+    ) -> Outcome {
+        if let Some(deal) = self.asked.remove(&request) {
+            if !host_to_blame && deal.tries < SAME_HOST_RETRIES {
+                self.offer(user, tag, Deal { tries: deal.tries + 1, ..deal });
+            } else {
+                self.refused += 1;
+                self.elsewhere(user, tag, deal);
+            }
+        }
+        self.outcome()
+    }
+
+    /// Offers a share to the host that was offered least, of those that have room and were not offered it yet.
+    fn elsewhere(&mut self, user: &mut User<'_, '_, '_>, tag: u64, deal: Deal) {
+        if self.acknowledged.contains(&deal.index) {
+            return;
+        }
+        let tried = self.elsewhere.entry(deal.index).or_default();
+        *tried += 1;
+        if *tried > ELSEWHERE_MAX {
+            return;
+        }
+        let offered = |host: &NodeId| self.offered.get(host).map_or(0, BTreeSet::len);
+        let next = self.hosts.iter().filter(|host| {
+            offered(host) < self.max_per_host && !self.offered.get(*host).is_some_and(|o| o.contains(&deal.index))
+        });
+        if let Some(host) = next.min_by_key(|host| offered(host)).copied() {
+            self.offer(user, tag, Deal { host, tries: 0, ..deal });
+        }
+    }
+
+    fn outcome(&self) -> Outcome {
+        let acknowledged = self.acknowledged.len();
+        if !self.asked.is_empty() {
+            Outcome::Pending
+        } else if acknowledged >= STORED_AT {
+            Outcome::Stored(acknowledged)
+        } else {
+            Outcome::Failed { acknowledged, full: self.full }
+        }
+    }
+
+    /// Whether nobody could be asked at all.
+    pub fn is_stuck(&self) -> bool {
+        self.asked.is_empty()
+    }
+}

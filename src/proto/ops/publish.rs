@@ -1,0 +1,351 @@
+//! Publishing a document: chunk by chunk from its bytes to its hosts, then the manifest from the bottom up, then the key (D13, D16).
+
+use crate::base::NodeId;
+use crate::base::limits;
+use crate::crypto::secret::Secret;
+use crate::proto::doc::DocJob;
+use crate::proto::doc::DocJobResult;
+use crate::proto::doc::key::ReadKey;
+use crate::proto::doc::layout;
+use crate::proto::doc::layout::Layout;
+use crate::proto::doc::node::Node;
+use crate::proto::doc::share::EncodedChunk;
+use crate::proto::event::Command;
+use crate::proto::event::Event;
+use crate::proto::event::Failure;
+use crate::proto::event::Progress;
+use crate::proto::event::PublishWish;
+use crate::proto::event::Report;
+use crate::proto::job::Job;
+use crate::proto::job::JobResult;
+use crate::proto::job::SealedAnswer;
+use crate::proto::ops::Goes;
+use crate::proto::ops::Heard;
+use crate::proto::ops::User;
+use crate::proto::ops::place;
+use crate::proto::ops::place::Placement;
+use crate::wire::manifest::Private;
+use crate::wire::request::Stored;
+use bytes::Bytes;
+use rand::CryptoRng;
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// Chunk copies being placed at once: at 24 shares each, more than the 256 shares over which the order is random (D12).
+const PLACING_MAX: usize = 12;
+/// Chunks being read and coded ahead of that.
+const CODING_MAX: usize = 4;
+
+/// What a chunk is in the document.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    /// The chunk in this slot.
+    Slot(u64),
+    /// The manifest node of this level and number; whether it is the top one.
+    Node(u8, u64, bool),
+    /// The whole document.
+    Single,
+}
+
+/// A job under way.
+#[derive(Debug)]
+enum Coding {
+    One(Part),
+    /// The parity chunks of a group, from this slot on.
+    Parity(u64),
+}
+
+/// A publication under way.
+pub struct Publish {
+    wish: PublishWish,
+    k_r: Secret<32>,
+    layout: Layout,
+    single: bool,
+    tags: u64,
+    /// Data chunk whose bytes are wanted next.
+    next: u64,
+    /// Whether a need is out.
+    needs: bool,
+    coding: BTreeMap<u64, Coding>,
+    waiting: VecDeque<(Part, Arc<EncodedChunk>, u8)>,
+    placing: BTreeMap<u64, (Part, Placement)>,
+    /// Data chunks of groups whose parity is not coded yet.
+    groups: BTreeMap<u64, BTreeMap<u64, Arc<EncodedChunk>>>,
+    roots: Vec<[u8; 32]>,
+    /// Level of the manifest that is being placed, and the roots below it.
+    level: Option<(u8, Vec<[u8; 32]>)>,
+    node_roots: BTreeMap<u64, [u8; 32]>,
+    top: Option<[u8; 32]>,
+    stored_bytes: u64,
+    takers: BTreeSet<NodeId>,
+    report: Report,
+}
+
+impl core::fmt::Debug for Publish {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Publish").finish_non_exhaustive()
+    }
+}
+
+impl Publish {
+    /// A publication that has not begun.
+    pub fn new(wish: PublishWish, rng: &mut dyn CryptoRng) -> Self {
+        let k_r = wish.convergent.clone().unwrap_or_else(|| Secret::random(rng));
+        let layout = Layout::new(wish.length);
+        let single = layout::is_single(wish.length);
+        let slots = if single { 0 } else { usize::try_from(layout.slots()).unwrap_or(0) };
+        Self {
+            k_r,
+            single,
+            tags: 0,
+            next: 0,
+            needs: false,
+            coding: BTreeMap::new(),
+            waiting: VecDeque::new(),
+            placing: BTreeMap::new(),
+            groups: BTreeMap::new(),
+            roots: vec![[0; 32]; slots],
+            level: None,
+            node_roots: BTreeMap::new(),
+            top: None,
+            stored_bytes: 0,
+            takers: BTreeSet::new(),
+            report: Report::default(),
+            layout,
+            wish,
+        }
+    }
+
+    pub(in crate::proto) fn hear(&mut self, user: &mut User<'_, '_, '_>, heard: Heard) -> Goes {
+        match heard {
+            Heard::Begin => self.advance(user),
+            Heard::Command(Command::Plain(plain)) => self.plain(user, plain),
+            Heard::Command(_) => Goes::On,
+            Heard::Answer(tag, request, answer) => {
+                let Some((_, placement)) = self.placing.get_mut(&tag) else { return Goes::On };
+                let outcome = placement.answer(user, tag, request, open_stored(answer));
+                self.placed(user, tag, &outcome)
+            }
+            Heard::Failed(tag, request, blame) => {
+                let Some((_, placement)) = self.placing.get_mut(&tag) else { return Goes::On };
+                let outcome = placement.failed(user, tag, request, blame);
+                self.placed(user, tag, &outcome)
+            }
+            Heard::Job(tag, JobResult::Document(DocJobResult::Encoded(Some(chunks)))) => self.coded(user, tag, chunks),
+            Heard::Job(..) => self.fail(user, Failure::bug("coding a chunk failed")),
+        }
+    }
+
+    /// Wants the next bytes, or codes the next padding chunk or manifest level, while there is room.
+    fn advance(&mut self, user: &mut User<'_, '_, '_>) -> Goes {
+        if self.single {
+            if self.next == 0 {
+                self.next = 1;
+                self.need(user, 0, self.wish.length);
+            }
+        } else {
+            while !self.needs
+                && self.next < self.layout.data()
+                && self.coding.len() < CODING_MAX
+                && self.waiting.len() < PLACING_MAX
+            {
+                let range = self.layout.plain_range(self.next);
+                if range.is_empty() {
+                    let number = self.next;
+                    self.next += 1;
+                    self.code_data(user, number, Bytes::new());
+                } else {
+                    self.need(user, range.start, range.end - range.start);
+                }
+            }
+        }
+        while self.placing.len() < PLACING_MAX
+            && let Some((part, chunk, copies)) = self.waiting.pop_front()
+        {
+            for i in 0..copies {
+                self.tags += 1;
+                let key = ReadKey::new(self.k_r.clone(), chunk.root, !self.single);
+                let copy = key.copy(&chunk.root, chunk.class, i);
+                let placement = Placement::start(user, self.tags, Arc::clone(&chunk), copy, self.wish.lease_days);
+                if placement.is_stuck() {
+                    return self.fail(user, Failure::no_hosts());
+                }
+                self.report.chunks += u64::from(i == 0);
+                self.placing.insert(self.tags, (part, placement));
+            }
+        }
+        let idle = self.placing.is_empty() && self.waiting.is_empty() && self.coding.is_empty() && !self.needs;
+        if idle { self.next_level(user) } else { Goes::On }
+    }
+
+    fn need(&mut self, user: &mut User<'_, '_, '_>, offset: u64, len: u64) {
+        self.needs = true;
+        user.event(Event::Need { offset, len: usize::try_from(len).unwrap_or(usize::MAX) });
+    }
+
+    fn plain(&mut self, user: &mut User<'_, '_, '_>, plain: Bytes) -> Goes {
+        let wanted = if self.single {
+            self.wish.length
+        } else {
+            let range = self.layout.plain_range(self.next);
+            range.end - range.start
+        };
+        if !core::mem::take(&mut self.needs) || plain.len() as u64 != wanted {
+            return self.fail(user, Failure::file_changed());
+        }
+        if self.single {
+            let work = DocJob::EncodeSingle { k_r: self.k_r.clone(), private: self.private(), plain };
+            self.code(user, Coding::One(Part::Single), work);
+        } else {
+            let number = self.next;
+            self.next += 1;
+            self.code_data(user, number, plain);
+        }
+        self.advance(user)
+    }
+
+    fn private(&self) -> Private {
+        Private { length: self.wish.length, name: self.wish.name.clone(), media_type: self.wish.media_type.clone() }
+    }
+
+    fn code_data(&mut self, user: &mut User<'_, '_, '_>, number: u64, plain: Bytes) {
+        let work = DocJob::EncodeChunk { k_r: self.k_r.clone(), layout: self.layout.clone(), number, plain };
+        self.code(user, Coding::One(Part::Slot(self.layout.slot_of(number))), work);
+    }
+
+    fn code(&mut self, user: &mut User<'_, '_, '_>, coding: Coding, work: DocJob) {
+        self.tags += 1;
+        self.coding.insert(self.tags, coding);
+        user.job(self.tags, Job::Document(work));
+    }
+
+    fn coded(&mut self, user: &mut User<'_, '_, '_>, tag: u64, chunks: Vec<Arc<EncodedChunk>>) -> Goes {
+        match self.coding.remove(&tag) {
+            None => return Goes::On,
+            Some(Coding::One(part)) => {
+                let Some(chunk) = chunks.into_iter().next() else { return self.fail(user, Failure::bug("an empty coding")) };
+                let copies = match part {
+                    Part::Slot(slot) => {
+                        self.keep_for_parity(user, slot, &chunk);
+                        1
+                    }
+                    Part::Node(_, index, top) => {
+                        self.node_roots.insert(index, chunk.root);
+                        if top {
+                            self.top = Some(chunk.root);
+                        }
+                        limits::MANIFEST_COPIES
+                    }
+                    Part::Single => {
+                        self.top = Some(chunk.root);
+                        1
+                    }
+                };
+                self.waiting.push_back((part, chunk, copies));
+            }
+            Some(Coding::Parity(first)) => {
+                for (slot, chunk) in (first..).zip(chunks) {
+                    self.set_root(slot, chunk.root);
+                    self.waiting.push_back((Part::Slot(slot), chunk, 1));
+                }
+            }
+        }
+        self.advance(user)
+    }
+
+    fn set_root(&mut self, slot: u64, root: [u8; 32]) {
+        if let Some(to) = usize::try_from(slot).ok().and_then(|s| self.roots.get_mut(s)) {
+            *to = root;
+        }
+    }
+
+    /// Notes a data chunk's root; when its group is complete, codes the parity.
+    fn keep_for_parity(&mut self, user: &mut User<'_, '_, '_>, slot: u64, chunk: &Arc<EncodedChunk>) {
+        self.set_root(slot, chunk.root);
+        let group = self.layout.group_of_slot(slot);
+        let members = self.groups.entry(group).or_default();
+        members.insert(slot, Arc::clone(chunk));
+        if members.len() == self.layout.data_in_group(group) {
+            let data = self.groups.remove(&group).unwrap_or_default().into_values().collect();
+            let count = self.layout.parity_in_group(group);
+            let first = self.layout.slots_of_group(group).end - count as u64;
+            self.code(user, Coding::Parity(first), DocJob::EncodeParity { data, count });
+        }
+    }
+
+    fn placed(&mut self, user: &mut User<'_, '_, '_>, tag: u64, outcome: &place::Outcome) -> Goes {
+        let (acknowledged, full) = match outcome {
+            place::Outcome::Pending => return Goes::On,
+            place::Outcome::Stored(_) => (None, false),
+            place::Outcome::Failed { acknowledged, full } => (Some(*acknowledged), *full),
+        };
+        let Some((part, placement)) = self.placing.remove(&tag) else { return Goes::On };
+        user.requests.release(user.op, tag);
+        self.report.shares += placement.stored;
+        self.report.shares_failed += placement.refused;
+        self.takers.extend(placement.takers);
+        if let Some(acknowledged) = acknowledged {
+            return self.fail(user, Failure::not_stored(acknowledged, full));
+        }
+        if let Part::Slot(slot) = part
+            && let Some(number) = self.layout.data_of_slot(slot)
+        {
+            let range = self.layout.plain_range(number);
+            self.stored_bytes += range.end - range.start;
+        }
+        user.event(Event::Progress(Progress { bytes: self.stored_bytes, total: self.wish.length, shares: self.report.shares }));
+        self.advance(user)
+    }
+
+    /// All that was begun is stored: the manifest's next level follows, or the key.
+    fn next_level(&mut self, user: &mut User<'_, '_, '_>) -> Goes {
+        if let Some(root) = self.top {
+            return self.published(user, root);
+        }
+        if self.single || self.next < self.layout.data() {
+            return Goes::On;
+        }
+        let (level, below) = match self.level.take() {
+            None => (0, self.roots.clone()),
+            Some((level, _)) => (level + 1, core::mem::take(&mut self.node_roots).into_values().collect()),
+        };
+        let chunks = self.layout.slots();
+        let top = layout::nodes_on_level(chunks, level) == 1;
+        for (index, children) in (0..).zip(below.chunks(limits::MANIFEST_FANOUT_MAX)) {
+            let node = Node {
+                level,
+                index,
+                chunks,
+                class: self.layout.class,
+                children: children.to_vec(),
+                private: top.then(|| self.private()),
+            };
+            let work = DocJob::EncodeNode { k_r: self.k_r.clone(), node: Box::new(node) };
+            self.code(user, Coding::One(Part::Node(level, index, top)), work);
+        }
+        self.level = Some((level, below));
+        Goes::On
+    }
+
+    fn published(&mut self, user: &mut User<'_, '_, '_>, root: [u8; 32]) -> Goes {
+        self.report.bytes = self.wish.length;
+        self.report.hosts = self.takers.len() as u64;
+        self.report.paths = user.paths();
+        let key = ReadKey::new(self.k_r.clone(), root, !self.single);
+        user.event(Event::Published { key, report: self.report.clone() });
+        Goes::Over
+    }
+
+    fn fail(&mut self, user: &mut User<'_, '_, '_>, failure: Failure) -> Goes {
+        user.event(Event::Failed(failure));
+        Goes::Over
+    }
+}
+
+/// A host's word on a store; `None` if it does not open.
+fn open_stored(mut answer: SealedAnswer) -> Option<Stored> {
+    let plain = answer.session.open_response(answer.n, &mut answer.sealed).ok()?;
+    Stored::from_bytes(plain).ok()
+}

@@ -1,0 +1,213 @@
+//! Getting one chunk back: ask ten hosts of its region, then all; whatever verifies counts, whatever does not is passed over (D10, D11).
+
+use crate::base::Address;
+use crate::base::NodeId;
+use crate::base::limits;
+use crate::proto::circuit::origin::RequestId;
+use crate::proto::job::Job;
+use crate::proto::job::SealedAnswer;
+use crate::proto::job::Shares8;
+use crate::proto::job::SharesFound;
+use crate::proto::ops::User;
+use crate::proto::requests::RegionTag;
+use crate::proto::requests::Target;
+use crate::wire::request::Fetch;
+use crate::wire::request::Kind;
+use crate::wire::request::SessionType;
+use crate::wire::share::Class;
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// Times that a host is asked again because the circuit to it died.
+const SAME_HOST_RETRIES: u8 = 2;
+
+/// One stored copy of a chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Copy {
+    /// Where it is.
+    pub address: Address,
+    /// The salt that makes it this copy.
+    pub salt: [u8; 16],
+}
+
+/// What a retrieval came to.
+#[derive(Debug)]
+pub enum Outcome {
+    /// Not done.
+    Pending,
+    /// The sealed chunk, verified against its root.
+    Chunk(Vec<u8>),
+    /// All shares verified and yet they are not one codeword: whoever made the document lied (D11).
+    Void,
+    /// Too few shares are left; so many hosts were asked, so many distinct shares found.
+    Lost {
+        /// Hosts asked.
+        asked: usize,
+        /// Distinct shares found.
+        found: usize,
+    },
+}
+
+/// One chunk on its way back.
+#[derive(Debug)]
+pub struct Retrieval {
+    root: [u8; 32],
+    class: Class,
+    /// Copies not tried yet; the last is tried next.
+    copies: Vec<Copy>,
+    copy: Copy,
+    region: RegionTag,
+    members: Option<Arc<BTreeSet<NodeId>>>,
+    /// Hosts of this copy's region that were not asked yet, in random order; the last is asked next.
+    hosts: Vec<NodeId>,
+    asked: BTreeMap<RequestId, (NodeId, u8)>,
+    asked_count: usize,
+    answers: Vec<SealedAnswer>,
+    found: Shares8,
+    job: bool,
+    /// Hosts that gave something that did not verify.
+    pub liars: u64,
+    /// Hosts that gave a share.
+    pub givers: BTreeSet<NodeId>,
+}
+
+impl Retrieval {
+    /// Starts with one of the copies, by chance. `tag`: names this chunk among those of the operation.
+    pub(in crate::proto) fn start(user: &mut User<'_, '_, '_>, tag: u64, root: [u8; 32], class: Class, mut copies: Vec<Copy>) -> Self {
+        use rand::seq::SliceRandom;
+        copies.shuffle(&mut *user.ctx.env.rng);
+        let copy = copies.pop().unwrap_or(Copy { address: Address([0; 32]), salt: [0; 16] });
+        let mut retrieval = Self {
+            root,
+            class,
+            copies,
+            copy,
+            region: tag,
+            members: None,
+            hosts: Vec::new(),
+            asked: BTreeMap::new(),
+            asked_count: 0,
+            answers: Vec::new(),
+            found: Shares8::default(),
+            job: false,
+            liars: 0,
+            givers: BTreeSet::new(),
+        };
+        retrieval.begin_copy(user, tag);
+        retrieval
+    }
+
+    fn begin_copy(&mut self, user: &mut User<'_, '_, '_>, tag: u64) {
+        let place = user.readers(&self.copy.address);
+        self.hosts = place.hosts;
+        self.hosts.reverse();
+        self.hosts.truncate(limits::READ_MAX);
+        (self.region, self.members) = if place.everyone { (0, None) } else { (tag, Some(place.members)) };
+        self.ask(user, tag, limits::READ_FIRST);
+    }
+
+    fn ask(&mut self, user: &mut User<'_, '_, '_>, tag: u64, count: usize) {
+        for _ in 0..count {
+            let Some(host) = self.hosts.pop() else { return };
+            self.asked_count += 1;
+            self.ask_host(user, tag, host, 0);
+        }
+    }
+
+    fn ask_host(&mut self, user: &mut User<'_, '_, '_>, tag: u64, host: NodeId, tries: u8) {
+        let fetch = Fetch { address: self.copy.address, want: self.found.wanted() };
+        let kind = SessionType { kind: Kind::Fetch, class: self.class };
+        let target = Target { host, region: self.region, members: self.members.clone() };
+        let request = user.ask(tag, target, kind, fetch.to_bytes());
+        self.asked.insert(request, (host, tries));
+    }
+
+    /// A sealed answer came.
+    pub(in crate::proto) fn answer(
+        &mut self,
+        user: &mut User<'_, '_, '_>,
+        tag: u64,
+        request: RequestId,
+        mut answer: SealedAnswer,
+    ) -> Outcome {
+        if let Some((host, _)) = self.asked.remove(&request) {
+            answer.host = host;
+            self.answers.push(answer);
+        }
+        self.proceed(user, tag)
+    }
+
+    /// A request failed.
+    pub(in crate::proto) fn failed(
+        &mut self,
+        user: &mut User<'_, '_, '_>,
+        tag: u64,
+        request: RequestId,
+        host_to_blame: bool,
+    ) -> Outcome {
+        if let Some((host, tries)) = self.asked.remove(&request) {
+            if !host_to_blame && tries < SAME_HOST_RETRIES {
+                self.ask_host(user, tag, host, tries + 1);
+            } else {
+                // One more instead of the silent one, so that a slow host costs no whole round.
+                self.ask(user, tag, 1);
+            }
+        }
+        self.proceed(user, tag)
+    }
+
+    /// Answers were opened and verified beside the core.
+    pub(in crate::proto) fn opened(&mut self, user: &mut User<'_, '_, '_>, tag: u64, found: SharesFound) -> Outcome {
+        self.job = false;
+        self.liars += found.liars;
+        self.givers.extend(found.givers);
+        self.found = found.shares;
+        match found.rebuilt {
+            Some(Ok(chunk)) => Outcome::Chunk(chunk),
+            Some(Err(())) => Outcome::Void,
+            None => self.proceed(user, tag),
+        }
+    }
+
+    fn proceed(&mut self, user: &mut User<'_, '_, '_>, tag: u64) -> Outcome {
+        if self.job {
+            return Outcome::Pending;
+        }
+        let missing = limits::SHARES_NEEDED.saturating_sub(self.found.len());
+        if !self.answers.is_empty() && (self.answers.len() >= missing || self.asked.is_empty()) {
+            self.job = true;
+            let work = Job::OpenAnswers {
+                address: self.copy.address,
+                root: self.root,
+                class: self.class,
+                answers: core::mem::take(&mut self.answers),
+                shares: core::mem::take(&mut self.found),
+                rebuild: true,
+            };
+            user.job(tag, work);
+            return Outcome::Pending;
+        }
+        if !self.asked.is_empty() {
+            return Outcome::Pending;
+        }
+        if !self.hosts.is_empty() {
+            let all = self.hosts.len();
+            self.ask(user, tag, all);
+            return Outcome::Pending;
+        }
+        match self.copies.pop() {
+            Some(copy) => {
+                // Another copy of the same chunk has the same shares: what was found stays.
+                self.copy = copy;
+                self.begin_copy(user, tag);
+                if self.asked.is_empty() { self.lost() } else { Outcome::Pending }
+            }
+            None => self.lost(),
+        }
+    }
+
+    fn lost(&self) -> Outcome {
+        Outcome::Lost { asked: self.asked_count, found: self.found.len() }
+    }
+}

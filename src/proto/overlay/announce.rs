@@ -1,0 +1,201 @@
+//! A relay's own descriptor: made, signed, renewed every eight hours or on change, and told to those who should know first.
+
+use crate::base::Env;
+use crate::base::LinkId;
+use crate::base::NodeId;
+use crate::base::Time;
+use crate::base::limits;
+use crate::proto::overlay::Asked;
+use crate::proto::overlay::Overlay;
+use crate::proto::overlay::Purpose;
+use crate::proto::overlay::Work;
+use crate::proto::overlay::io::Event;
+use crate::proto::overlay::io::Output;
+use crate::proto::overlay::io::OverlayJob;
+use crate::proto::overlay::io::Peer;
+use crate::proto::overlay::io::Profile;
+use crate::proto::overlay::record::Verified;
+use crate::wire::codec::Extensions;
+use crate::wire::overlay::Blob;
+use crate::wire::overlay::Message;
+use crate::wire::record::Descriptor;
+use core::time::Duration;
+use rand::RngExt;
+use std::collections::BTreeSet;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// A descriptor is renewed after about this long, a third of its life.
+const RENEW_SECS: u64 = 8 * 3600;
+/// Relays next to the own position that are told, besides those linked.
+const NEAREST: usize = 20;
+/// Changes are gathered for this long before one descriptor tells them all.
+const GATHER: Duration = Duration::from_secs(3);
+/// The same in a local network.
+const GATHER_LOCAL: Duration = Duration::from_millis(150);
+/// Time between two dials for announcements.
+const PACE: Duration = Duration::from_millis(50);
+/// Relays remembered as told; beyond, some are told twice.
+const TOLD_MAX: usize = 256;
+
+/// The own descriptor and who knows it.
+#[derive(Debug)]
+pub struct Own {
+    relay: Option<Arc<Verified>>,
+    seq: u64,
+    /// When to sign anew.
+    sign_at: Time,
+    signing: bool,
+    /// Relays that have the current descriptor.
+    told: BTreeSet<NodeId>,
+    /// Relays to be dialled for it.
+    queue: VecDeque<Peer>,
+    queue_at: Time,
+    /// Whether the nearest were queued for the current descriptor.
+    spread: bool,
+    usable: bool,
+}
+
+impl Own {
+    pub(super) const fn new(now: Time) -> Self {
+        Self {
+            relay: None,
+            seq: 0,
+            sign_at: now,
+            signing: false,
+            told: BTreeSet::new(),
+            queue: VecDeque::new(),
+            queue_at: now,
+            spread: false,
+            usable: false,
+        }
+    }
+
+    pub(super) fn next(&self) -> Time {
+        if self.queue.is_empty() { self.sign_at } else { self.sign_at.min(self.queue_at) }
+    }
+}
+
+impl Overlay {
+    /// The own descriptor, once signed.
+    pub const fn own_descriptor(&self) -> Option<&Arc<Verified>> {
+        self.own.relay.as_ref()
+    }
+
+    /// Takes over a changed profile. A former first address is listed for seven days (D9).
+    pub(super) fn profile(&mut self, env: &Env<'_>, mut profile: Profile) {
+        if let Some(old) = &self.config.profile {
+            profile.old_addrs.extend(old.old_addrs.iter().copied().filter(|(a, _)| !profile.addrs.contains(a)));
+            if let Some(first) = old.addrs.first().filter(|a| profile.addrs.first() != Some(*a)) {
+                profile.old_addrs.insert(0, (*first, env.wall.plus(limits::OLD_ADDR_SECS)));
+                self.witness.moved(env.now);
+            }
+        }
+        profile.old_addrs.retain(|(_, until)| *until > env.wall);
+        profile.old_addrs.sort_by_key(|(a, until)| (*a, core::cmp::Reverse(*until)));
+        profile.old_addrs.dedup_by_key(|(a, _)| *a);
+        self.config.profile = Some(profile);
+        self.own_changed(env);
+    }
+
+    /// Something in the own descriptor changed: sign it anew soon.
+    pub(super) fn own_changed(&mut self, env: &Env<'_>) {
+        let soon = env.now + if self.view.is_local() { GATHER_LOCAL } else { GATHER };
+        self.own.sign_at = self.own.sign_at.min(soon);
+    }
+
+    pub(super) fn tick_own(&mut self, env: &mut Env<'_>) {
+        if env.now >= self.own.sign_at {
+            let jitter = env.rng.random_range(0..1800);
+            self.own.sign_at = env.now + Duration::from_secs(RENEW_SECS - jitter);
+            self.sign_own(env);
+        }
+        self.watch_usable(env);
+        if env.now >= self.own.queue_at && !self.own.queue.is_empty() {
+            self.own.queue_at = env.now + PACE;
+            if let Some(peer) = self.own.queue.pop_front()
+                && !self.own.told.contains(&peer.node)
+                && !self.dial(env, peer, Purpose::Announce)
+                && self.own.queue.len() < NEAREST
+            {
+                self.own.queue.push_back(peer);
+            }
+        }
+    }
+
+    fn sign_own(&mut self, env: &Env<'_>) {
+        let Some(p) = &self.config.profile else { return };
+        if self.own.signing {
+            // One at a time; the change waits for the next.
+            self.own.sign_at = env.now + GATHER_LOCAL;
+            return;
+        }
+        // Numbers follow the clock, so they grow over restarts too.
+        let seq = env.wall.0.max(self.own.seq.saturating_add(1));
+        let descriptor = Descriptor {
+            node: p.node,
+            seq,
+            published: env.wall,
+            expires: env.wall.plus(limits::DESCRIPTOR_LIFE_SECS),
+            addrs: p.addrs.clone(),
+            carries: p.carries,
+            onion_key: p.onion_key,
+            host_key: p.host_key.clone(),
+            family: p.family.clone(),
+            old_addrs: p.old_addrs.iter().copied().filter(|(_, until)| *until > env.wall).collect(),
+            receipts: self.witness.receipts(env.wall),
+            extensions: Extensions::default(),
+        };
+        self.own.seq = seq;
+        self.own.signing = true;
+        self.job(Work::SignOwn, OverlayJob::SignDescriptor(Box::new(descriptor)));
+    }
+
+    pub(super) fn signed_own(&mut self, env: &mut Env<'_>, own: Option<Arc<Verified>>) {
+        self.own.signing = false;
+        let Some(own) = own else { return };
+        self.view.insert(Arc::clone(&own), env.wall);
+        // We know our own address; others need receipts.
+        self.view.prove(&own.node(), &own.addr());
+        self.view_changed = true;
+        self.own.relay = Some(own);
+        self.own.told.clear();
+        self.own.queue.clear();
+        self.own.spread = false;
+        let links: Vec<(NodeId, LinkId)> = self.by_node.iter().map(|(n, l)| (*n, *l)).collect();
+        for (node, link) in links {
+            self.announce_on(env, link, node);
+        }
+        self.watch_usable(env);
+    }
+
+    /// Once receipts suffice, those next to our place are told; before that they could do nothing with it.
+    fn watch_usable(&mut self, env: &Env<'_>) {
+        let Some(own) = self.own.relay.clone() else { return };
+        let usable = self.view.get(&own.node()).is_some();
+        if usable != self.own.usable {
+            self.own.usable = usable;
+            self.out.push_back(Output::Event(Event::SelfUsable(usable)));
+        }
+        if usable && !self.own.spread && self.view.counts().relays > 1 {
+            self.own.spread = true;
+            self.own.queue_at = env.now;
+            let near = self.view.near(&own.position().0, NEAREST + 1);
+            let told = &self.own.told;
+            let peers = near.iter().filter(|r| r.node() != own.node() && !told.contains(&r.node()));
+            self.own.queue = peers.map(|r| Peer { addr: r.addr(), node: r.node() }).collect();
+        }
+    }
+
+    /// Tells a linked relay, unless it knows.
+    pub(super) fn announce_on(&mut self, env: &Env<'_>, link: LinkId, node: NodeId) {
+        let Some(own) = self.own.relay.clone() else { return };
+        if self.own.told.contains(&node) {
+            return;
+        }
+        let record = Blob(own.encode());
+        if self.request(env, link, Asked::Announce, |id| Message::Announce { id, record }) && self.own.told.len() < TOLD_MAX {
+            self.own.told.insert(node);
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! What goes into and comes out of the overlay machine.
+
+use crate::base::JobId;
+use crate::base::LinkId;
+use crate::base::NetworkId;
+use crate::base::NodeId;
+use crate::base::Wall;
+use crate::base::net::Group;
+use crate::crypto::keys::IdentityKey;
+use crate::proto::overlay::record;
+use crate::proto::overlay::record::RecordError;
+use crate::proto::overlay::record::Verified;
+use crate::wire::record::Descriptor;
+use crate::wire::record::HostKey;
+use crate::wire::record::Receipt;
+use core::net::SocketAddr;
+use std::sync::Arc;
+
+/// A relay as links name it: where, and whom to expect there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Where it answers.
+    pub addr: SocketAddr,
+    /// Who must answer.
+    pub node: NodeId,
+}
+
+/// What a relay says about itself; the machine adds number, times and receipts, and has it signed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Profile {
+    /// Its identity.
+    pub node: NodeId,
+    /// Advertised addresses; the first gives the position.
+    pub addrs: Vec<SocketAddr>,
+    /// Whether it carries circuits.
+    pub carries: bool,
+    /// Key of the circuit handshake.
+    pub onion_key: [u8; 32],
+    /// Key that requests are sealed to, if it hosts.
+    pub host_key: Option<HostKey>,
+    /// Relays of the same people.
+    pub family: Vec<NodeId>,
+    /// Former first addresses, each with the end of their time.
+    pub old_addrs: Vec<(SocketAddr, Wall)>,
+}
+
+/// Settings of the machine.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// `--local-network`: special addresses, no waiting time, quick timers.
+    pub local: bool,
+    /// A relay describes itself; a client has none and only reads.
+    pub profile: Option<Profile>,
+    /// Where to begin.
+    pub bootstrap: Vec<Peer>,
+}
+
+/// What the machine is told.
+#[derive(Debug)]
+pub enum Input {
+    /// A link is open. Told before any message of it, and before [`Input::Dialled`] names it.
+    LinkUp {
+        /// The link.
+        link: LinkId,
+        /// The proven identity, if the other end is a relay.
+        node: Option<NodeId>,
+        /// Its address as seen from here.
+        remote: SocketAddr,
+        /// Whether this end dialled.
+        dialled: bool,
+        /// The other end's clock, if it is a relay (D20).
+        wall: Option<Wall>,
+    },
+    /// A link is gone.
+    LinkDown {
+        /// The link.
+        link: LinkId,
+    },
+    /// A whole overlay message arrived.
+    Message {
+        /// On this link.
+        link: LinkId,
+        /// Its bytes.
+        bytes: Vec<u8>,
+    },
+    /// Answer to [`Output::Dial`]: the link (a new one, or an open one unless `fresh` was asked), or `None` if nobody answered as expected.
+    Dialled {
+        /// The number given out.
+        token: u64,
+        /// The link.
+        link: Option<LinkId>,
+    },
+    /// A job is done.
+    Done {
+        /// Which.
+        job: JobId,
+        /// What it found.
+        outcome: JobOutcome,
+    },
+    /// The relay's addresses, keys or family changed.
+    Profile(Box<Profile>),
+    /// A client's directory relays, as the path policy keeps them.
+    Directories(Vec<Peer>),
+    /// A sample that a client took through a circuit: how many of the relays that some relay named are known here.
+    CoverageSample {
+        /// The group of the relay that was asked.
+        group: Group,
+        /// Of its hints, those known and usable here ([`crate::proto::overlay::Overlay::knows`]).
+        known: u32,
+        /// All its hints.
+        total: u32,
+    },
+    /// Time passed.
+    Tick,
+}
+
+/// What the machine wants done.
+#[derive(Debug)]
+pub enum Output {
+    /// Send a message on a link.
+    Send {
+        /// The link.
+        link: LinkId,
+        /// An encoded message.
+        bytes: Vec<u8>,
+    },
+    /// Open a link, and answer with [`Input::Dialled`].
+    Dial {
+        /// Number of the answer.
+        token: u64,
+        /// Where.
+        addr: SocketAddr,
+        /// Who must answer.
+        expect: NodeId,
+        /// Whether an open link will not do (dial-back).
+        fresh: bool,
+    },
+    /// The overlay has no more use for this link; close it unless circuits run on it.
+    Release {
+        /// The link.
+        link: LinkId,
+    },
+    /// The other end broke the protocol: close the link.
+    Blame {
+        /// The link.
+        link: LinkId,
+    },
+    /// Work with keys, to be done beside the machine.
+    Job(JobId, OverlayJob),
+    /// News.
+    Event(Event),
+}
+
+/// News for the rest of the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Relays came, went or changed.
+    ViewChanged,
+    /// The measured coverage crossed the bar, or fell below it.
+    Coverage(Coverage),
+    /// The own clock against the others', in seconds (positive: the others are ahead).
+    Clock(i64, ClockLevel),
+    /// A witness saw another address than the advertised one.
+    AddressDiffers,
+    /// The own descriptor counts receipts enough to be usable, or no more.
+    SelfUsable(bool),
+}
+
+/// How much of the network is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Coverage {
+    /// Median over groups of the share of sampled relays that is known, in percent.
+    pub percent: u32,
+    /// Groups that samples came from.
+    pub groups: usize,
+    /// Whether paths may be chosen: enough groups, 97 %, and a network at all.
+    pub ready: bool,
+}
+
+/// What a clock offset means (D20).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClockLevel {
+    /// Close enough.
+    Good,
+    /// Above 10 minutes.
+    Warn,
+    /// Above 3 hours: descriptors do not count; exit 4.
+    Fail,
+}
+
+/// Public-key work. [`OverlayJob::run`] does it.
+#[derive(Debug)]
+pub enum OverlayJob {
+    /// Check descriptors.
+    Verify(Vec<Vec<u8>>),
+    /// Sign the own descriptor.
+    SignDescriptor(Box<Descriptor>),
+    /// Sign that this subject answered at this address on this day.
+    SignReceipt {
+        /// Who.
+        subject: NodeId,
+        /// Where.
+        addr: SocketAddr,
+        /// When.
+        day: u32,
+    },
+    /// Check a receipt that a witness gave us.
+    VerifyReceipt(Box<Receipt>),
+}
+
+/// What a job found.
+#[derive(Debug)]
+pub enum JobOutcome {
+    /// Descriptors, in order of the job.
+    Verified(Vec<Result<Arc<Verified>, RecordError>>),
+    /// The own descriptor; `None` if there is no key or it does not fit the format.
+    Signed(Option<Arc<Verified>>),
+    /// A receipt; `None` if there is no key or it does not verify.
+    Receipt(Option<Box<Receipt>>),
+}
+
+impl OverlayJob {
+    /// Does the work. Pure; slow (about 0.1 ms per signature), so it runs beside the core. Worlds of many nodes may answer
+    /// [`OverlayJob::Verify`] from a cache over the bytes instead, and so share one copy of each descriptor.
+    pub fn run(self, net: &NetworkId, key: Option<&IdentityKey>) -> JobOutcome {
+        match self {
+            Self::Verify(list) => JobOutcome::Verified(list.iter().map(|b| record::verify_descriptor(net, b)).collect()),
+            Self::SignDescriptor(d) => JobOutcome::Signed(key.and_then(|k| record::sign_descriptor(k, net, *d).ok())),
+            Self::SignReceipt { subject, addr, day } => {
+                JobOutcome::Receipt(key.map(|k| Box::new(record::sign_receipt(k, net, subject, addr, day))))
+            }
+            Self::VerifyReceipt(r) => JobOutcome::Receipt(record::verify_receipt(net, &r).is_ok().then_some(r)),
+        }
+    }
+}

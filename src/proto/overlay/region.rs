@@ -1,0 +1,272 @@
+//! Positions (D9) and regions (D10): which hosts hold the shares of a key, computed from the own view alone.
+//!
+//! Distances are XOR distances over the first 16 bytes. A region holds *every* admitted host inside a radius that is expected to hold 24,
+//! not the k closest: identities crowded next to a key add to the region and push nobody out (attacks.md, model B).
+
+use crate::base::NetworkId;
+use crate::base::Position;
+use crate::base::limits;
+use crate::base::net::Group;
+use crate::base::net::Prefix;
+use crate::crypto::kdf;
+use crate::crypto::kdf::Label;
+use crate::proto::overlay::record::Verified;
+use crate::proto::overlay::view::Place;
+use crate::proto::overlay::view::PlaceKind;
+use crate::proto::overlay::view::Places;
+use crate::proto::overlay::view::View;
+use core::net::IpAddr;
+use core::net::SocketAddr;
+use rand::CryptoRng;
+use rand::seq::SliceRandom;
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// Slots of a prefix: places that the addresses of one /24 can take.
+const SLOTS: u8 = 8;
+/// Most hosts of one region: far more than anyone asks, a bound for crowds that pass the caps.
+const MEMBERS_MAX: usize = 1024;
+/// Most hosts at former addresses that a reader asks in the end.
+const FORMER_MAX: usize = 24;
+/// Hosts of a region for each one that a writer leaves out, so that small networks keep enough.
+const MEMBERS_PER_LEFT_OUT: usize = 8;
+
+/// The position of an address: hash(network, /24 or /48, slot), slot = hash(full address) mod 8. The port does not count.
+pub fn position(net: &NetworkId, addr: &SocketAddr) -> Position {
+    let ip = match addr.ip().to_canonical() {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    };
+    let [slot, ..] = kdf::hash(Label::PositionSlot, &[&net.0, &ip]);
+    Position(kdf::hash(Label::Position, &[&net.0, &Prefix::of(addr).0, &[slot % SLOTS]]))
+}
+
+/// The part of a key that distances are measured on.
+pub fn prefix(key: &[u8; 32]) -> u128 {
+    let mut head = [0; 16];
+    head.copy_from_slice(key.first_chunk::<16>().unwrap_or(&[0; 16]));
+    u128::from_be_bytes(head)
+}
+
+/// XOR distance of two keys.
+pub fn distance(a: &[u8; 32], b: &[u8; 32]) -> u128 {
+    prefix(a) ^ prefix(b)
+}
+
+/// `24 / N` of the whole space, with N rounded to a power of the square root of two, so that views that differ a little agree.
+pub fn radius_for(hosts: usize) -> u128 {
+    if hosts <= limits::REGION_EVERYONE {
+        return u128::MAX;
+    }
+    let n = (hosts as u128).min(1 << 31);
+    let half_powers = n.pow(4).ilog2().div_ceil(2);
+    let (h, odd) = (half_powers / 2, half_powers % 2 == 1);
+    // 2^64 divided by the square root of two, for the odd half power.
+    let unit: u128 = if odd { 0xb504_f333_f9de_6484 } else { 1 << 64 };
+    (unit * limits::REGION_TARGET as u128) << (64 - h)
+}
+
+/// Most shares of one chunk that a host keeps (D11).
+pub fn shares_kept(region_size: usize) -> usize {
+    2usize.max(48usize.div_ceil(region_size.max(1)))
+}
+
+/// Places by XOR distance from a key, nearest first. Each step costs a logarithm plus its part of a sort; nothing beyond what is taken
+/// from it (and the rest of the last bucket) is touched.
+pub struct Walk<'a> {
+    places: &'a Places,
+    key: u128,
+    /// Common leading bits of the next bucket; `None` when all are done.
+    level: Option<u32>,
+    /// The current bucket, farthest first.
+    batch: Vec<(u128, &'a Place)>,
+}
+
+impl<'a> Walk<'a> {
+    pub(crate) fn new(places: &'a Places, key: u128) -> Self {
+        let before = places.range(..(key, 0)).next_back().map(|((p, _), _)| *p);
+        let after = places.range((key, 0)..).next().map(|((p, _), _)| *p);
+        let level = before.into_iter().chain(after).map(|p| (p ^ key).leading_zeros()).max();
+        Self { places, key, level, batch: Vec::new() }
+    }
+
+    fn fill(&mut self) -> Option<()> {
+        while self.batch.is_empty() {
+            let level = self.level?;
+            self.level = level.checked_sub(1);
+            // All keys that share `level` leading bits with ours and differ in the next.
+            let (low, high) = match 127u32.checked_sub(level) {
+                None => (self.key, self.key),
+                Some(bit) => {
+                    let rest = (1u128 << bit) - 1;
+                    let low = (self.key ^ (1 << bit)) & !rest;
+                    (low, low | rest)
+                }
+            };
+            let bucket = self.places.range((low, 0)..=(high, u64::MAX));
+            self.batch.extend(bucket.map(|((p, _), place)| (p ^ self.key, place)));
+            // Places of one distance are ordered by identity, so that equal views walk equally.
+            self.batch.sort_unstable_by_key(|(d, place)| core::cmp::Reverse((*d, place.relay.hint_id())));
+        }
+        Some(())
+    }
+}
+
+impl<'a> Iterator for Walk<'a> {
+    type Item = (u128, &'a Place);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.fill()?;
+        self.batch.pop()
+    }
+}
+
+/// The region of a key: every admitted host inside the radius.
+#[derive(Clone, Debug)]
+pub struct Region {
+    radius: u128,
+    members: Vec<Arc<Verified>>,
+    former: Vec<Arc<Verified>>,
+}
+
+/// Whom a writer gives shares to.
+#[derive(Clone, Debug)]
+pub struct WriteList {
+    /// In random order.
+    pub hosts: Vec<Arc<Verified>>,
+    /// Whether fewer than three could be left out (D15), because the region is too small.
+    pub relaxed: bool,
+}
+
+/// Whom a reader asks.
+#[derive(Clone, Debug)]
+pub struct ReadList {
+    /// In random order: the first `READ_FIRST`, then all others. Hosts at former addresses come last.
+    pub hosts: Vec<Arc<Verified>>,
+    /// Hosts in the groups to be skipped: only for networks so small that nothing else is left.
+    pub last_resort: Vec<Arc<Verified>>,
+}
+
+/// Caps near one key (D10), and one host per address (D9).
+#[derive(Default)]
+struct Caps {
+    prefixes: BTreeMap<Prefix, usize>,
+    groups: BTreeMap<Group, usize>,
+    addrs: BTreeSet<SocketAddr>,
+}
+
+impl Caps {
+    /// In a local network several relays may share an address; ports tell them apart.
+    fn new_addr(&mut self, relay: &Verified, local: bool) -> bool {
+        let addr = relay.addr();
+        self.addrs.insert(if local { addr } else { SocketAddr::new(addr.ip(), 0) })
+    }
+
+    fn admit(&mut self, relay: &Verified) -> bool {
+        let p = self.prefixes.entry(relay.prefix()).or_insert(0);
+        let g = self.groups.entry(relay.group()).or_insert(0);
+        let ok = *p < limits::REGION_PER_PREFIX && *g < limits::REGION_PER_GROUP;
+        if ok {
+            *p += 1;
+            *g += 1;
+        }
+        ok
+    }
+}
+
+impl Region {
+    /// The region of a key in a view.
+    pub fn of(view: &View, key: &[u8; 32]) -> Self {
+        let base = radius_for(view.hosts_capped());
+        let mut caps = Caps::default();
+        let (mut members, mut refused, mut former) = (Vec::new(), Vec::new(), Vec::new());
+        let mut radius = base;
+        for (d, place) in view.walk(key) {
+            let enough = members.len() >= limits::REGION_TARGET;
+            if members.len() >= MEMBERS_MAX || (enough && d > base) {
+                break;
+            }
+            match place.kind {
+                PlaceKind::Carrier => {}
+                PlaceKind::Former => {
+                    if former.len() < FORMER_MAX {
+                        former.push(Arc::clone(&place.relay));
+                    }
+                }
+                PlaceKind::Host => {
+                    if !caps.new_addr(&place.relay, view.is_local()) {
+                        continue;
+                    }
+                    if caps.admit(&place.relay) {
+                        members.push(Arc::clone(&place.relay));
+                        radius = radius.max(d);
+                    } else if refused.len() < limits::REGION_TARGET {
+                        refused.push(Arc::clone(&place.relay));
+                    }
+                }
+            }
+        }
+        // A network too small for the caps keeps them as far as it can: the nearest of those refused fill up.
+        let missing = limits::REGION_TARGET.saturating_sub(members.len());
+        members.extend(refused.into_iter().take(missing));
+        if members.len() < limits::REGION_TARGET {
+            radius = u128::MAX;
+        }
+        former.retain(|f| !members.iter().any(|m| m.node() == f.node()));
+        Self { radius, members, former }
+    }
+
+    /// The admitted hosts, roughly nearest first.
+    pub fn members(&self) -> &[Arc<Verified>] {
+        &self.members
+    }
+
+    /// Farthest distance that counts; all ones when everyone belongs to it.
+    pub const fn radius(&self) -> u128 {
+        self.radius
+    }
+
+    /// Whether a relay belongs to the region: last hops must lie outside (D12).
+    pub fn contains(&self, node: &crate::base::NodeId) -> bool {
+        self.members.iter().any(|m| m.node() == *node)
+    }
+
+    /// Every host of the region (a random 96 of a crowded one) in random order, less three: all in `guard_groups`, the rest at random (D15).
+    pub fn write_list(&self, rng: &mut dyn CryptoRng, guard_groups: &[Group]) -> WriteList {
+        let (mut out, mut hosts): (Vec<_>, Vec<_>) =
+            self.members.iter().cloned().partition(|m| guard_groups.iter().any(|g| m.in_group(g)));
+        hosts.shuffle(rng);
+        let wanted = limits::WRITE_LEFT_OUT.min(self.members.len() / MEMBERS_PER_LEFT_OUT);
+        while out.len() < wanted {
+            let Some(host) = hosts.pop() else { break };
+            out.push(host);
+        }
+        hosts.truncate(limits::REGION_WRITE_MAX);
+        WriteList { hosts, relaxed: out.len() < limits::WRITE_LEFT_OUT }
+    }
+
+    /// All hosts of the region (a random 200 of a crowded one) in random order, without those in the groups to skip; then hosts that moved.
+    pub fn read_list(&self, rng: &mut dyn CryptoRng, skip: &[Group]) -> ReadList {
+        let skipped = |m: &Arc<Verified>| skip.iter().any(|g| m.in_group(g));
+        let (mut last_resort, mut hosts): (Vec<_>, Vec<_>) = self.members.iter().cloned().partition(skipped);
+        hosts.shuffle(rng);
+        last_resort.shuffle(rng);
+        hosts.extend(self.former.iter().filter(|m| !skipped(m)).cloned());
+        hosts.truncate(limits::READ_MAX);
+        ReadList { hosts, last_resort }
+    }
+}
+
+/// Whether a host at these positions (its own, and former ones for 7 days) takes shares for this key: inside four radii.
+pub fn accepts(view: &View, own: &[Position], key: &[u8; 32]) -> bool {
+    let nearest = own.iter().map(|p| distance(&p.0, key)).min();
+    let base = radius_for(view.hosts_capped());
+    let four = |r: u128| r.saturating_mul(u128::from(limits::REGION_ACCEPT_RADII));
+    // The walk is needed only when the plain radius does not decide.
+    nearest.is_some_and(|d| d <= four(base) || d <= four(Region::of(view, key).radius()))
+}
+
+#[cfg(test)]
+#[path = "region_tests.rs"]
+mod tests;

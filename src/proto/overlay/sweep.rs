@@ -1,0 +1,250 @@
+//! Sweeps: "who is near this random place?", on a timer (D8). They fill a relay's view and measure how much of the network it knows.
+//!
+//! Targets are random and never the relay about to be used, so they tell nothing (attacks.md fact 4). A sweep asks a relay near the target,
+//! because newcomers announce themselves there, and now and then a random one, so that no neighbourhood can hide.
+
+use crate::base::Env;
+use crate::base::LinkId;
+use crate::base::NodeId;
+use crate::base::Time;
+use crate::base::limits;
+use crate::base::net::Group;
+use crate::proto::overlay::Asked;
+use crate::proto::overlay::Overlay;
+use crate::proto::overlay::Purpose;
+use crate::proto::overlay::io::Coverage;
+use crate::proto::overlay::io::Event;
+use crate::proto::overlay::io::Output;
+use crate::proto::overlay::io::Peer;
+use crate::proto::overlay::view::View;
+use crate::wire::overlay::Hint;
+use crate::wire::overlay::Message;
+use core::time::Duration;
+use rand::Rng;
+use rand::RngExt;
+use rand::seq::IndexedRandom;
+use std::collections::BTreeMap;
+use std::collections::VecDeque;
+
+/// Hints asked for.
+const ASK: u16 = 32;
+/// Relays near a target that may be asked.
+const NEAREST: usize = 16;
+/// Samples kept of one group: old ones speak of an old view.
+const SAMPLES_PER_GROUP: usize = 4;
+/// Groups that samples are kept of.
+const SAMPLE_GROUPS_MAX: usize = 16;
+/// A relay sweeps quickly until its view has not grown for this long.
+const QUIET: Duration = Duration::from_secs(5);
+/// Time between quick sweeps, in milliseconds: from, to.
+const QUICK_MS: (u64, u64) = (100, 200);
+/// Longest time between slow sweeps; large networks need shorter ones to see each descriptor several times in its life.
+const SLOW_MAX: Duration = Duration::from_secs(120);
+/// The same in a local network.
+const SLOW_LOCAL: Duration = Duration::from_secs(5);
+/// All places are asked for about once in this many seconds.
+const ROUND_SECS: u64 = 6 * 3600;
+/// A client takes a sample at most this often while it needs them.
+const CLIENT_SAMPLE_EVERY: Duration = Duration::from_millis(500);
+/// And takes a new one now and then after.
+const CLIENT_SAMPLE_LATER: Duration = Duration::from_secs(1800);
+
+/// Of some hints, how many were known.
+#[derive(Clone, Copy, Debug)]
+struct Sample {
+    known: u32,
+    total: u32,
+}
+
+/// When to sweep, and what the answers say.
+#[derive(Debug)]
+pub struct Sweep {
+    next: Time,
+    grown: Time,
+    samples: BTreeMap<Group, VecDeque<Sample>>,
+    order: VecDeque<Group>,
+    sampled: Option<Time>,
+    ready: bool,
+}
+
+impl Sweep {
+    pub(super) const fn new(now: Time) -> Self {
+        Self { next: now, grown: now, samples: BTreeMap::new(), order: VecDeque::new(), sampled: None, ready: false }
+    }
+
+    pub(super) const fn next(&self) -> Time {
+        self.next
+    }
+
+    /// The view has a relay more.
+    pub(super) const fn grew(&mut self, now: Time) {
+        self.grown = now;
+    }
+
+    pub(super) fn wants_samples(&self, now: Time, view: &View) -> bool {
+        let every = if self.coverage(view, None).ready { CLIENT_SAMPLE_LATER } else { CLIENT_SAMPLE_EVERY };
+        view.counts().relays > 0 && self.sampled.is_none_or(|at| now >= at + every)
+    }
+
+    fn add(&mut self, now: Time, group: Group, sample: Sample) {
+        self.sampled = Some(now);
+        if sample.total == 0 {
+            return;
+        }
+        let list = self.samples.entry(group).or_default();
+        list.push_back(sample);
+        if list.len() > SAMPLES_PER_GROUP {
+            list.pop_front();
+        }
+        self.order.retain(|g| *g != group);
+        self.order.push_back(group);
+        if self.order.len() > SAMPLE_GROUPS_MAX
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.samples.remove(&oldest);
+        }
+    }
+
+    /// The median over groups, so that a group that invents relays, or hides them, moves little.
+    pub(super) fn coverage(&self, view: &View, me: Option<NodeId>) -> Coverage {
+        let mut shares: Vec<u32> = Vec::with_capacity(self.samples.len());
+        for list in self.samples.values() {
+            let (known, total) = list.iter().fold((0u32, 0u32), |(k, t), s| (k.saturating_add(s.known), t.saturating_add(s.total)));
+            shares.push(known.saturating_mul(100).checked_div(total).unwrap_or(0));
+        }
+        shares.sort_unstable();
+        let percent = shares.get(shares.len().saturating_sub(1) / 2).copied().unwrap_or(0);
+        let counts = view.counts();
+        // Our own group cannot be asked if we are alone in it.
+        let alone = me.and_then(|m| view.get(&m)).is_some_and(|r| view.usable().iter().filter(|o| o.group() == r.group()).take(2).count() < 2);
+        let askable = counts.groups.saturating_sub(usize::from(alone)).max(1);
+        let enough = shares.len() >= limits::COVERAGE_GROUPS.min(askable);
+        let network = counts.relays >= limits::NETWORK_MIN_RELAYS && (view.is_local() || counts.groups >= limits::NETWORK_MIN_GROUPS);
+        Coverage { percent, groups: shares.len(), ready: enough && network && percent >= limits::COVERAGE_PERCENT }
+    }
+}
+
+impl Overlay {
+    pub(super) fn tick_sweep(&mut self, env: &mut Env<'_>) {
+        if env.now < self.sweep.next {
+            return;
+        }
+        let quick = !self.sweep.ready || env.now < self.sweep.grown + QUIET;
+        let wait = if quick {
+            // A first relay, alone, need not knock ten times a second.
+            let idle = if self.by_node.is_empty() { 10 } else { 1 };
+            Duration::from_millis(env.rng.random_range(QUICK_MS.0..=QUICK_MS.1) * idle)
+        } else {
+            let relays = u64::try_from(self.view.counts().relays).unwrap_or(u64::MAX).max(1);
+            let longest = if self.view.is_local() { SLOW_LOCAL } else { SLOW_MAX };
+            let mean = Duration::from_secs(ROUND_SECS * u64::from(ASK) / relays).min(longest);
+            mean.mul_f64(env.rng.random_range(0.5..1.5))
+        };
+        self.sweep.next = env.now + wait;
+        self.sweep_once(env, quick);
+    }
+
+    fn sweep_once(&mut self, env: &mut Env<'_>, quick: bool) {
+        let mut target = [0; 32];
+        env.rng.fill_bytes(&mut target);
+        let me = self.me();
+        let mut near = self.view.near(&target, NEAREST);
+        near.retain(|r| Some(r.node()) != me);
+        let linked = near.iter().find_map(|r| self.link_to(&r.node()));
+        // Walk to the place itself for a part of the sweeps: that is where newcomers are known first.
+        let walk = env.rng.random_range(0..4) < if quick { 1 } else { 2 };
+        if let Some(link) = linked {
+            return self.ask_near(env, link, target);
+        }
+        if walk && let Some(relay) = near.choose(env.rng) {
+            self.dial(env, Peer { addr: relay.addr(), node: relay.node() }, Purpose::Sweep(target));
+            return;
+        }
+        let links: Vec<LinkId> = self.by_node.values().copied().collect();
+        if let Some(link) = links.choose(env.rng) {
+            return self.ask_near(env, *link, target);
+        }
+        let bootstrap = self.config.bootstrap.choose(env.rng).copied();
+        let known = self.view.random(env.rng).map(|r| Peer { addr: r.addr(), node: r.node() });
+        if let Some(peer) = known.into_iter().chain(bootstrap).find(|p| Some(p.node) != me) {
+            self.dial(env, peer, Purpose::Bootstrap);
+        }
+        if let Some(peer) = bootstrap {
+            self.dial(env, peer, Purpose::Bootstrap);
+        }
+    }
+
+    /// A bootstrap relay answers: ask it for two places at once, to have relays of other groups to go on with.
+    pub(super) fn joined(&mut self, env: &mut Env<'_>, link: LinkId) {
+        for _ in 0..2 {
+            let mut target = [0; 32];
+            env.rng.fill_bytes(&mut target);
+            self.ask_near(env, link, target);
+        }
+    }
+
+    pub(super) fn ask_near(&mut self, env: &mut Env<'_>, link: LinkId, target: [u8; 32]) {
+        self.request(env, link, Asked::Near, |id| Message::Near { id, target, max: ASK });
+    }
+
+    pub(super) fn near_reply(&mut self, env: &mut Env<'_>, link: LinkId, hints: &[Hint]) {
+        let Some(remote) = self.links.get(&link).map(|l| l.remote) else { return };
+        let known = hints.iter().filter(|h| self.knows(**h)).count();
+        let wanted: Vec<u64> = hints
+            .iter()
+            .filter(|h| self.view.by_hint(h.id).is_none_or(|e| e.relay.descriptor().seq < h.seq))
+            .map(|h| h.id)
+            .collect();
+        self.fetch(env, link, &wanted);
+        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        self.sample(env, Group::of(&remote), count(known), count(hints.len()));
+    }
+
+    pub(super) fn sample(&mut self, env: &Env<'_>, group: Group, known: u32, total: u32) {
+        self.sweep.add(env.now, group, Sample { known: known.min(total), total });
+        let coverage = self.coverage();
+        if coverage.ready != self.sweep.ready {
+            self.sweep.ready = coverage.ready;
+            self.out.push_back(Output::Event(Event::Coverage(coverage)));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::Position;
+    use crate::proto::overlay::testing::NOW;
+    use crate::proto::overlay::testing::host_at;
+    use crate::proto::overlay::testing::view_with_witnesses;
+    use core::net::SocketAddr;
+    use rand::SeedableRng;
+    use rand::rngs::StdRng;
+
+    #[test]
+    fn coverage_waits_for_groups_and_ignores_a_lying_minority() {
+        let mut rng = StdRng::seed_from_u64(1);
+        let mut view = view_with_witnesses();
+        for i in 1..=20u8 {
+            view.insert(host_at(&mut rng, SocketAddr::from(([30, i, 0, 1], 1)), Position([i; 32])), NOW);
+        }
+        let mut sweep = Sweep::new(Time(0));
+        let group = |i| Group([4, 30, i, 0, 0]);
+        for i in 0..4 {
+            sweep.add(Time(0), group(i), Sample { known: 32, total: 32 });
+            sweep.add(Time(0), group(0), Sample { known: 32, total: 32 });
+        }
+        assert!(!sweep.coverage(&view, None).ready, "four groups are too few");
+        sweep.add(Time(0), group(4), Sample { known: 0, total: 32 });
+        assert!(sweep.coverage(&view, None).ready, "one of five invents relays");
+        for i in 5..12 {
+            sweep.add(Time(0), group(i), Sample { known: 16, total: 32 });
+        }
+        let coverage = sweep.coverage(&view, None);
+        assert!(!coverage.ready && coverage.percent == 50);
+        for i in 20..250 {
+            sweep.add(Time(0), group(i), Sample { known: 1, total: 1 });
+        }
+        assert!(sweep.samples.len() <= SAMPLE_GROUPS_MAX);
+    }
+}

@@ -1,0 +1,77 @@
+//! Views without signatures, for tests.
+
+use crate::base::NodeId;
+use crate::base::Position;
+use crate::base::Wall;
+use crate::proto::overlay::record::Verified;
+use crate::proto::overlay::view::View;
+use crate::wire::codec::Extensions;
+use crate::wire::record::Descriptor;
+use crate::wire::record::HostKey;
+use crate::wire::record::MLKEM_PUBLIC;
+use crate::wire::record::Receipt;
+use core::net::SocketAddr;
+use rand::Rng;
+use rand::rngs::StdRng;
+use std::sync::Arc;
+
+/// The wall clock of these tests.
+pub(crate) const NOW: Wall = Wall(1_000_000_000);
+
+fn witness(i: u8) -> (NodeId, SocketAddr) {
+    (NodeId([i; 32]), SocketAddr::from(([223, i, 0, 1], 443)))
+}
+
+pub(crate) fn plain(node: NodeId, addr: SocketAddr) -> Descriptor {
+    Descriptor {
+        node,
+        seq: 1,
+        published: NOW,
+        expires: NOW.plus(86_400),
+        addrs: vec![addr],
+        carries: true,
+        onion_key: node.0,
+        host_key: None,
+        family: vec![],
+        old_addrs: vec![],
+        receipts: vec![],
+        extensions: Extensions::default(),
+    }
+}
+
+/// A descriptor with receipts of the first `n` standing witnesses, `age` days old.
+pub(crate) fn vouched(node: NodeId, addr: SocketAddr, n: u8, age: u32) -> Descriptor {
+    let mut d = plain(node, addr);
+    for i in 1..=n {
+        d.receipts.push(Receipt { witness: witness(i).0, subject: node, addr, day: NOW.day() - age, sig: [0; 64] });
+    }
+    d
+}
+
+pub(crate) fn host_key() -> HostKey {
+    HostKey { id: 1, x25519: [1; 32], until: NOW.plus(600_000), mlkem: Box::new([2; MLKEM_PUBLIC]) }
+}
+
+/// A host with a random identity and three receipts, at any position.
+pub(crate) fn host_at(rng: &mut StdRng, addr: SocketAddr, position: Position) -> Arc<Verified> {
+    let mut id = [0; 32];
+    rng.fill_bytes(&mut id);
+    let mut d = vouched(NodeId(id), addr, 3, 0);
+    d.host_key = Some(host_key());
+    Verified::unchecked(d, position)
+}
+
+/// A local view that holds three witnesses, proven and not usable themselves.
+pub(crate) fn view_with_witnesses() -> View {
+    let mut view = View::new(true);
+    add_witnesses(&mut view);
+    view
+}
+
+pub(crate) fn add_witnesses(view: &mut View) {
+    for i in 1..=3 {
+        let (node, addr) = witness(i);
+        view.insert(Verified::unchecked(plain(node, addr), Position([i; 32])), NOW);
+        view.prove(&node, &addr);
+    }
+}

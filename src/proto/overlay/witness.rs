@@ -1,0 +1,280 @@
+//! Dial-back (D9): a relay shows where it is by being dialled there.
+//!
+//! A witness dials only the address it sees the requester at, at the port that the requester names; expects the requester's identity; and
+//! answers with a receipt or with nothing. One per /24 and hour. So nobody can aim it at a third party's address, and what a third party's
+//! *port* on the requester's own address gets is one TLS handshake per hour.
+
+use crate::base::Env;
+use crate::base::LinkId;
+use crate::base::NodeId;
+use crate::base::Time;
+use crate::base::Wall;
+use crate::base::limits;
+use crate::base::net;
+use crate::base::net::Group;
+use crate::base::net::Prefix;
+use crate::proto::overlay::Asked;
+use crate::proto::overlay::JOBS_MAX;
+use crate::proto::overlay::Overlay;
+use crate::proto::overlay::Purpose;
+use crate::proto::overlay::Work;
+use crate::proto::overlay::io::Event;
+use crate::proto::overlay::io::Output;
+use crate::proto::overlay::io::OverlayJob;
+use crate::proto::overlay::io::Peer;
+use crate::wire::overlay::Blob;
+use crate::wire::overlay::Message;
+use crate::wire::record::Receipt;
+use core::net::SocketAddr;
+use core::time::Duration;
+use rand::RngExt;
+use rand::seq::SliceRandom;
+use std::collections::BTreeMap;
+
+/// Most dial-backs under way for others.
+pub(super) const IN_FLIGHT_MAX: usize = 32;
+/// Prefixes remembered as served; when full, nobody new is served until some are forgotten.
+const SERVED_MAX: usize = 4096;
+/// A prefix is served once in this time.
+const SERVED_FOR: Duration = Duration::from_secs(3600);
+/// In a local network many relays share a prefix: once per address in this time.
+const SERVED_FOR_LOCAL: Duration = Duration::from_secs(1);
+/// Witnesses remembered as asked.
+const ASKED_MAX: usize = 256;
+/// A witness is not asked again for this long (it would refuse).
+const ASK_AGAIN: Duration = Duration::from_secs(3700);
+const ASK_AGAIN_LOCAL: Duration = Duration::from_secs(3);
+/// Between two rounds of asking while receipts are missing; and when all is well.
+const ROUND: Duration = Duration::from_secs(2);
+const ROUND_LOCAL: Duration = Duration::from_millis(100);
+const ROUND_CALM: Duration = Duration::from_secs(600);
+const ROUND_CALM_LOCAL: Duration = Duration::from_secs(2);
+/// Witnesses asked in one round.
+const ASK_AT_ONCE: usize = 3;
+/// Receipts are renewed this many days before they stop counting.
+const RENEW_DAYS: u32 = 2;
+
+/// Both sides of dial-back.
+#[derive(Debug)]
+pub struct Witness {
+    next: Time,
+    receipts: Vec<(Group, Receipt)>,
+    asked: BTreeMap<NodeId, Time>,
+    served: BTreeMap<(Prefix, Option<SocketAddr>), Time>,
+    /// Rounds without a new receipt: they grow apart.
+    fruitless: u32,
+}
+
+impl Witness {
+    pub(super) const fn new(now: Time) -> Self {
+        Self { next: now, receipts: Vec::new(), asked: BTreeMap::new(), served: BTreeMap::new(), fruitless: 0 }
+    }
+
+    pub(super) const fn next(&self) -> Time {
+        self.next
+    }
+
+    /// No link is held for a dial-back longer than its dial.
+    pub(super) const fn uses(&self, _link: LinkId) -> bool {
+        false
+    }
+
+    /// The address changed: receipts are gathered anew.
+    pub(super) fn moved(&mut self, now: Time) {
+        self.receipts.clear();
+        self.asked.clear();
+        self.fruitless = 0;
+        self.next = now;
+    }
+
+    /// Receipts that still count.
+    pub(super) fn receipts(&self, wall: Wall) -> Vec<Receipt> {
+        let counts = |r: &&(Group, Receipt)| r.1.day.saturating_add(limits::RECEIPT_LIFE_DAYS) > wall.day();
+        self.receipts.iter().filter(counts).map(|(_, r)| r.clone()).take(limits::RECEIPTS_MAX).collect()
+    }
+
+    /// Receipts that need no renewal yet.
+    fn lasting(&self, wall: Wall) -> usize {
+        let lasts = |r: &&(Group, Receipt)| r.1.day.saturating_add(limits::RECEIPT_LIFE_DAYS - RENEW_DAYS) > wall.day();
+        self.receipts.iter().filter(lasts).count()
+    }
+
+    /// Keeps the receipt; of one group only the newest, of all the five best: old ones show that the address did not change.
+    fn keep(&mut self, group: Group, receipt: Receipt, wall: Wall) {
+        self.receipts.retain(|(_, r)| r.day.saturating_add(limits::RECEIPT_LIFE_DAYS) > wall.day());
+        let renewed = |(g, r): &(Group, Receipt)| *g == group && r.day.saturating_add(limits::RECEIPT_LIFE_DAYS - RENEW_DAYS) <= wall.day();
+        self.receipts.retain(|entry| !renewed(entry));
+        if self.receipts.iter().any(|(g, _)| *g == group) {
+            return;
+        }
+        if self.receipts.len() >= limits::RECEIPTS_MAX
+            && let Some(i) = self.receipts.iter().enumerate().min_by_key(|(_, (_, r))| r.day).map(|(i, _)| i)
+        {
+            self.receipts.remove(i);
+        }
+        self.receipts.push((group, receipt));
+    }
+}
+
+impl Overlay {
+    // --- as the one to be witnessed
+
+    pub(super) fn tick_witness(&mut self, env: &mut Env<'_>) {
+        if env.now < self.witness.next {
+            return;
+        }
+        let local = self.view.is_local();
+        let lasting = self.witness.lasting(env.wall);
+        let enough = lasting >= limits::RECEIPTS_NEEDED.max(self.view.needed());
+        let mut wait = if local { ROUND_LOCAL } else { ROUND };
+        if enough {
+            // Two more than needed, without haste: they replace witnesses that leave.
+            wait = if local { ROUND_CALM_LOCAL } else { ROUND_CALM };
+        } else {
+            let step = self.witness.fruitless.min(6);
+            self.witness.fruitless = self.witness.fruitless.saturating_add(1);
+            wait = (wait * 2u32.pow(step / 2)).min(Duration::from_secs(60));
+        }
+        self.witness.next = env.now + wait.mul_f64(env.rng.random_range(0.75..1.25));
+        if lasting >= limits::RECEIPTS_MAX {
+            return;
+        }
+        let again = if local { ASK_AGAIN_LOCAL } else { ASK_AGAIN };
+        self.witness.asked.retain(|_, at| *at + again > env.now);
+        for peer in self.witness_candidates(env).into_iter().take(ASK_AT_ONCE) {
+            if self.witness.asked.len() >= ASKED_MAX {
+                break;
+            }
+            match self.link_to(&peer.node) {
+                Some(link) => self.ask_receipt(env, link),
+                None => {
+                    self.dial(env, peer, Purpose::Ask);
+                }
+            }
+        }
+    }
+
+    /// Relays in groups that no receipt comes from, linked ones first, each group once.
+    fn witness_candidates(&self, env: &mut Env<'_>) -> Vec<Peer> {
+        let Some(profile) = &self.config.profile else { return Vec::new() };
+        let own = profile.addrs.first().map(Group::of);
+        let have: Vec<Group> = self.witness.receipts.iter().map(|(g, _)| *g).collect();
+        let mut peers: Vec<Peer> = Vec::new();
+        let linked = self.by_node.iter().filter_map(|(node, link)| Some(Peer { node: *node, addr: self.links.get(link)?.remote }));
+        peers.extend(linked.take(64));
+        peers.shuffle(env.rng);
+        for _ in 0..16 {
+            peers.extend(self.view.random(env.rng).map(|r| Peer { node: r.node(), addr: r.addr() }));
+        }
+        let mut groups = have;
+        let (mut good, mut same) = (Vec::new(), Vec::new());
+        for peer in peers {
+            if peer.node == profile.node || self.witness.asked.contains_key(&peer.node) {
+                continue;
+            }
+            let group = Group::of(&peer.addr);
+            if Some(group) == own {
+                same.push(peer);
+            } else if !groups.contains(&group) {
+                groups.push(group);
+                good.push(peer);
+            }
+        }
+        // In a network of one group a receipt from it is all there is: it makes us seen.
+        if good.is_empty() && self.witness.receipts.is_empty() {
+            good = same;
+        }
+        good
+    }
+
+    pub(super) fn ask_receipt(&mut self, env: &mut Env<'_>, link: LinkId) {
+        let Some(node) = self.links.get(&link).and_then(|l| l.node) else { return };
+        let Some(port) = self.config.profile.as_ref().and_then(|p| p.addrs.first()).map(SocketAddr::port) else { return };
+        if self.witness.asked.contains_key(&node) {
+            return;
+        }
+        if self.request(env, link, Asked::DialBack, |id| Message::DialBack { id, port }) {
+            self.witness.asked.insert(node, env.now);
+        }
+    }
+
+    pub(super) fn receipt_reply(&mut self, env: &Env<'_>, link: LinkId, receipt: Option<Blob>) {
+        let Some(receipt) = receipt.and_then(|b| Receipt::decode(&b.0).ok()) else { return };
+        let (Some(profile), Some(l)) = (&self.config.profile, self.links.get(&link)) else { return };
+        let near = receipt.day.abs_diff(env.wall.day()) <= 1;
+        if Some(receipt.witness) != l.node || receipt.subject != profile.node || !near {
+            return;
+        }
+        if profile.addrs.first() != Some(&receipt.addr) {
+            self.out.push_back(Output::Event(Event::AddressDiffers));
+            return;
+        }
+        if self.jobs.len() < JOBS_MAX {
+            self.job(Work::CheckReceipt, OverlayJob::VerifyReceipt(Box::new(receipt)));
+        }
+    }
+
+    pub(super) fn receipt_checked(&mut self, env: &Env<'_>, receipt: Receipt) {
+        let known = self.view.entry(&receipt.witness).map(|e| e.relay.group());
+        let linked = self.link_to(&receipt.witness).and_then(|l| self.links.get(&l)).map(|l| Group::of(&l.remote));
+        let Some(group) = known.or(linked) else { return };
+        let current = self.config.profile.as_ref().and_then(|p| p.addrs.first());
+        if current != Some(&receipt.addr) {
+            return;
+        }
+        self.witness.keep(group, receipt, env.wall);
+        self.witness.fruitless = 0;
+        self.own_changed(env);
+    }
+
+    // --- as witness
+
+    pub(super) fn dial_back(&mut self, env: &Env<'_>, link: LinkId, id: u32, port: u16) {
+        let no = Message::DialBackReply { id, receipt: None };
+        let Some((Some(subject), remote)) = self.links.get(&link).map(|l| (l.node, l.remote)) else {
+            return self.send(env.now, link, &no);
+        };
+        // The observed address, never one that the requester names.
+        let addr = SocketAddr::new(remote.ip().to_canonical(), port);
+        let local = self.view.is_local();
+        let allowed = port != 0 && (local || net::is_public(&addr));
+        let under_way = self.dials.values().filter(|d| matches!(d.purpose, Purpose::DialBack { .. })).count();
+        let key = (Prefix::of(&addr), local.then_some(addr));
+        let hold = if local { SERVED_FOR_LOCAL } else { SERVED_FOR };
+        if self.witness.served.len() >= SERVED_MAX {
+            self.witness.served.retain(|_, at| *at + hold > env.now);
+        }
+        let served = self.witness.served.get(&key).is_some_and(|at| *at + hold > env.now);
+        if !allowed || served || under_way >= IN_FLIGHT_MAX || self.witness.served.len() >= SERVED_MAX {
+            return self.send(env.now, link, &no);
+        }
+        self.witness.served.insert(key, env.now);
+        let purpose = Purpose::DialBack { link, id, subject, addr };
+        if !self.dial(env, Peer { addr, node: subject }, purpose) {
+            self.send(env.now, link, &no);
+        }
+    }
+
+    /// The dial-back ended: with the right relay at the other end of a new link, or not.
+    pub(super) fn dialled_back(
+        &mut self,
+        env: &Env<'_>,
+        new: Option<LinkId>,
+        asker: LinkId,
+        id: u32,
+        subject: NodeId,
+        addr: SocketAddr,
+    ) {
+        let proven = new.filter(|n| *n != asker && self.links.get(n).is_some_and(|l| l.dialled));
+        if let Some(new) = new.filter(|n| *n != asker) {
+            self.out.push_back(Output::Release { link: new });
+        }
+        if proven.is_some() && self.jobs.len() < JOBS_MAX + IN_FLIGHT_MAX {
+            self.view.prove(&subject, &addr);
+            let day = env.wall.day();
+            self.job(Work::SignReceipt { link: asker, id }, OverlayJob::SignReceipt { subject, addr, day });
+        } else {
+            self.send(env.now, asker, &Message::DialBackReply { id, receipt: None });
+        }
+    }
+}

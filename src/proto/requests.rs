@@ -1,0 +1,500 @@
+//! Which request goes over which circuit: the rules of the user plane, in one place (D7, D12).
+//!
+//! * Circuits are built before they are needed, and each serves one operation only; nothing is shared between two wishes.
+//! * No circuit meets more than three hosts of one region, and none whose last hop is the host itself.
+//! * More than one chunk means eight or more circuits with distinct last hops. A network too small for a rule keeps it as far as it can.
+
+use crate::base::LinkId;
+use crate::base::NetworkId;
+use crate::base::NodeId;
+use crate::base::OpId;
+use crate::base::Time;
+use crate::base::limits;
+use crate::proto::circuit::origin::OriginEvent;
+use crate::proto::circuit::origin::Origins;
+use crate::proto::circuit::origin::RequestId;
+use crate::proto::link::Links;
+use crate::proto::out::Ctx;
+use crate::proto::overlay::view::View;
+use crate::proto::path::PathPolicy;
+use crate::proto::slab::Key;
+use crate::wire::request::SessionType;
+use rand::RngExt;
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Circuits kept ready for the next wish: one document's worth.
+const READY_TARGET: usize = limits::DOCUMENT_CIRCUITS + 2;
+/// Most circuits of one operation: two regions' worth of hosts at three a circuit.
+const PER_OP_MAX: usize = 24;
+/// Most circuits being built at once.
+const BUILDING_MAX: usize = 12;
+/// Requests of one host that may wait on one circuit behind those in flight.
+const STREAM_BACKLOG: usize = 2 * limits::SESSION_IN_FLIGHT as usize;
+/// A ready circuit that nobody used is replaced after this long, and up to as much again by chance.
+const READY_LIFE: Duration = Duration::from_secs(300);
+/// A request that finds no circuit for this long fails.
+const QUEUE_DEADLINE: Duration = Duration::from_secs(30);
+/// Circuits that may fail in a row before building pauses: failing circuits must not make a client rush through paths (attacks.md fact 7).
+const FAILURES_BEFORE_PAUSE: u32 = 8;
+/// How long it pauses, doubled with each further failure up to a minute.
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// Hosts of one region share this tag; zero is "everyone".
+pub type RegionTag = u64;
+
+/// Whom a request is for.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// The host.
+    pub host: NodeId,
+    /// The region that it is asked for.
+    pub region: RegionTag,
+    /// The members of that region, who must not be the last hop; `None` when the region is everyone and the rule cannot be kept.
+    pub members: Option<Arc<BTreeSet<NodeId>>>,
+}
+
+/// A request on its way to a circuit.
+#[derive(Debug)]
+struct Ask {
+    request: RequestId,
+    target: Target,
+    kind: SessionType,
+    plain: Vec<u8>,
+    since: Time,
+}
+
+#[derive(Debug, Default)]
+struct Domain {
+    circuits: BTreeMap<Key, BTreeMap<RegionTag, BTreeSet<NodeId>>>,
+    coming: usize,
+    want: usize,
+    queue: VecDeque<Ask>,
+    paths: Vec<[NodeId; limits::HOPS]>,
+}
+
+/// What a circuit is being built for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purpose {
+    /// To stand ready.
+    Ready,
+    /// For an operation.
+    Op(OpId),
+    /// To sample the view of this last hop; carries nobody's wish.
+    Probe,
+}
+
+/// What an operation learns of its requests.
+#[derive(Debug)]
+pub enum RequestEvent {
+    /// A sealed answer.
+    Answer {
+        /// Whose operation.
+        op: OpId,
+        /// To which request.
+        request: RequestId,
+        /// Opens it.
+        session: crate::crypto::session::ClientSession,
+        /// Its number.
+        n: u16,
+        /// The answer.
+        sealed: Vec<u8>,
+    },
+    /// It failed. `host_to_blame`: the host did not answer; otherwise its circuit died, and the same host may be asked again.
+    Failed {
+        /// Whose operation.
+        op: OpId,
+        /// Which request.
+        request: RequestId,
+        /// See above.
+        host_to_blame: bool,
+    },
+    /// A last hop's sample of its view.
+    Sample {
+        /// Which relay gave it.
+        node: NodeId,
+        /// As `View::sample` of that relay wrote it.
+        data: Vec<u8>,
+    },
+    /// The state of guards and layers changed and wants to be kept.
+    SavePaths,
+}
+
+/// The user plane's circuits and requests.
+#[derive(Debug)]
+pub struct Requests {
+    origins: Origins,
+    /// Guards, layers and rules.
+    pub policy: PathPolicy,
+    ready: BTreeMap<Key, Time>,
+    building: BTreeMap<Key, Purpose>,
+    domains: BTreeMap<OpId, Domain>,
+    owners: BTreeMap<RequestId, OpId>,
+    probes: Vec<[u8; 32]>,
+    next_request: u64,
+    failures: u32,
+    paused_until: Time,
+    housekeeping: Time,
+    active: bool,
+    events: VecDeque<RequestEvent>,
+}
+
+impl Requests {
+    /// Nothing asked yet. `active`: keep circuits ready from the start (a client), or only once somebody wants something (a relay).
+    pub fn new(network: NetworkId, policy: PathPolicy, active: bool) -> Self {
+        Self {
+            origins: Origins::new(network),
+            policy,
+            ready: BTreeMap::new(),
+            building: BTreeMap::new(),
+            domains: BTreeMap::new(),
+            owners: BTreeMap::new(),
+            probes: Vec::new(),
+            next_request: 0,
+            failures: 0,
+            paused_until: Time(0),
+            housekeeping: Time(0),
+            active,
+            events: VecDeque::new(),
+        }
+    }
+
+    /// The circuits themselves, for routing cells and job results to them.
+    pub fn origins(&mut self) -> &mut Origins {
+        &mut self.origins
+    }
+
+    /// How many circuits of our own there are.
+    pub fn circuits(&self) -> usize {
+        self.origins.len()
+    }
+
+    /// The next thing that happened.
+    pub fn poll_event(&mut self) -> Option<RequestEvent> {
+        self.events.pop_front()
+    }
+
+    /// Registers an operation that will want this many circuits (at least).
+    pub fn open(&mut self, op: OpId, circuits: usize) {
+        self.active = true;
+        let domain = self.domains.entry(op).or_default();
+        domain.want = domain.want.max(circuits.min(PER_OP_MAX));
+    }
+
+    /// Ends an operation: its circuits end with it.
+    pub(in crate::proto) fn close(&mut self, ctx: &mut Ctx<'_, '_>, links: &mut Links, op: OpId) {
+        if let Some(domain) = self.domains.remove(&op) {
+            for key in domain.circuits.into_keys() {
+                self.origins.end(ctx, links, key);
+            }
+        }
+        self.owners.retain(|_, owner| *owner != op);
+    }
+
+    /// The circuits that an operation used, guard first.
+    pub fn paths(&self, op: OpId) -> Vec<[NodeId; limits::HOPS]> {
+        self.domains.get(&op).map(|d| d.paths.clone()).unwrap_or_default()
+    }
+
+    /// Requests of an operation that wait for a circuit.
+    pub fn backlog(&self, op: OpId) -> usize {
+        self.domains.get(&op).map_or(0, |d| d.queue.len())
+    }
+
+    /// Puts a request to a host on its way. Its place in the queue is random, so that a last hop learns no order.
+    pub(in crate::proto) fn ask(
+        &mut self,
+        ctx: &mut Ctx<'_, '_>,
+        op: OpId,
+        target: Target,
+        kind: SessionType,
+        plain: Vec<u8>,
+    ) -> RequestId {
+        self.next_request += 1;
+        let request = RequestId(self.next_request);
+        if let Some(domain) = self.domains.get_mut(&op) {
+            self.owners.insert(request, op);
+            let at = ctx.env.rng.random_range(0..=domain.queue.len());
+            domain.queue.insert(at, Ask { request, target, kind, plain, since: ctx.env.now });
+        }
+        request
+    }
+
+    /// A chunk is done: its hosts no longer count against the three of a region.
+    pub fn release(&mut self, op: OpId, region: RegionTag) {
+        if let Some(domain) = self.domains.get_mut(&op)
+            && region != 0
+        {
+            for uses in domain.circuits.values_mut() {
+                uses.remove(&region);
+            }
+        }
+    }
+
+    /// Asks for a sample of some relay's view, through a circuit of its own, near each of these targets.
+    pub fn probe(&mut self, target: [u8; 32]) {
+        if self.probes.len() < BUILDING_MAX {
+            self.probes.push(target);
+        }
+    }
+
+    /// Sends what can be sent, builds what is missing. Called once after each input. `paths_allowed`: the view is known well enough for
+    /// circuits that carry wishes; probes go before that.
+    pub(in crate::proto) fn drive(&mut self, ctx: &mut Ctx<'_, '_>, links: &mut Links, view: &View, paths_allowed: bool) {
+        self.drain_origins(ctx, links);
+        if paths_allowed {
+            let ops: Vec<_> = self.domains.iter().filter(|(_, d)| !d.queue.is_empty()).map(|(op, _)| *op).collect();
+            for op in ops {
+                self.dispatch(ctx, links, view, op);
+            }
+        }
+        if ctx.env.now >= self.housekeeping {
+            self.housekeeping = ctx.env.now + Duration::from_millis(500);
+            self.expire(ctx, links);
+        }
+        self.build(ctx, view, paths_allowed);
+        self.drain_origins(ctx, links);
+    }
+
+    fn drain_origins(&mut self, ctx: &mut Ctx<'_, '_>, links: &mut Links) {
+        while let Some(event) = self.origins.poll_event() {
+            match event {
+                OriginEvent::Built(key) => self.built(ctx, links, key),
+                OriginEvent::Ended { key, path, hops, requests } => {
+                    for request in requests {
+                        self.fail(request, false);
+                    }
+                    self.ended(ctx, key, path, hops);
+                }
+                OriginEvent::Answer { request, session, n, sealed } => {
+                    if let Some(op) = self.owners.remove(&request) {
+                        self.events.push_back(RequestEvent::Answer { op, request, session, n, sealed });
+                    }
+                }
+                OriginEvent::Failed(request) => self.fail(request, true),
+                OriginEvent::Sampled(key, data) => {
+                    if let Some([.., node]) = self.origins.path(key) {
+                        self.events.push_back(RequestEvent::Sample { node, data });
+                    }
+                    self.origins.end(ctx, links, key);
+                }
+            }
+        }
+    }
+
+    fn fail(&mut self, request: RequestId, host_to_blame: bool) {
+        if let Some(op) = self.owners.remove(&request) {
+            self.events.push_back(RequestEvent::Failed { op, request, host_to_blame });
+        }
+    }
+
+    fn built(&mut self, ctx: &mut Ctx<'_, '_>, links: &mut Links, key: Key) {
+        self.failures = 0;
+        if let Some(path) = self.origins.path(key) {
+            self.policy.worked(&path);
+            let [guard, ..] = path;
+            self.pin(links, &guard);
+        }
+        match self.building.remove(&key) {
+            Some(Purpose::Op(op)) if self.domains.contains_key(&op) => self.adopt(op, key),
+            Some(Purpose::Probe) => {
+                let mut target = [0; 32];
+                ctx.env.rng.fill_bytes(&mut target);
+                let target = self.probes.pop().unwrap_or(target);
+                self.origins.sample(ctx, links, key, &target);
+            }
+            _ => {
+                let life = READY_LIFE + Duration::from_secs(ctx.env.rng.random_range(0..READY_LIFE.as_secs()));
+                self.ready.insert(key, ctx.env.now + life);
+            }
+        }
+    }
+
+    fn pin(&self, links: &mut Links, guard: &NodeId) {
+        if let Some(link) = links.open_link(guard) {
+            links.pin(link);
+        }
+    }
+
+    fn adopt(&mut self, op: OpId, key: Key) {
+        if let (Some(domain), Some(path)) = (self.domains.get_mut(&op), self.origins.path(key)) {
+            domain.coming = domain.coming.saturating_sub(1);
+            domain.paths.push(path);
+            domain.circuits.insert(key, BTreeMap::new());
+        }
+    }
+
+    fn ended(&mut self, ctx: &mut Ctx<'_, '_>, key: Key, path: [NodeId; limits::HOPS], hops: usize) {
+        self.ready.remove(&key);
+        let purpose = self.building.remove(&key);
+        if let Some(Purpose::Op(op)) = purpose
+            && let Some(domain) = self.domains.get_mut(&op)
+        {
+            domain.coming = domain.coming.saturating_sub(1);
+        }
+        for domain in self.domains.values_mut() {
+            domain.circuits.remove(&key);
+        }
+        if purpose.is_some() && hops < limits::HOPS {
+            self.failures = self.failures.saturating_add(1);
+            if self.failures >= FAILURES_BEFORE_PAUSE {
+                let doublings = (self.failures - FAILURES_BEFORE_PAUSE).min(8);
+                self.paused_until = ctx.env.now + PAUSE * (1 << doublings);
+            }
+            if self.policy.failed(&path, hops, ctx.env) {
+                self.events.push_back(RequestEvent::SavePaths);
+            }
+        }
+    }
+
+    /// Gives each waiting request of an operation a circuit, as the rules allow.
+    fn dispatch(&mut self, ctx: &mut Ctx<'_, '_>, links: &mut Links, view: &View, op: OpId) {
+        let Some(mut domain) = self.domains.remove(&op) else { return };
+        let mut blocked = VecDeque::new();
+        // Hosts whose backlog is full on every circuit that may serve them: asking again in this round is in vain.
+        let mut full = BTreeSet::new();
+        while let Some(ask) = domain.queue.pop_front() {
+            let chosen = if full.contains(&(ask.target.host, ask.target.region, ask.kind)) { None } else { self.choose(&domain, &ask) };
+            match chosen {
+                Some(key) => {
+                    if let Some(uses) = domain.circuits.get_mut(&key) {
+                        uses.entry(ask.target.region).or_default().insert(ask.target.host);
+                    }
+                    self.origins.request(ctx, links, view, key, ask.target.host, ask.kind, ask.request, ask.plain);
+                }
+                None => {
+                    full.insert((ask.target.host, ask.target.region, ask.kind));
+                    blocked.push_back(ask);
+                }
+            }
+        }
+        // Not for lack of room on a stream, but of a circuit that may serve the host: one more.
+        let stuck = blocked.iter().any(|ask| !domain.circuits.keys().any(|key| self.may_serve(&domain, *key, ask)));
+        if stuck {
+            domain.want = domain.want.max((domain.circuits.len() + 1).min(PER_OP_MAX));
+        }
+        domain.queue = blocked;
+        self.domains.insert(op, domain);
+    }
+
+    /// Whether the rules allow this circuit to meet this host for this region.
+    fn may_serve(&self, domain: &Domain, key: Key, ask: &Ask) -> bool {
+        let Some(path) = self.origins.path(key) else { return false };
+        let hosts = domain.circuits.get(&key).and_then(|uses| uses.get(&ask.target.region));
+        let counted = hosts.is_none_or(|h| h.contains(&ask.target.host) || h.len() < limits::CIRCUIT_HOSTS_PER_REGION);
+        let [.., last] = path;
+        let outside = ask.target.members.as_ref().is_none_or(|m| !m.contains(&last));
+        counted && outside && !path.contains(&ask.target.host)
+    }
+
+    fn choose(&self, domain: &Domain, ask: &Ask) -> Option<Key> {
+        let fits = domain.circuits.keys().copied().filter(|key| self.may_serve(domain, *key, ask));
+        fits.map(|key| {
+            // A circuit that meets the host already costs no new session and tells no further last hop.
+            let load = self.origins.load(key, &ask.target.host, ask.kind);
+            let meets = domain.circuits.get(&key).is_some_and(|uses| uses.values().any(|h| h.contains(&ask.target.host)));
+            (load >= STREAM_BACKLOG, !meets, self.origins.total_load(key), key)
+        })
+        .min()
+        .filter(|(full, ..)| !full)
+        .map(|(.., key)| key)
+    }
+
+    fn expire(&mut self, ctx: &mut Ctx<'_, '_>, links: &mut Links) {
+        let now = ctx.env.now;
+        let old: Vec<_> = self.ready.iter().filter(|(_, until)| **until <= now).map(|(key, _)| *key).collect();
+        for key in old {
+            self.ready.remove(&key);
+            self.origins.end(ctx, links, key);
+        }
+        let mut late = Vec::new();
+        for domain in self.domains.values_mut() {
+            domain.queue.retain(|ask| {
+                let keep = now.since(ask.since) < QUEUE_DEADLINE;
+                if !keep {
+                    late.push(ask.request);
+                }
+                keep
+            });
+        }
+        for request in late {
+            self.fail(request, false);
+        }
+    }
+
+    /// Starts circuits that are wanted and not there.
+    fn build(&mut self, ctx: &mut Ctx<'_, '_>, view: &View, paths_allowed: bool) {
+        if ctx.env.now < self.paused_until {
+            return;
+        }
+        if paths_allowed {
+            let ops: Vec<_> = self.domains.keys().copied().collect();
+            for op in ops {
+                while let Some(domain) = self.domains.get_mut(&op)
+                    && domain.circuits.len() + domain.coming < domain.want
+                {
+                    domain.coming += 1;
+                    // Any ready circuit will do, so which one is chance.
+                    let nth = if self.ready.is_empty() { 0 } else { ctx.env.rng.random_range(0..self.ready.len()) };
+                    if let Some(key) = self.ready.keys().nth(nth).copied() {
+                        self.ready.remove(&key);
+                        self.adopt(op, key);
+                    } else if !self.start(ctx, view, Purpose::Op(op)) {
+                        if let Some(domain) = self.domains.get_mut(&op) {
+                            domain.coming -= 1;
+                        }
+                        break;
+                    }
+                }
+            }
+        }
+        let probing = self.building.values().filter(|p| **p == Purpose::Probe).count();
+        for _ in probing..self.probes.len() {
+            if !self.start(ctx, view, Purpose::Probe) {
+                break;
+            }
+        }
+        if self.active && paths_allowed {
+            let coming = self.building.values().filter(|p| **p == Purpose::Ready).count();
+            for _ in self.ready.len() + coming..READY_TARGET {
+                if !self.start(ctx, view, Purpose::Ready) {
+                    break;
+                }
+            }
+        }
+    }
+
+    fn start(&mut self, ctx: &mut Ctx<'_, '_>, view: &View, purpose: Purpose) -> bool {
+        if self.building.len() >= BUILDING_MAX {
+            return false;
+        }
+        let Some(path) = self.policy.choose(view, ctx.env) else { return false };
+        match self.origins.build(ctx, view, path) {
+            Some(key) => {
+                self.building.insert(key, purpose);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// The earliest timer, and what it is for.
+    pub fn timeout(&self) -> Option<(Time, &'static str)> {
+        let waits = self.domains.values().any(|d| !d.queue.is_empty() || d.circuits.len() < d.want) || !self.probes.is_empty();
+        let own = if waits || self.active { Some((self.housekeeping, "user plane")) } else { None };
+        [own, self.origins.timeout()].into_iter().flatten().min()
+    }
+
+    /// Does what is due.
+    pub(in crate::proto) fn tick(&mut self, ctx: &mut Ctx<'_, '_>, links: &mut Links) {
+        self.origins.tick(ctx, links);
+    }
+
+    /// The link over which the guard is reached, if it is open.
+    pub fn guard_link(&self, links: &Links) -> Option<LinkId> {
+        links.open_link(&self.policy.guard()?)
+    }
+}

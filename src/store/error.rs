@@ -1,0 +1,110 @@
+//! What can go wrong between the store and its disk, told so that the person at the screen knows what was kept and what to do.
+
+use crate::base::error::ErrorKind;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// A failure of the store or of the state directory. Cheap to clone: one failed commit answers everyone who waited for it.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// Another process holds the lock of this directory.
+    #[error("another onionskin is running on this data directory ({0}). Nothing was touched. Stop it, or choose another directory")]
+    InUse(PathBuf),
+    /// The directory was written by a later release (D19).
+    #[error(
+        "the store was written by a newer onionskin (format {found}, this one knows up to {known}). Nothing was touched. Install the newer release"
+    )]
+    Newer {
+        /// Version found on disk; 0 when only a critical extension is unknown.
+        found: u16,
+        /// Latest version that this program reads.
+        known: u16,
+    },
+    /// The directory belongs to another network.
+    #[error("the store holds shares of another network. Nothing was touched. Use one data directory for each network")]
+    WrongNetwork,
+    /// A file that cannot be rebuilt from the others does not read back as it was written.
+    #[error(
+        "the store's file {file} is damaged. The shares beside it were kept. Check the disk; then delete {file} if the directory is this node's, and start again"
+    )]
+    Damaged {
+        /// File inside the store directory.
+        file: &'static str,
+    },
+    /// The index failed a check while in use. The next call opens it again, from the shares if need be.
+    #[error(
+        "the store's index failed a check ({0}). No share was lost. It is rebuilt from the shares at the next use; check the disk"
+    )]
+    Index(String),
+    /// No space, or the operating system's own quota is used up.
+    #[error(
+        "the disk is full, while {0}. Everything acknowledged before was kept, this change was not made. Free some space or lower the quota; no restart is needed"
+    )]
+    DiskFull(&'static str),
+    /// The directory cannot be written.
+    #[error(
+        "the data directory cannot be written, while {0}. Everything stored before was kept. Check that the disk is mounted writable and that the directory is this user's"
+    )]
+    ReadOnly(&'static str),
+    /// The data directory is open to other users of this machine.
+    #[error("{path} can be read by other users of this machine (mode {mode:o}). Nothing was read. Run: chmod 700 {path}")]
+    Exposed {
+        /// The directory.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// A blob that no release stores: empty, above [`crate::store::BLOB_MAX`], or an index above 31. The caller's mistake.
+    #[error(
+        "a share of {len} bytes with index {index} cannot be stored. Nothing was changed. This is a bug in onionskin, please report it"
+    )]
+    Bounds {
+        /// Bytes of the blob.
+        len: usize,
+        /// Share index.
+        index: u8,
+    },
+    /// A name that is no plain file name was given to the state directory. The caller's mistake.
+    #[error("{0:?} is no name for a state file. Nothing was changed. This is a bug in onionskin, please report it")]
+    Name(String),
+    /// Any other failure of the operating system.
+    #[error("the disk failed, while {doing}: {source}. Everything acknowledged before was kept. Check the disk and the system log")]
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// What the system said.
+        source: Arc<io::Error>,
+    },
+}
+
+impl StoreError {
+    /// Sorts an error of the operating system by what can be done about it.
+    pub(crate) fn io(doing: &'static str, source: io::Error) -> Self {
+        use io::ErrorKind as K;
+        let kind = source.kind();
+        if matches!(kind, K::StorageFull | K::QuotaExceeded) {
+            Self::DiskFull(doing)
+        } else if matches!(kind, K::ReadOnlyFilesystem | K::PermissionDenied) {
+            Self::ReadOnly(doing)
+        } else {
+            Self::Io { doing, source: Arc::new(source) }
+        }
+    }
+
+    /// What a person can do about it, for exit codes.
+    pub const fn kind(&self) -> ErrorKind {
+        match self {
+            Self::InUse(_) | Self::WrongNetwork | Self::Exposed { .. } => ErrorKind::Usage,
+            Self::DiskFull(_) => ErrorKind::Refused,
+            Self::Newer { .. }
+            | Self::Damaged { .. }
+            | Self::Index(_)
+            | Self::ReadOnly(_)
+            | Self::Bounds { .. }
+            | Self::Name(_)
+            | Self::Io { .. } => ErrorKind::Other,
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! What is inside sealed requests and their responses (D12, D19). Two shapes only: one cell up and a share down, a share up and one cell down.
+//!
+//! ```text
+//! session type   kind u8 (1 fetch, 2 store) | class u8
+//! fetch          version u8 = 1 | address [32] | want u32 (bit i: share i)        padded to one cell
+//! fetched        status u8 (0 hit, 1 miss) | share blob                           padded to a share
+//! store          version u8 = 1 | lease days u16 | ticket kind u8 | ticket length u16 | ticket | share blob
+//! stored         status u8                                                        padded to one cell
+//! ```
+
+use crate::base::Address;
+use crate::wire::cell::RELAY_DATA;
+use crate::wire::codec::DecodeError;
+use crate::wire::codec::Reader;
+use crate::wire::codec::Writer;
+use crate::wire::share::Class;
+
+/// Longest ticket: a proof of work is 43 bytes, and a small share must still fit its four cells.
+pub const TICKET_MAX: usize = 48;
+/// The only ticket of this version: none, zero effort.
+pub const TICKET_NONE: u8 = 0;
+
+/// What a session's requests do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// One cell up, a share down.
+    Fetch,
+    /// A share up, one cell down.
+    Store,
+}
+
+/// The type of a session, fixed when it opens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SessionType {
+    /// What its requests do.
+    pub kind: Kind,
+    /// The size of its shares.
+    pub class: Class,
+}
+
+impl SessionType {
+    /// Two bytes.
+    pub const fn to_bytes(self) -> [u8; 2] {
+        let kind = match self.kind {
+            Kind::Fetch => 1,
+            Kind::Store => 2,
+        };
+        [kind, self.class.to_u8()]
+    }
+
+    /// From two bytes.
+    pub fn from_bytes([kind, class]: [u8; 2]) -> Result<Self, DecodeError> {
+        let kind = match kind {
+            1 => Kind::Fetch,
+            2 => Kind::Store,
+            _ => return Err(DecodeError::Invalid),
+        };
+        Ok(Self { kind, class: Class::from_u8(class)? })
+    }
+
+    /// Bytes of one sealed request: whole cells.
+    pub const fn request_len(self) -> usize {
+        match self.kind {
+            Kind::Fetch => RELAY_DATA,
+            Kind::Store => self.class.cells_per_share() * RELAY_DATA,
+        }
+    }
+
+    /// Bytes of one sealed response: whole cells.
+    pub const fn response_len(self) -> usize {
+        match self.kind {
+            Kind::Fetch => self.class.cells_per_share() * RELAY_DATA,
+            Kind::Store => RELAY_DATA,
+        }
+    }
+}
+
+/// Asks for any wanted share of a chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fetch {
+    /// The chunk's stored copy.
+    pub address: Address,
+    /// Bit `i` is set when share `i` is welcome.
+    pub want: u32,
+}
+
+impl Fetch {
+    /// The request's bytes.
+    pub fn to_bytes(self) -> Vec<u8> {
+        let mut w = Writer::with_capacity(37);
+        w.u8(1).raw(&self.address.0).u32(self.want);
+        w.into_bytes()
+    }
+
+    /// Reads a request.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let mut r = Reader::new(bytes);
+        if r.u8()? != 1 {
+            return Err(DecodeError::Newer);
+        }
+        let fetch = Self { address: Address(r.array()?), want: r.u32()? };
+        r.finish()?;
+        Ok(fetch)
+    }
+}
+
+/// Asks to keep a share. The host computes the address from the blob.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Store<'a> {
+    /// Days from today.
+    pub lease_days: u16,
+    /// What pays for it: its type and content.
+    pub ticket: (u8, &'a [u8]),
+    /// A share blob (`wire::share`).
+    pub blob: &'a [u8],
+}
+
+impl<'a> Store<'a> {
+    /// The request's bytes.
+    pub fn to_bytes(self) -> Vec<u8> {
+        let mut w = Writer::with_capacity(6 + self.ticket.1.len() + self.blob.len());
+        w.u8(1).u16(self.lease_days).u8(self.ticket.0).bytes16(self.ticket.1).raw(self.blob);
+        w.into_bytes()
+    }
+
+    /// Reads a request. The blob is checked by whoever verifies it.
+    pub fn from_bytes(bytes: &'a [u8]) -> Result<Self, DecodeError> {
+        let mut r = Reader::new(bytes);
+        if r.u8()? != 1 {
+            return Err(DecodeError::Newer);
+        }
+        Ok(Self { lease_days: r.u16()?, ticket: (r.u8()?, r.bytes16(TICKET_MAX)?), blob: r.rest() })
+    }
+}
+
+/// What a host says to a fetch: a blob, or nothing.
+pub fn fetched(blob: Option<&[u8]>) -> Vec<u8> {
+    let mut w = Writer::with_capacity(1 + blob.map_or(0, <[u8]>::len));
+    w.u8(u8::from(blob.is_none())).raw(blob.unwrap_or_default());
+    w.into_bytes()
+}
+
+/// Reads what a host said to a fetch.
+pub fn read_fetched(bytes: &[u8]) -> Result<Option<&[u8]>, DecodeError> {
+    let mut r = Reader::new(bytes);
+    match r.u8()? {
+        0 => Ok(Some(r.rest())),
+        1 => {
+            r.finish()?;
+            Ok(None)
+        }
+        _ => Err(DecodeError::Invalid),
+    }
+}
+
+/// What a host says to a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Stored {
+    /// It is on disk.
+    Stored = 0,
+    /// It was there already.
+    AlreadyHeld = 1,
+    /// Enough other shares of this chunk are here; try another host.
+    HoldsEnough = 2,
+    /// No room.
+    Full = 3,
+    /// The chunk's place is too far from this host's.
+    TooFar = 4,
+    /// The share does not verify, or the request is malformed.
+    Invalid = 5,
+    /// The ticket is of a kind, or below an effort, that the host wants.
+    TicketWanted = 6,
+}
+
+impl Stored {
+    /// Whether the host holds the share now.
+    pub const fn holds(self) -> bool {
+        matches!(self, Self::Stored | Self::AlreadyHeld)
+    }
+
+    /// The response's bytes.
+    pub fn to_bytes(self) -> Vec<u8> {
+        vec![self as u8]
+    }
+
+    /// Reads a response.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let mut r = Reader::new(bytes);
+        let stored = match r.u8()? {
+            0 => Self::Stored,
+            1 => Self::AlreadyHeld,
+            2 => Self::HoldsEnough,
+            3 => Self::Full,
+            4 => Self::TooFar,
+            5 => Self::Invalid,
+            6 => Self::TicketWanted,
+            _ => return Err(DecodeError::Invalid),
+        };
+        r.finish()?;
+        Ok(stored)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_come_back() {
+        let fetch = Fetch { address: Address([4; 32]), want: 0x00ff_ffff };
+        assert_eq!(Fetch::from_bytes(&fetch.to_bytes()).unwrap(), fetch);
+        let store = Store { lease_days: 90, ticket: (3, &[1, 2]), blob: &[5; 100] };
+        assert_eq!(Store::from_bytes(&store.to_bytes()).unwrap(), store);
+        assert_eq!(read_fetched(&fetched(Some(&[1, 2]))).unwrap(), Some(&[1u8, 2][..]));
+        assert_eq!(read_fetched(&fetched(None)).unwrap(), None);
+        for raw in 0..=6 {
+            assert_eq!(Stored::from_bytes(&[raw]).unwrap().to_bytes(), vec![raw]);
+        }
+        assert!(Stored::from_bytes(&[7]).is_err());
+        assert!(read_fetched(&[1, 0]).is_err());
+    }
+
+    #[test]
+    fn the_largest_store_fits_its_cells() {
+        for class in [Class::Small, Class::Large] {
+            let t = SessionType { kind: Kind::Store, class };
+            // 2 bytes of inner length and 16 of tag, as `crypto::session` adds them.
+            assert!(6 + TICKET_MAX + class.blob_len() + 18 <= t.request_len(), "{class:?}");
+            let t = SessionType { kind: Kind::Fetch, class };
+            assert!(1 + class.blob_len() + 18 + 32 <= t.response_len(), "{class:?}");
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! What people do in a world: publish, get, check, and what they see.
+
+use super::World;
+use onionskin::base::OpId;
+use onionskin::proto::doc::key::{Key, ReadKey};
+use onionskin::proto::event::{CheckReport, PublishWish, Report};
+use onionskin::proto::{Command, Event, Failure};
+use std::time::Duration;
+
+/// Longest virtual time that anybody waits.
+const PATIENCE: Duration = Duration::from_secs(900);
+
+impl World {
+    /// Publishes a document from a node, and waits.
+    pub fn publish(&mut self, node: usize, document: &[u8]) -> Result<(ReadKey, Report), Failure> {
+        let wish = PublishWish {
+            length: document.len() as u64,
+            name: None,
+            media_type: None,
+            lease_days: 90,
+            convergent: None,
+        };
+        let op = self.command(node, Command::Publish(wish));
+        let mut outcome = None;
+        self.run_until(PATIENCE, |world| {
+            for event in world.news_of(node, op) {
+                match event {
+                    Event::Need { offset, len } => {
+                        let part = &document[offset as usize..offset as usize + len];
+                        world.tell(node, op, Command::Plain(part.to_vec().into()));
+                    }
+                    Event::Published { key, report } => outcome = Some(Ok((key, report))),
+                    Event::Failed(failure) => outcome = Some(Err(failure)),
+                    _ => {}
+                }
+            }
+            outcome.is_some()
+        });
+        outcome.expect("a publication ends in time, one way or the other")
+    }
+
+    /// Gets a document, and waits.
+    pub fn get(&mut self, node: usize, key: &ReadKey, offset: u64) -> Result<(Vec<u8>, Report), Failure> {
+        let op = self.command(node, Command::Get { key: key.clone(), offset });
+        let mut bytes = Vec::new();
+        let mut outcome = None;
+        self.run_until(PATIENCE, |world| {
+            for event in world.news_of(node, op) {
+                match event {
+                    Event::Data(data) => {
+                        bytes.extend_from_slice(&data);
+                        world.tell(node, op, Command::Consumed(data.len() as u64));
+                    }
+                    Event::Fetched(report) => outcome = Some(Ok(report)),
+                    Event::Failed(failure) => outcome = Some(Err(failure)),
+                    _ => {}
+                }
+            }
+            outcome.is_some()
+        });
+        outcome.expect("a get ends in time, one way or the other").map(|report| (bytes, report))
+    }
+
+    /// Checks a document, and waits.
+    pub fn check(&mut self, node: usize, key: Key) -> Result<CheckReport, Failure> {
+        let op = self.command(node, Command::Check { key, sample: usize::MAX });
+        let mut outcome = None;
+        self.run_until(PATIENCE, |world| {
+            for event in world.news_of(node, op) {
+                match event {
+                    Event::Checked(report) => outcome = Some(Ok(report)),
+                    Event::Failed(failure) => outcome = Some(Err(failure)),
+                    _ => {}
+                }
+            }
+            outcome.is_some()
+        });
+        outcome.expect("a check ends in time, one way or the other")
+    }
+
+    fn news_of(&mut self, node: usize, op: OpId) -> Vec<Event> {
+        self.nodes[node].events.get_mut(&op).map(std::mem::take).unwrap_or_default()
+    }
+}
