@@ -18,8 +18,8 @@ use tokio::task::JoinSet;
 
 /// How long accepting rests when the system has no more file handles.
 const OUT_OF_HANDLES: Duration = Duration::from_millis(100);
-/// Ids that the shell gives to accepted links have this bit; a core's own have not.
-pub const ACCEPTED: u64 = 1 << 63;
+/// First id of an accepted link. A core's own ids have [`crate::proto::link::DIALED_BIT`] and never meet these.
+const FIRST_LINK: u64 = 1;
 
 /// Bounds on links that come in. Overflow: the newest connection is dropped before it costs a handshake.
 #[derive(Clone, Debug)]
@@ -44,7 +44,7 @@ impl Doors {
             half_open_all: Arc::new(Semaphore::new(half_open)),
             open: Arc::new(Semaphore::new(open)),
             per_prefix,
-            next: Arc::new(AtomicU64::new(ACCEPTED)),
+            next: Arc::new(AtomicU64::new(FIRST_LINK)),
         }
     }
 
