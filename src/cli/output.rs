@@ -59,7 +59,11 @@ impl Out {
             let _ = writeln!(io::stdout().lock(), "{}", error_json(why));
             return;
         }
-        let or = |text: &str, other: &str| if text.is_empty() { other.to_owned() } else { text.to_owned() };
+        let or = |text: &str, other: &str| match text {
+            "" => other.to_owned(),
+            text if text.ends_with(['.', ':']) => text.to_owned(),
+            text => format!("{text}."),
+        };
         let _ = write!(
             io::stderr().lock(),
             "error: {}\nkept:  {}\nnext:  {}\n",

@@ -36,10 +36,11 @@ pub(super) async fn run(out: Out, config: &Config) -> Result<(), Failure> {
     let (listener, socket) = socket::listen(&config.socket()?).await?;
     let bootstrap = session::links(config)?;
     let (handle, mut events) = node::start(NodeConfig {
-        data_dir: config.data_dir()?,
+        data_dir: Some(config.data_dir()?),
         bootstrap: bootstrap.clone(),
         local_network: config.local_network,
         relay: Some(relay),
+        ..NodeConfig::default()
     })
     .await?;
     if !bootstrap.is_empty() {
@@ -70,6 +71,6 @@ pub(super) async fn run(out: Out, config: &Config) -> Result<(), Failure> {
         let _ = tokio::time::timeout(FAREWELL, serving).await;
     }
     drop(socket);
-    session::end(handle).await;
+    handle.shutdown().await;
     done
 }
