@@ -75,6 +75,8 @@ pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
 pub const HALF_OPEN_PER_PREFIX: usize = 64;
 /// Most half-open links in all.
 pub const HALF_OPEN_MAX: usize = 1024;
+/// Most links that others opened to this relay. Beyond it new connections are dropped before they cost a handshake.
+pub const LINKS_ACCEPTED_MAX: usize = 8192;
 /// Largest message of the overlay plane, in fragments of a cell.
 pub const OVERLAY_MESSAGE_MAX: usize = 256 * 1024;
 

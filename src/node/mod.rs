@@ -1,75 +1,333 @@
-//! STAND-IN for the node room, so that the rooms above compile: the same names, and a start that always fails. To be replaced whole.
+//! The shell: it moves bytes, time and chance in and out of a core, and decides nothing.
+//!
+//! ```text
+//!            doors (accept) ─┐                       ┌─> link tasks ── Pipe (tls, tcp)
+//! people ──> Handle ─────────┤                       ├─> pool: jobs, shares
+//!            link tasks ─────┼─> inbox ─> driver ────┤
+//!            pool: results ──┘           (the core)  ├─> disk: state files
+//!                                                    └─> events: to people
+//! ```
+//! One queue leads into each driver, and the driver waits for nothing else. Many nodes may live in one process; they share the runtime and,
+//! if they are given the same one, a [`Pool`]. Nothing here resolves a name, ever.
 
-use crate::base::ErrorKind;
-use crate::base::OpId;
-use crate::proto::event::Command;
-use crate::proto::event::Event;
-use crate::proto::event::Failure;
-use crate::proto::event::NodeEvent;
-use core::net::SocketAddr;
+pub mod disk;
+pub mod doors;
+pub mod driver;
+pub mod env;
+pub mod error;
+pub mod home;
+pub mod inbox;
+pub mod link;
+pub mod pool;
+pub mod tcp;
+pub mod tls;
+pub mod transport;
+
+pub use error::StartError;
+pub use pool::Pool;
+
+use crate::base::net::is_public;
+use crate::base::{NetworkId, NodeId, OpId};
+use crate::crypto::keys::IdentityKey;
+use crate::node::disk::{Files, HeldShares};
+use crate::node::doors::Doors;
+use crate::node::driver::Driver;
+use crate::node::env::Clock;
+use crate::node::home::Home;
+use crate::node::inbox::{Arrival, Inbox};
+use crate::node::tcp::TlsTcp;
+use crate::node::tls::Tls;
+use crate::node::transport::{Listener, Transport};
+use crate::proto::core::{CoreConfig, Role};
+use crate::proto::event::{Command, Event, NodeEvent};
+use crate::proto::job::Shares;
+use crate::proto::link_text::LinkText;
+use crate::proto::Core;
+use crate::store::{Options, Store};
+use core::time::Duration;
+use std::net::SocketAddr;
 use std::path::PathBuf;
-use tokio::sync::mpsc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::sync::{mpsc, watch};
+use tokio::task::AbortHandle;
 
-/// Stand-in for the node's chance.
-pub mod env {
-    /// Randomness for keys and choices.
-    pub fn os_rng() -> impl rand::CryptoRng {
-        rand::rng()
-    }
-}
+/// Events of the node itself that wait for whoever follows them; beyond, the newest are lost.
+const NODE_EVENTS: usize = 256;
+/// How long a shutdown may take in all.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(8);
 
 /// What a node is started with.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct NodeConfig {
-    /// Where it keeps its files.
-    pub data_dir: PathBuf,
-    /// Links of relays to start from.
+    /// The network to be part of. Usually `None`: then the one of the bootstrap links, else the one of the data directory, else, for a
+    /// relay, a new one.
+    pub network: Option<NetworkId>,
+    /// Where the node keeps its files. `None`: nowhere, everything is forgotten at the end, and a relay holds no shares.
+    pub data_dir: Option<PathBuf>,
+    /// Bootstrap links of relays to start from.
     pub bootstrap: Vec<String>,
     /// Accept loopback and private addresses.
     pub local_network: bool,
-    /// Given for a relay; a client otherwise.
+    /// Given for a relay; a client otherwise, which listens nowhere.
     pub relay: Option<RelayConfig>,
+    /// Threads for jobs, shared with other nodes of this process; `None` for one's own, a thread for each of the machine's cores.
+    pub pool: Option<Pool>,
 }
 
 /// What a relay is started with.
 #[derive(Debug)]
 pub struct RelayConfig {
-    /// Where to accept links; port 0 lets the system choose.
+    /// Where to accept links; port 0 lets the system choose. Links to others are dialled from this address, unless it is unspecified.
     pub listen: SocketAddr,
-    /// Where others reach it; empty: where it really listens.
+    /// Where others reach it, IPv4 first; port 0 means the one it listens on. Empty: where it listens.
     pub advertise: Vec<SocketAddr>,
-    /// Most bytes of others' shares.
+    /// Most bytes of others' shares; zero holds none.
     pub quota: u64,
 }
 
-/// A running node.
+/// A running node. Clones are the same node; it runs on until [`Handle::shutdown`], or until the runtime ends.
 #[derive(Clone, Debug)]
-pub struct Handle;
-
-/// Starts a node.
-pub async fn start(_config: NodeConfig) -> Result<(Handle, mpsc::Receiver<NodeEvent>), Failure> {
-    Err(Failure {
-        kind: ErrorKind::Other,
-        what: "This build has no node in it.".into(),
-        kept: String::new(),
-        next: "Wait for one that has.".into(),
-    })
+pub struct Handle {
+    inbox: Inbox,
+    next_op: Arc<AtomicU64>,
+    link: Option<String>,
+    node: Option<NodeId>,
+    /// Closed when the node has ended.
+    ended: watch::Receiver<()>,
+    abort: AbortHandle,
 }
 
 impl Handle {
-    /// The link of a relay.
+    /// Starts an operation. Its events come through the receiver, which closes after the last one; dropping it cancels the operation. One
+    /// that closes before the last event means that the node has stopped.
+    pub fn submit(&self, command: Command) -> (OpId, mpsc::Receiver<Event>) {
+        let op = OpId(self.next_op.fetch_add(1, Ordering::Relaxed));
+        let (events, receiver) = mpsc::channel(driver::OP_EVENTS);
+        self.inbox.push(Arrival::Submit(op, command, events));
+        (op, receiver)
+    }
+
+    /// Says something to a running operation. Nothing happens if it has ended.
+    pub fn command(&self, op: OpId, command: Command) {
+        self.inbox.push(Arrival::Input(crate::proto::Input::Command(op, command)));
+    }
+
+    /// A relay's bootstrap link.
     pub fn bootstrap_link(&self) -> Option<String> {
-        None
+        self.link.clone()
     }
 
-    /// Ends the node.
-    pub async fn shutdown(self) {}
-
-    /// Starts an operation.
-    pub fn submit(&self, _command: Command) -> (OpId, mpsc::Receiver<Event>) {
-        (OpId(0), mpsc::channel(1).1)
+    /// A relay's identity.
+    pub const fn node_id(&self) -> Option<NodeId> {
+        self.node
     }
 
-    /// Says something to an operation.
-    pub fn command(&self, _op: OpId, _command: Command) {}
+    /// Closes links, writes everything down, and ends the node. Takes a second or two, and eight at the very most.
+    pub async fn shutdown(&self) {
+        self.inbox.push(Arrival::Stop);
+        let mut ended = self.ended.clone();
+        let end = async { while ended.changed().await.is_ok() {} };
+        if tokio::time::timeout(SHUTDOWN_GRACE, end).await.is_err() {
+            tracing::warn!("the node did not end in time");
+            self.abort.abort();
+        }
+    }
+}
+
+/// Starts a node on the runtime of the caller. The receiver tells what happens to the node; it closes when the node ends.
+///
+/// # Errors
+/// See [`StartError`]; nothing runs then.
+pub async fn start(config: NodeConfig) -> Result<(Handle, mpsc::Receiver<NodeEvent>), StartError> {
+    env::settle_allocator();
+    let clock = Clock::start();
+    let NodeConfig { network, data_dir, bootstrap, local_network, relay, pool } = config;
+    let links = bootstrap.iter().map(|text| LinkText::decode(text)).collect::<Result<Vec<_>, _>>().map_err(StartError::Link)?;
+    let wished = one_network(network, &links)?;
+
+    let home = blocking(move || Ok(Home::open(data_dir.as_deref())?)).await?;
+    let tls = Tls::new(clock).map_err(|e| StartError::System(e.to_string()))?;
+    let transport: Arc<dyn Transport> = Arc::new(TlsTcp::new(Arc::new(tls)));
+    let door = relay.map(|relay| Door::open(relay, &*transport, local_network)).transpose()?;
+
+    let founds = door.is_some() && links.is_empty();
+    let quota = door.as_ref().map_or(0, |door| door.quota);
+    let is_relay = door.is_some();
+    let kept = blocking(move || Kept::read(home, wished, founds, is_relay, quota, clock)).await?;
+    if !is_relay && links.is_empty() && kept.saved.is_empty() {
+        return Err(StartError::NoWayIn);
+    }
+    let pool = match pool {
+        Some(pool) => pool,
+        None => Pool::new(None).map_err(|e| StartError::System(e.to_string()))?,
+    };
+
+    let node = kept.identity.as_ref().map(|seed| IdentityKey::from_seed(seed).node_id());
+    let link = door.as_ref().zip(node).map(|(door, node)| {
+        LinkText { network: kept.network, node, addrs: door.advertise.clone() }.encode()
+    });
+    let role = match (&door, kept.identity) {
+        (Some(door), Some(identity)) => Role::Relay { identity, advertise: door.advertise.clone(), hosts: kept.shares.is_some() },
+        _ => Role::Client,
+    };
+    let bootstrap = links.iter().flat_map(|l| l.addrs.iter().map(|addr| (l.node, *addr))).collect();
+    let core = CoreConfig { network: kept.network, role, bootstrap, local_network, saved: kept.saved };
+    let core = Core::new(core, &mut env::env(&clock, &mut env::os_rng())).map_err(StartError::Core)?;
+
+    let (inbox, arrivals) = Inbox::new();
+    let (events, receiver) = mpsc::channel(NODE_EVENTS);
+    let (alive, ended) = watch::channel(());
+    let driver = Driver {
+        core,
+        clock,
+        transport,
+        from: door.as_ref().map(|door| door.listen.ip()).filter(|ip| !ip.is_unspecified()),
+        inbox: inbox.clone(),
+        pool,
+        shares: kept.shares.clone().map(|shares| shares as Arc<dyn Shares>),
+        files: kept.files.clone(),
+        events,
+        link_text: link.clone(),
+    };
+    let listener = door.map(|door| door.listener);
+    let task = tokio::spawn(live(driver, arrivals, listener, kept.shares, kept.files, alive));
+    let abort = task.abort_handle();
+    tokio::spawn(async move {
+        if let Err(error) = task.await
+            && error.is_panic()
+        {
+            tracing::error!("the node failed and has ended: this is a bug, please report it");
+        }
+    });
+    Ok((Handle { inbox, next_op: Arc::default(), link, node, ended, abort }, receiver))
+}
+
+/// A node's whole life, and its end in order: no new links, links closed, files and shares written.
+async fn live(
+    driver: Driver,
+    arrivals: mpsc::UnboundedReceiver<Arrival>,
+    listener: Option<Box<dyn Listener>>,
+    shares: Option<Arc<HeldShares>>,
+    files: Option<Arc<Files>>,
+    alive: watch::Sender<()>,
+) {
+    let mut beside = tokio::task::JoinSet::new();
+    if let Some(listener) = listener {
+        beside.spawn(doors::accept(listener, Doors::new(), driver.inbox.clone()));
+    }
+    if let Some(shares) = &shares {
+        beside.spawn(disk::expire(Arc::clone(shares)));
+    }
+    // A panic of the driver unwinds through here and drops all of the above.
+    driver::run(driver, arrivals).await;
+    beside.shutdown().await;
+    let _ = tokio::task::spawn_blocking(move || {
+        if let Some(files) = files {
+            files.flush();
+        }
+        if let Some(shares) = shares {
+            if let Err(error) = shares.flush() {
+                tracing::warn!(%error, "the store could not be written to the end");
+            }
+            // A job may still hold it; the next start wants the lock.
+            for _ in 0..200 {
+                if Arc::strong_count(&shares) == 1 {
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        }
+    })
+    .await;
+    drop(alive);
+}
+
+/// A relay's listening end.
+struct Door {
+    listener: Box<dyn Listener>,
+    listen: SocketAddr,
+    advertise: Vec<SocketAddr>,
+    quota: u64,
+}
+
+impl Door {
+    fn open(relay: RelayConfig, transport: &dyn Transport, local_network: bool) -> Result<Self, StartError> {
+        let failed = |e| StartError::listen(relay.listen, e);
+        let listener = transport.listen(relay.listen).map_err(failed)?;
+        let listen = listener.local().map_err(failed)?;
+        let mut advertise = relay.advertise;
+        if advertise.is_empty() {
+            if listen.ip().is_unspecified() {
+                return Err(StartError::Unreachable(listen));
+            }
+            advertise.push(listen);
+        }
+        for addr in &mut advertise {
+            if addr.port() == 0 {
+                addr.set_port(listen.port());
+            }
+            if addr.ip().is_unspecified() {
+                return Err(StartError::Unreachable(*addr));
+            }
+            if !local_network && !is_public(addr) {
+                return Err(StartError::NotPublic(*addr));
+            }
+        }
+        Ok(Self { listener, listen, advertise, quota: relay.quota })
+    }
+}
+
+/// What was on disk, or was put there now.
+struct Kept {
+    network: NetworkId,
+    identity: Option<crate::crypto::secret::Secret<32>>,
+    saved: std::collections::BTreeMap<String, Vec<u8>>,
+    shares: Option<Arc<HeldShares>>,
+    files: Option<Arc<Files>>,
+}
+
+impl Kept {
+    fn read(
+        home: Home,
+        wished: Option<NetworkId>,
+        founds: bool,
+        is_relay: bool,
+        quota: u64,
+        clock: Clock,
+    ) -> Result<Self, StartError> {
+        let network = home.network(wished, founds)?;
+        let saved = home.saved()?;
+        let identity = if is_relay { Some(home.identity()?) } else { None };
+        let shares = match home.dir().filter(|_| quota > 0) {
+            Some(dir) => {
+                let options = Options { quota_bytes: quota, network, verify: disk::verify };
+                Some(Arc::new(HeldShares::new(Store::open(&dir.path(home::SHARES), options)?, clock)))
+            }
+            None => None,
+        };
+        let files = home.into_dir().map(|dir| Arc::new(Files::new(dir)));
+        Ok(Self { network, identity, saved, shares, files })
+    }
+}
+
+/// The one network that configuration and links name, if any.
+fn one_network(network: Option<NetworkId>, links: &[LinkText]) -> Result<Option<NetworkId>, StartError> {
+    let mut named = links.iter().map(|l| l.network);
+    let Some(first) = named.next() else { return Ok(network) };
+    if named.any(|n| n != first) {
+        return Err(StartError::Networks);
+    }
+    match network {
+        Some(wished) if wished != first => Err(StartError::OtherNetwork),
+        _ => Ok(Some(first)),
+    }
+}
+
+/// Runs what blocks on the runtime's blocking threads.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, StartError> + Send + 'static) -> Result<T, StartError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => Err(StartError::System(error.to_string())),
+    }
 }

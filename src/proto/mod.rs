@@ -17,6 +17,7 @@ pub mod event;
 pub mod host;
 pub mod job;
 pub mod link;
+pub mod link_text;
 pub mod ops;
 mod out;
 pub mod overlay;

@@ -1,0 +1,158 @@
+//! What one link of full cells costs, both ends together, against raw TCP with 64 KiB writes in the same run.
+//!
+//! `cargo bench --bench transport [-- MIB]`. Machine noise hits both sides alike, so the ratios are the figures to compare.
+
+use bytes::BytesMut;
+use onionskin::base::{LinkId, limits};
+use onionskin::node::doors::{Doors, accept};
+use onionskin::node::env::Clock;
+use onionskin::node::inbox::{Arrival, Inbox};
+use onionskin::node::link::{Farewell, Order, run};
+use onionskin::node::tcp::TlsTcp;
+use onionskin::node::tls::Tls;
+use onionskin::node::transport::Transport;
+use onionskin::proto::Input;
+use onionskin::wire::cell::CELL;
+use std::sync::Arc;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::mpsc;
+use tokio::sync::mpsc::UnboundedReceiver;
+
+/// Cells of one `Send`, as a core that routes batches makes them.
+const BATCH: usize = 32;
+
+/// CPU seconds of all threads of this process so far.
+fn cpu() -> f64 {
+    let mut nanos = 0u64;
+    for task in std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten() {
+        let stat = std::fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
+        nanos += stat.split_whitespace().next().and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
+    }
+    nanos as f64 / 1e9
+}
+
+struct Figure {
+    wall: f64,
+    cpu: f64,
+    bytes: f64,
+}
+
+impl Figure {
+    fn rate(&self) -> f64 {
+        self.bytes / self.wall / 1e9
+    }
+
+    fn cost(&self) -> f64 {
+        self.cpu / self.bytes * 1e9
+    }
+
+    fn print(&self, what: &str) {
+        println!(
+            "{what:<28} {:6.2} GB/s   {:5.2} CPU s/GB   {:5.2} CPU ms/MiB",
+            self.rate(),
+            self.cost(),
+            self.cost() * 1048.576 / 1e3
+        );
+    }
+}
+
+async fn raw_tcp(total: usize) -> Figure {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let to = listener.local_addr().unwrap();
+    let (start, before) = (Clock::start(), cpu());
+    let writer = tokio::spawn(async move {
+        let mut tcp = tokio::net::TcpStream::connect(to).await.unwrap();
+        let piece = vec![7u8; 64 * 1024];
+        for _ in 0..total / piece.len() {
+            tcp.write_all(&piece).await.unwrap();
+        }
+    });
+    let (mut tcp, _) = listener.accept().await.unwrap();
+    let reader = tokio::spawn(async move {
+        let mut piece = vec![0u8; 64 * 1024];
+        let mut bytes = 0;
+        loop {
+            match tcp.read(&mut piece).await.unwrap() {
+                0 => return bytes,
+                n => bytes += n,
+            }
+        }
+    });
+    writer.await.unwrap();
+    let bytes = reader.await.unwrap();
+    Figure { wall: start.now().since(Default::default()).as_secs_f64(), cpu: cpu() - before, bytes: bytes as f64 }
+}
+
+/// The sending end of a link as a core would behave: at most `LINK_IN_FLIGHT` cells out, in batches.
+async fn feed(mut arrivals: UnboundedReceiver<Arrival>, orders: mpsc::UnboundedSender<Order>, cells: usize) {
+    let piece = vec![7u8; BATCH * CELL];
+    let mut arena = BytesMut::new();
+    let (mut begun, mut out) = (0, 0);
+    while begun < cells || out > 0 {
+        while begun < cells && out + BATCH <= limits::LINK_IN_FLIGHT {
+            arena.extend_from_slice(&piece);
+            let _ = orders.send(Order::Send(arena.split()));
+            begun += BATCH;
+            out += BATCH;
+        }
+        match arrivals.recv().await {
+            Some(Arrival::Input(Input::Sent { cells, .. })) => out -= cells,
+            Some(_) => {}
+            None => return,
+        }
+    }
+}
+
+async fn link(total: usize) -> Figure {
+    let cells = total / CELL / BATCH * BATCH;
+    let transport = TlsTcp::new(Arc::new(Tls::new(Clock::start()).unwrap()));
+    let listener = transport.listen("127.0.0.1:0".parse().unwrap()).unwrap();
+    let to = listener.local().unwrap();
+    let (here, mut arrivals) = Inbox::new();
+    let acceptor = tokio::spawn(accept(listener, Doors::new(), here));
+
+    let pipe = transport.dial(to, None).await.unwrap();
+    let (there, sent) = Inbox::new();
+    let (tell, mut orders) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        let farewell = Farewell { link: LinkId(1), inbox: there };
+        run(&farewell, pipe, &mut orders, None).await;
+    });
+    let (start, before) = (Clock::start(), cpu());
+    let feeder = tokio::spawn(feed(sent, tell, cells));
+    let mut left = cells;
+    let mut keep = None;
+    let mut batch = Vec::new();
+    while left > 0 {
+        arrivals.recv_many(&mut batch, 32).await;
+        for arrival in batch.drain(..) {
+            match arrival {
+                Arrival::Cells(Input::Cells { cells, .. }, _room) => left -= cells.len() / CELL,
+                Arrival::Up { orders, .. } => keep = orders,
+                _ => {}
+            }
+        }
+    }
+    let figure =
+        Figure { wall: start.now().since(Default::default()).as_secs_f64(), cpu: cpu() - before, bytes: (cells * CELL) as f64 };
+    feeder.await.unwrap();
+    drop(keep);
+    acceptor.abort();
+    figure
+}
+
+fn main() {
+    // `cargo bench` hands over flags of its own.
+    let mib = std::env::args().skip(1).find_map(|a| a.parse::<usize>().ok()).unwrap_or(1024);
+    if std::env::var("TRICK").is_ok() { drop(std::hint::black_box(Vec::<u8>::with_capacity(16 << 20))); }
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        for round in 0..3 {
+            let raw = tokio::spawn(raw_tcp(mib << 20)).await.unwrap();
+            let tls = tokio::spawn(link(mib << 20)).await.unwrap();
+            raw.print("raw TCP, 64 KiB writes");
+            tls.print("link of cells over TLS 1.3");
+            println!("round {round}: link / raw TCP   CPU {:.2}   speed {:.2}", tls.cost() / raw.cost(), tls.rate() / raw.rate());
+        }
+    });
+}

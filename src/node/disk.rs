@@ -1,0 +1,161 @@
+//! What a node keeps: its state files, written beside the core, and its shares, served to the jobs.
+
+use crate::base::Address;
+use crate::node::env::Clock;
+use crate::node::home::STATE_PREFIX;
+use crate::proto::doc::share::verify_share;
+use crate::proto::job::{PutOutcome, Shares};
+use crate::store::{Put, StateDir, Store, StoreError};
+use core::time::Duration;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use zeroize::Zeroizing;
+
+/// How often the store looks whether a new day has come.
+const EXPIRE_EVERY: Duration = Duration::from_secs(3600);
+/// Rest between two parts of one walk over the leases.
+const EXPIRE_REST: Duration = Duration::from_secs(1);
+
+/// The check of every share that is read ([`crate::store::Verify`]).
+pub fn verify(blob: &[u8]) -> Option<(Address, u8)> {
+    verify_share(blob).ok().map(|(address, share)| (address, share.index))
+}
+
+/// The store as jobs see it: today comes from the clock.
+#[derive(Debug)]
+pub struct HeldShares {
+    store: Store,
+    clock: Clock,
+}
+
+impl HeldShares {
+    /// Over an open store.
+    pub const fn new(store: Store, clock: Clock) -> Self {
+        Self { store, clock }
+    }
+
+    /// Waits for what is being written.
+    ///
+    /// # Errors
+    /// What the disk said.
+    pub fn flush(&self) -> Result<(), StoreError> {
+        self.store.flush()
+    }
+}
+
+impl Shares for HeldShares {
+    fn put(&self, lease_days: u16, address: &Address, index: u8, blob: &[u8], max_per_chunk: usize) -> PutOutcome {
+        match self.store.put(self.clock.wall().day(), lease_days, address, index, blob, max_per_chunk) {
+            Ok(Put::Stored) => PutOutcome::Stored,
+            Ok(Put::AlreadyHeld) => PutOutcome::AlreadyHeld,
+            Ok(Put::HoldsEnough) => PutOutcome::HoldsEnough,
+            Ok(Put::Full) => PutOutcome::Full,
+            Err(error) => {
+                tracing::warn!(%error, "a share was not kept");
+                PutOutcome::Full
+            }
+        }
+    }
+
+    fn get_any(&self, address: &Address, want: u32, chance: u32) -> Option<Vec<u8>> {
+        match self.store.get_any(address, want, chance) {
+            Ok(found) => found.map(|(_, blob)| blob),
+            Err(error) => {
+                tracing::warn!(%error, "a share could not be read");
+                None
+            }
+        }
+    }
+}
+
+/// Lets leases end, once a day, in small parts. Runs until dropped.
+pub async fn expire(shares: Arc<HeldShares>) {
+    let mut done = None;
+    loop {
+        let today = shares.clock.wall().day();
+        while done != Some(today) {
+            let held = Arc::clone(&shares);
+            match tokio::task::spawn_blocking(move || held.store.expire(today)).await {
+                Ok(Ok(part)) if part.finished => done = Some(today),
+                Ok(Ok(_)) => tokio::time::sleep(EXPIRE_REST).await,
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, "leases could not be ended; this is tried again in an hour");
+                    break;
+                }
+                Err(_) => return,
+            }
+        }
+        tokio::time::sleep(EXPIRE_EVERY).await;
+    }
+}
+
+#[derive(Debug, Default)]
+struct Pending {
+    /// The newest content of each file that waits. Bounded by the few names that a core uses.
+    files: BTreeMap<&'static str, Zeroizing<Vec<u8>>>,
+    writing: bool,
+    failed: Option<StoreError>,
+}
+
+/// Writes state files, one at a time, the newest content of each. A file that is saved faster than the disk writes is written less often.
+#[derive(Debug)]
+pub struct Files {
+    dir: StateDir,
+    pending: Mutex<Pending>,
+    idle: Condvar,
+}
+
+impl Files {
+    /// Into this directory.
+    pub fn new(dir: StateDir) -> Self {
+        Self { dir, pending: Mutex::default(), idle: Condvar::new() }
+    }
+
+    /// The directory itself.
+    pub const fn dir(&self) -> &StateDir {
+        &self.dir
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Pending> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Saves soon. A failure is logged, and told by [`Files::take_failure`]; the old content is then still there.
+    pub fn save(self: &Arc<Self>, name: &'static str, bytes: Vec<u8>) {
+        let mut pending = self.lock();
+        pending.files.insert(name, Zeroizing::new(bytes));
+        if !pending.writing {
+            pending.writing = true;
+            let files = Arc::clone(self);
+            tokio::task::spawn_blocking(move || files.write());
+        }
+    }
+
+    fn write(&self) {
+        let mut pending = self.lock();
+        while let Some((name, bytes)) = pending.files.pop_first() {
+            drop(pending);
+            let done = self.dir.write(&format!("{STATE_PREFIX}{name}"), &bytes);
+            pending = self.lock();
+            if let Err(error) = done {
+                tracing::warn!(%error, name, "a state file was not saved");
+                pending.failed = Some(error);
+            }
+        }
+        pending.writing = false;
+        self.idle.notify_all();
+    }
+
+    /// The last failure that nobody was told of.
+    pub fn take_failure(&self) -> Option<StoreError> {
+        self.lock().failed.take()
+    }
+
+    /// Waits until everything is written. Blocks.
+    pub fn flush(&self) {
+        let mut pending = self.lock();
+        while pending.writing {
+            pending = self.idle.wait(pending).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
