@@ -158,6 +158,8 @@ pub struct PathPolicy {
     guards: Vec<Guard>,
     layer2: Vec<Second>,
     directories: Vec<NodeId>,
+    /// No guard answers.
+    silent: bool,
     /// State that must be saved changed.
     dirty: bool,
 }
@@ -165,7 +167,7 @@ pub struct PathPolicy {
 impl PathPolicy {
     /// An empty policy; relays are drawn when first needed. `me` is the own identity, if this node is a relay.
     pub const fn new(me: Option<NodeId>, local: bool) -> Self {
-        Self { me, local, guards: Vec::new(), layer2: Vec::new(), directories: Vec::new(), dirty: false }
+        Self { me, local, guards: Vec::new(), layer2: Vec::new(), directories: Vec::new(), silent: false, dirty: false }
     }
 
     /// Whether the state changed since the last call: then save [`PathPolicy::encode`].
@@ -185,20 +187,15 @@ impl PathPolicy {
         self.guard(view).map(|g| g.descriptor().addrs.iter().map(Group::of).collect()).unwrap_or_default()
     }
 
-    /// Whether every guard that was tried lately failed, with none answering: it is the network.
-    pub fn network_down(&self) -> bool {
-        let tried = self.guards.iter().filter(|g| g.failures > 0);
-        let (mut n, mut all) = (0, true);
-        for guard in tried {
-            n += 1;
-            all &= guard.failures >= FAILURES;
-        }
-        n > 0 && all && self.guards.iter().all(|g| g.failures > 0 || !g.down)
+    /// Whether all guards that we may try failed, with none answering since: it is the network.
+    pub const fn network_down(&self) -> bool {
+        self.silent
     }
 
     /// A link to a guard opened, or a circuit through it was built.
     pub fn guard_worked(&mut self, node: &NodeId) {
         let Some(i) = self.guards.iter().position(|g| g.node == *node) else { return };
+        self.silent = false;
         if let Some(guard) = self.guards.get_mut(i)
             && (guard.failures > 0 || guard.down || !guard.worked)
         {
@@ -221,12 +218,6 @@ impl PathPolicy {
         if guard.failures >= FAILURES {
             guard.down = true;
             self.dirty = true;
-        }
-        // All of the sample down: it is the network. Begin again with the first, and draw nobody new.
-        if self.guards.iter().all(|g| g.down) {
-            for guard in &mut self.guards {
-                guard.down = false;
-            }
         }
     }
 
@@ -321,6 +312,14 @@ impl PathPolicy {
                 let guard = Guard { node: relay.node(), until, listed: wall, failures: 0, failed: Wall(0), down: false, worked: false };
                 self.guards.push(guard);
                 self.dirty = true;
+            }
+        }
+        if self.guard(view).is_none() && self.guards.iter().any(|g| g.down) {
+            // None answers, and nobody new may be drawn: begin again with the first, one failure short of down.
+            self.silent = true;
+            for guard in &mut self.guards {
+                guard.failures = if guard.down { FAILURES - 1 } else { guard.failures };
+                guard.down = false;
             }
         }
         let before = self.layer2.len();

@@ -91,13 +91,14 @@ impl Sweep {
         self.next
     }
 
-    /// The view has a relay more. Growth by a hundredth means that there may be much to learn: quick sweeps again.
-    pub(super) const fn grew(&mut self, now: Time, relays: usize) {
+    /// The view has a relay more, so there may be more to learn: sweeps come sooner again, and quickly after growth by a hundredth.
+    pub(super) fn grew(&mut self, now: Time, relays: usize) {
         self.new += 1;
+        self.slow = SLOW_FIRST;
+        self.next = self.next.min(now + SLOW_FIRST);
         if self.new * 100 > relays {
             self.new = 0;
             self.grown = now;
-            self.slow = SLOW_FIRST;
         }
     }
 

@@ -264,8 +264,14 @@ fn settle(world: &mut World, most: u64) -> f64 {
     let step = 100_000;
     for tick in 1..most * 10 {
         world.run_until(Time(tick * step));
+        if world.nodes.len() >= 1000 && tick % 100 == 0 {
+            let shares = world.shares();
+            let lowest = shares.iter().copied().fold(1.0, f64::min);
+            let below = shares.iter().filter(|s| **s < 0.97).count();
+            println!("{} s: lowest {lowest}, below 97 %: {below}, bytes {:?}", tick / 10, figures(world));
+        }
         let all_ready = world.nodes.iter().all(|n| n.ready_at.is_some());
-        if all_ready && (tick % 5 == 0 || world.nodes.len() < 50) && world.shares().iter().all(|s| *s >= 0.97) {
+        if all_ready && (tick % 50 == 0 || world.nodes.len() < 50) && world.shares().iter().all(|s| *s >= 0.97) {
             return tick as f64 / 10.0;
         }
     }
