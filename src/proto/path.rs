@@ -241,13 +241,13 @@ impl PathPolicy {
             (Relaxed::GROUP | Relaxed::AVOID | Relaxed::LAST_HOP, [false, false, false]),
         ];
         for (gave, [by_group, by_avoid, by_last]) in steps {
-            let ok = |r: &Verified| {
-                fits(r) && (!by_group || apart(r)) && (!by_avoid || free(r)) && (!by_last || wanted(r))
-            };
+            let ok = |r: &Verified| fits(r) && (!by_group || apart(r)) && (!by_avoid || free(r)) && (!by_last || wanted(r));
             if let Some(last) = draw(view, env.rng, &ok) {
                 // Only what really gave way is told.
                 let mut truly = Relaxed::NONE;
-                for (rule, kept) in [(Relaxed::GROUP, apart(&last)), (Relaxed::AVOID, free(&last)), (Relaxed::LAST_HOP, wanted(&last))] {
+                for (rule, kept) in
+                    [(Relaxed::GROUP, apart(&last)), (Relaxed::AVOID, free(&last)), (Relaxed::LAST_HOP, wanted(&last))]
+                {
                     if gave.contains(rule) && !kept {
                         truly |= rule;
                     }
@@ -309,7 +309,8 @@ impl PathPolicy {
             if let Some(relay) = draw(view, env.rng, &fresh) {
                 let shift = env.rng.random_range(0..GUARD_SHIFT);
                 let until = Wall(wall.0.saturating_sub(shift)).plus(GUARD_DAYS * DAY);
-                let guard = Guard { node: relay.node(), until, listed: wall, failures: 0, failed: Wall(0), down: false, worked: false };
+                let guard =
+                    Guard { node: relay.node(), until, listed: wall, failures: 0, failed: Wall(0), down: false, worked: false };
                 self.guards.push(guard);
                 self.dirty = true;
             }
@@ -327,9 +328,8 @@ impl PathPolicy {
         self.dirty |= self.layer2.len() != before;
         let Some(guard) = self.guard(view) else { return };
         while self.in_use(view, &guard) < LAYER2 && self.layer2.len() < LAYER2_MAX {
-            let fresh = |r: &Verified| {
-                Some(r.node()) != me && r.node() != guard.node() && self.layer2.iter().all(|s| s.node != r.node())
-            };
+            let fresh =
+                |r: &Verified| Some(r.node()) != me && r.node() != guard.node() && self.layer2.iter().all(|s| s.node != r.node());
             let apart = |r: &Verified| fresh(r) && clear(r, &guard);
             let Some(relay) = draw(view, env.rng, &apart) else { break };
             let mut life = || env.rng.random_range(LAYER2_DAYS.0 * DAY..=LAYER2_DAYS.1 * DAY);

@@ -79,7 +79,9 @@ fn last_hops_are_uniform() {
     }
     // The guard, its family, and for each second hop that hop and its family are out; the others are alike.
     let guard = policy.guard(&view).unwrap();
-    let plain = counts.iter().filter(|(n, _)| policy.layer2.iter().all(|s| s.node != **n && !view.get(&s.node).unwrap().is_family(view.get(n).unwrap())));
+    let plain = counts.iter().filter(|(n, _)| {
+        policy.layer2.iter().all(|s| s.node != **n && !view.get(&s.node).unwrap().is_family(view.get(n).unwrap()))
+    });
     let values: Vec<u32> = plain.map(|(_, v)| *v).collect();
     assert!(!counts.contains_key(&guard.node()));
     assert!(values.len() >= 28);
