@@ -121,6 +121,8 @@ pub const NETWORK_WEAK_BELOW: usize = 50;
 pub const COVERAGE_PERCENT: u32 = 97;
 /// Address groups that a coverage measurement must come from.
 pub const COVERAGE_GROUPS: usize = 5;
+/// How long a node tries to reach anybody at all before it says so: several dials of several relays.
+pub const NOBODY_DEADLINE: Duration = Duration::from_secs(45);
 /// How long a node tries to reach that coverage before it gives up with exit code 4.
 pub const COVERAGE_DEADLINE: Duration = Duration::from_secs(600);
 
