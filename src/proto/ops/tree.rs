@@ -108,7 +108,7 @@ impl Tree {
     ) -> Outcome {
         let Some(want) = self.wants.get_mut(&tag) else { return Outcome::Pending };
         let outcome = want.retrieval.answer(user, tag, request, answer);
-        self.retrieved(user, tags, tag, outcome)
+        self.retrieved(user, tag, outcome)
     }
 
     /// A failure of one of the walk's requests.
@@ -122,7 +122,7 @@ impl Tree {
     ) -> Outcome {
         let Some(want) = self.wants.get_mut(&tag) else { return Outcome::Pending };
         let outcome = want.retrieval.failed(user, tag, request, host_to_blame);
-        self.retrieved(user, tags, tag, outcome)
+        self.retrieved(user, tag, outcome)
     }
 
     /// One of the walk's jobs is done.
@@ -131,7 +131,7 @@ impl Tree {
         match result {
             JobResult::OpenAnswers(found) => {
                 let outcome = want.retrieval.opened(user, tag, found);
-                self.retrieved(user, tags, tag, outcome)
+                self.retrieved(user, tag, outcome)
             }
             JobResult::Document(DocJobResult::Node(node)) => {
                 let place = want.place;
@@ -145,7 +145,7 @@ impl Tree {
         }
     }
 
-    fn retrieved(&mut self, user: &mut User<'_, '_, '_>, tags: &mut u64, tag: u64, outcome: retrieve::Outcome) -> Outcome {
+    fn retrieved(&mut self, user: &mut User<'_, '_, '_>, tag: u64, outcome: retrieve::Outcome) -> Outcome {
         let Some(want) = self.wants.get(&tag) else { return Outcome::Pending };
         match outcome {
             retrieve::Outcome::Pending => Outcome::Pending,
