@@ -144,7 +144,9 @@ async fn link(total: usize) -> Figure {
 fn main() {
     // `cargo bench` hands over flags of its own.
     let mib = std::env::args().skip(1).find_map(|a| a.parse::<usize>().ok()).unwrap_or(1024);
-    if std::env::var("TRICK").is_ok() { drop(std::hint::black_box(Vec::<u8>::with_capacity(16 << 20))); }
+    if std::env::var("TRICK").is_ok() {
+        drop(std::hint::black_box(Vec::<u8>::with_capacity(16 << 20)));
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
         for round in 0..3 {

@@ -60,9 +60,11 @@ struct Network {
 
 impl Network {
     async fn close(self) {
+        let mut ends = tokio::task::JoinSet::new();
         for handle in self.clients.into_iter().chain(self.relays) {
-            handle.shutdown().await;
+            ends.spawn(async move { handle.shutdown().await });
         }
+        ends.join_all().await;
     }
 }
 

@@ -71,7 +71,7 @@ pub(super) async fn publish(out: Out, config: &Config, args: &Publish) -> Result
     let work = async {
         let session = Session::open(out, config).await?;
         let key = match convergent {
-            Some(digest) if !session.is_daemon() => Some(client::convergent_key(&session::local_secret(config)?, &digest)),
+            Some(digest) if !session.is_daemon() => Some(client::convergent_key(&session::local_secret(config)?, &ask, &digest)),
             Some(_) | None => None,
         };
         let bar = out.bar("publishing");
