@@ -7,8 +7,8 @@
 use crate::base::JobId;
 use crate::node::env::os_rng;
 use crate::node::inbox::{Arrival, Inbox};
-use crate::proto::job::{Job, JobResult, Shares};
 use crate::proto::Input;
+use crate::proto::job::{Job, JobResult, Shares};
 use std::collections::VecDeque;
 use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};

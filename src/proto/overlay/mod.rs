@@ -140,7 +140,10 @@ enum Work {
     /// Check descriptors that came from this link.
     Verify(LinkId),
     SignOwn,
-    SignReceipt { link: LinkId, id: u32 },
+    SignReceipt {
+        link: LinkId,
+        id: u32,
+    },
     CheckReceipt,
 }
 
@@ -477,7 +480,8 @@ impl Overlay {
             Message::FetchReply { id, records } => {
                 if self.answered(link, id, |a| a == Asked::Fetch).is_some() {
                     // What did not come may be asked of another at once.
-                    let came: Vec<u64> = records.iter().filter_map(|b| wire_record::peek(&b.0)).map(|(n, _)| record::hint_id(&n)).collect();
+                    let came: Vec<u64> =
+                        records.iter().filter_map(|b| wire_record::peek(&b.0)).map(|(n, _)| record::hint_id(&n)).collect();
                     self.fetching.retain(|hint, (_, by)| *by != id || came.contains(hint));
                     self.verify(link, records);
                 }
@@ -517,8 +521,17 @@ impl Overlay {
                 self.send(env.now, link, &Message::AnnounceAck { id });
             }
             Message::DialBack { id, port } => self.dial_back(env, link, id, port),
-            other => {
-                if let Some(answer) = self.answer(&other) {
+            Message::Near { .. }
+            | Message::NearReply { .. }
+            | Message::Fetch { .. }
+            | Message::FetchReply { .. }
+            | Message::AnnounceAck { .. }
+            | Message::Snapshot { .. }
+            | Message::SnapshotPage { .. }
+            | Message::Digest { .. }
+            | Message::DigestReply { .. }
+            | Message::DialBackReply { .. } => {
+                if let Some(answer) = self.answer(&message) {
                     self.send(env.now, link, &answer);
                 }
             }

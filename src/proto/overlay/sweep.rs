@@ -136,10 +136,13 @@ impl Sweep {
         let percent = shares.get(shares.len().saturating_sub(1) / 2).copied().unwrap_or(0);
         let counts = view.counts();
         // Our own group cannot be asked if we are alone in it.
-        let alone = me.and_then(|m| view.get(&m)).is_some_and(|r| view.usable().iter().filter(|o| o.group() == r.group()).take(2).count() < 2);
+        let alone = me
+            .and_then(|m| view.get(&m))
+            .is_some_and(|r| view.usable().iter().filter(|o| o.group() == r.group()).take(2).count() < 2);
         let askable = counts.groups.saturating_sub(usize::from(alone)).max(1);
         let enough = shares.len() >= limits::COVERAGE_GROUPS.min(askable);
-        let network = counts.relays >= limits::NETWORK_MIN_RELAYS && (view.is_local() || counts.groups >= limits::NETWORK_MIN_GROUPS);
+        let network =
+            counts.relays >= limits::NETWORK_MIN_RELAYS && (view.is_local() || counts.groups >= limits::NETWORK_MIN_GROUPS);
         Coverage { percent, groups: shares.len(), ready: enough && network && percent >= limits::COVERAGE_PERCENT }
     }
 }

@@ -278,7 +278,18 @@ fn settle(world: &mut World, most: u64) -> f64 {
     for (n, share) in bad.into_iter().take(6) {
         let v = n.overlay.view();
         let own = n.overlay.own_descriptor().map(|d| d.descriptor().receipts.len());
-        println!("{} {share} {:?} needed {} receipts {own:?} {:?} links {} rq {} dials {} jobs {} fetching {}", n.addr, v.counts(), v.needed(), n.overlay.coverage(), n.links.len(), n.overlay.requests.len(), n.overlay.dials.len(), n.overlay.jobs.len(), n.overlay.fetching.len());
+        println!(
+            "{} {share} {:?} needed {} receipts {own:?} {:?} links {} rq {} dials {} jobs {} fetching {}",
+            n.addr,
+            v.counts(),
+            v.needed(),
+            n.overlay.coverage(),
+            n.links.len(),
+            n.overlay.requests.len(),
+            n.overlay.dials.len(),
+            n.overlay.jobs.len(),
+            n.overlay.fetching.len()
+        );
     }
     panic!("not settled after {most} s: lowest share {lowest}, ready {ready} of {}", world.nodes.len());
 }
@@ -305,7 +316,12 @@ fn twenty_four_relays_know_each_other_within_seconds() {
     let mut world = network(24, 1, true);
     let seconds = settle(&mut world, 10);
     world.nodes.iter().for_each(|n| n.overlay.view().check());
-    println!("24 relays: {seconds} s, ready {:?}, bytes sent per node (mean, most) {:?}, dials {}", ready_times(&world), figures(&world), world.dials.len());
+    println!(
+        "24 relays: {seconds} s, ready {:?}, bytes sent per node (mean, most) {:?}, dials {}",
+        ready_times(&world),
+        figures(&world),
+        world.dials.len()
+    );
     assert!(seconds <= 4.0);
     world.run_until(world.now + Duration::from_secs(5));
     assert!(world.shares().iter().all(|s| *s == 1.0));
@@ -323,7 +339,12 @@ fn twenty_four_relays_know_each_other_within_seconds() {
 fn three_hundred_relays_reach_97_percent() {
     let mut world = network(300, 2, false);
     let seconds = settle(&mut world, 600);
-    println!("300 relays: {seconds} s, ready {:?}, bytes sent per node (mean, most) {:?}, dials {}", ready_times(&world), figures(&world), world.dials.len());
+    println!(
+        "300 relays: {seconds} s, ready {:?}, bytes sent per node (mean, most) {:?}, dials {}",
+        ready_times(&world),
+        figures(&world),
+        world.dials.len()
+    );
     assert!(seconds <= 300.0);
     world.nodes.iter().for_each(|n| n.overlay.view().check());
     assert_eq!(world.blamed, 0);
@@ -342,7 +363,12 @@ fn three_hundred_relays_reach_97_percent() {
 fn a_thousand_relays_reach_97_percent() {
     let mut world = network(1000, 3, false);
     let seconds = settle(&mut world, 600);
-    println!("1000 relays: {seconds} s, ready {:?}, bytes sent per node (mean, most) {:?}, dials {}", ready_times(&world), figures(&world), world.dials.len());
+    println!(
+        "1000 relays: {seconds} s, ready {:?}, bytes sent per node (mean, most) {:?}, dials {}",
+        ready_times(&world),
+        figures(&world),
+        world.dials.len()
+    );
     let before = figures(&world).0;
     world.run_until(world.now + Duration::from_secs(3600));
     println!("idle: {} bytes per node and hour", figures(&world).0 - before);
@@ -442,7 +468,12 @@ impl Hand {
 fn dials(outputs: &[Output]) -> Vec<(SocketAddr, u64)> {
     let pick = |o: &Output| match o {
         Output::Dial { addr, token, fresh: true, .. } => Some((*addr, *token)),
-        _ => None,
+        Output::Dial { .. }
+        | Output::Send { .. }
+        | Output::Release { .. }
+        | Output::Blame { .. }
+        | Output::Job(..)
+        | Output::Event(_) => None,
     };
     outputs.iter().filter_map(pick).collect()
 }
@@ -490,7 +521,10 @@ fn forged_stale_and_replayed_descriptors_change_nothing() {
     let good = record::sign_descriptor(&owner, &NET, d.clone()).unwrap().encode();
     let offer = |hand: &mut Hand, bytes: Vec<u8>| {
         let out = hand.say(1, &Message::Announce { id: 1, record: Blob(bytes) });
-        let jobs: Vec<_> = out.into_iter().filter_map(|o| if let Output::Job(id, w @ OverlayJob::Verify(_)) = o { Some((id, w)) } else { None }).collect();
+        let jobs: Vec<_> = out
+            .into_iter()
+            .filter_map(|o| if let Output::Job(id, w @ OverlayJob::Verify(_)) = o { Some((id, w)) } else { None })
+            .collect();
         jobs.into_iter().flat_map(|(job, work)| hand.feed(Input::Done { job, outcome: work.run(&NET, None) })).collect::<Vec<_>>()
     };
     let mut forged = SignedDescriptor::decode(&good).unwrap();

@@ -476,8 +476,7 @@ impl View {
 
     fn digest_toggle(&mut self, relay: &Verified, add: bool) {
         let bucket = usize::from(relay.position().0[0] >> 4);
-        let [a, b, c, d, e, f, g, h, ..] =
-            kdf::hash(Label::ViewDigest, &[&relay.node().0, &relay.descriptor().seq.to_be_bytes()]);
+        let [a, b, c, d, e, f, g, h, ..] = kdf::hash(Label::ViewDigest, &[&relay.node().0, &relay.descriptor().seq.to_be_bytes()]);
         self.digest.sums[bucket] ^= u64::from_be_bytes([a, b, c, d, e, f, g, h]);
         let count = &mut self.digest.counts[bucket];
         *count = if add { *count + 1 } else { count.saturating_sub(1) };

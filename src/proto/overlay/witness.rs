@@ -117,7 +117,8 @@ impl Witness {
     /// Keeps the receipt; of one group only the newest, of all the five best: old ones show that the address did not change.
     fn keep(&mut self, group: Group, receipt: Receipt, wall: Wall) {
         self.receipts.retain(|(_, r)| r.day.saturating_add(limits::RECEIPT_LIFE_DAYS) > wall.day());
-        let renewed = |(g, r): &(Group, Receipt)| *g == group && r.day.saturating_add(limits::RECEIPT_LIFE_DAYS - RENEW_DAYS) <= wall.day();
+        let renewed =
+            |(g, r): &(Group, Receipt)| *g == group && r.day.saturating_add(limits::RECEIPT_LIFE_DAYS - RENEW_DAYS) <= wall.day();
         self.receipts.retain(|entry| !renewed(entry));
         if self.receipts.iter().any(|(g, _)| *g == group) {
             return;
