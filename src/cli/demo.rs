@@ -168,6 +168,7 @@ async fn show(
 /// Starts the relays, the first ones first: the others start from them.
 async fn relays(count: u8, home: &Path, network: &mut Network) -> Result<Vec<String>, Failure> {
     let mut links = Vec::new();
+    let mut started = Vec::new();
     for i in 1..=count {
         // Port 0: the system chooses a free one, and the link tells which.
         let listen = SocketAddr::from(([127, i, 0, 1], 0));
@@ -180,11 +181,14 @@ async fn relays(count: u8, home: &Path, network: &mut Network) -> Result<Vec<Str
             network: None,
         })
         .await?;
-        session::follow(events);
+        started.push(events);
         if links.len() < ANCHORS {
             links.extend(handle.bootstrap_link());
         }
         network.relays.push(handle);
+    }
+    for events in started {
+        session::ready(events).await?;
     }
     Ok(links)
 }

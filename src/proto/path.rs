@@ -181,6 +181,11 @@ impl PathPolicy {
 
     /// Lets go of what has had its time or left the network, and fills sample and layer.
     fn refresh(&mut self, view: &View, env: &mut Env<'_>) {
+        // A client that has read no view yet knows its bootstrap relays only: they must not become its guards for that.
+        let counts = view.counts();
+        if counts.relays < limits::NETWORK_MIN_RELAYS || counts.groups < limits::NETWORK_MIN_GROUPS {
+            return;
+        }
         self.trouble.retain(|_, t| t.last + ASIDE_MAX * 2 > env.now);
         self.guards.retain(|g| g.until > env.wall);
         self.layer2.retain(|l| l.until > env.wall && (view.get(&l.node).is_some() || view.usable().is_empty()));

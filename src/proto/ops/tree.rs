@@ -1,5 +1,6 @@
 //! From a key to the roots of all chunks: the walk down the manifest, common to get and check.
 
+use crate::base::NodeId;
 use crate::base::limits;
 use crate::proto::circuit::origin::RequestId;
 use crate::proto::doc::DocJob;
@@ -14,6 +15,7 @@ use crate::proto::ops::User;
 use crate::proto::ops::retrieve;
 use crate::proto::ops::retrieve::Retrieval;
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::collections::VecDeque;
 
 /// Manifest nodes fetched at once.
@@ -49,6 +51,10 @@ pub struct Tree {
     pub roots: Vec<[u8; 32]>,
     /// Roots of all manifest nodes, the top first.
     pub nodes: Vec<[u8; 32]>,
+    /// Hosts that gave a share.
+    pub givers: BTreeSet<NodeId>,
+    /// Shares received.
+    pub shares: u64,
     waiting: VecDeque<((u8, u64), [u8; 32])>,
     wants: BTreeMap<u64, Want>,
     leaves: BTreeMap<u64, Vec<[u8; 32]>>,
@@ -63,6 +69,8 @@ impl Tree {
             single: None,
             roots: Vec::new(),
             nodes: Vec::new(),
+            givers: BTreeSet::new(),
+            shares: 0,
             waiting: VecDeque::new(),
             wants: BTreeMap::new(),
             leaves: BTreeMap::new(),
@@ -100,7 +108,7 @@ impl Tree {
     ) -> Outcome {
         let Some(want) = self.wants.get_mut(&tag) else { return Outcome::Pending };
         let outcome = want.retrieval.answer(user, tag, request, answer);
-        self.retrieved(user, tags, tag, outcome)
+        self.retrieved(user, tag, outcome)
     }
 
     /// A failure of one of the walk's requests.
@@ -114,7 +122,7 @@ impl Tree {
     ) -> Outcome {
         let Some(want) = self.wants.get_mut(&tag) else { return Outcome::Pending };
         let outcome = want.retrieval.failed(user, tag, request, host_to_blame);
-        self.retrieved(user, tags, tag, outcome)
+        self.retrieved(user, tag, outcome)
     }
 
     /// One of the walk's jobs is done.
@@ -123,7 +131,7 @@ impl Tree {
         match result {
             JobResult::OpenAnswers(found) => {
                 let outcome = want.retrieval.opened(user, tag, found);
-                self.retrieved(user, tags, tag, outcome)
+                self.retrieved(user, tag, outcome)
             }
             JobResult::Document(DocJobResult::Node(node)) => {
                 let place = want.place;
@@ -147,7 +155,7 @@ impl Tree {
         }
     }
 
-    fn retrieved(&mut self, user: &mut User<'_, '_, '_>, tags: &mut u64, tag: u64, outcome: retrieve::Outcome) -> Outcome {
+    fn retrieved(&mut self, user: &mut User<'_, '_, '_>, tag: u64, outcome: retrieve::Outcome) -> Outcome {
         let Some(want) = self.wants.get(&tag) else { return Outcome::Pending };
         match outcome {
             retrieve::Outcome::Pending => Outcome::Pending,
@@ -157,6 +165,8 @@ impl Tree {
                 Some(_) => Failure::manifest_lost(asked, found),
             }),
             retrieve::Outcome::Chunk(sealed) => {
+                self.shares += want.retrieval.givers.len() as u64;
+                self.givers.extend(&want.retrieval.givers);
                 if !self.key.is_tree() {
                     self.wants.remove(&tag);
                     self.single = Some(sealed);
@@ -164,7 +174,6 @@ impl Tree {
                 }
                 let work = DocJob::OpenNode { key: self.key.clone(), top: self.top.clone(), place: want.place, sealed };
                 user.job(tag, Job::Document(work));
-                let _ = tags;
                 Outcome::Pending
             }
         }

@@ -1,6 +1,6 @@
 //! Sweeps: "who is near this random place?", on a timer (D8). They fill a relay's view and measure how much of the network it knows.
 //!
-//! Targets are random and never the relay about to be used, so they tell nothing (attacks.md fact 4). A sweep asks a relay near the target,
+//! Targets walk evenly through the key space from a random start, and are never the relay about to be used, so they tell nothing (attacks.md fact 4). A sweep asks a relay near the target,
 //! because newcomers announce themselves there, and now and then a random one, so that no neighbourhood can hide.
 
 use crate::base::Env;
@@ -25,6 +25,10 @@ use rand::seq::IndexedRandom;
 use std::collections::BTreeMap;
 use std::collections::VecDeque;
 
+/// Step of the walk through the key space: 2^64 over the golden ratio, so that any number of steps leaves no large gap.
+const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
+/// Relays that one sweep brings surely; after relays / this many answers no stretch of the key space is unseen.
+const SURE: usize = 12;
 /// Hints asked for.
 const ASK: u16 = 32;
 /// Relays near a target that may be asked.
@@ -69,6 +73,10 @@ struct Sample {
 #[derive(Debug)]
 pub struct Sweep {
     next: Time,
+    /// First bytes of the last target.
+    place: Option<u64>,
+    /// Answers so far.
+    answers: usize,
     grown: Time,
     /// New relays since then.
     new: usize,
@@ -84,20 +92,44 @@ pub struct Sweep {
 impl Sweep {
     pub(super) fn new(now: Time) -> Self {
         let (samples, order, strangers) = (BTreeMap::new(), VecDeque::new(), BTreeMap::new());
-        Self { next: now, grown: now, new: 0, slow: SLOW_FIRST, samples, order, sampled: None, strangers, ready: false }
+        Self {
+            next: now,
+            place: None,
+            answers: 0,
+            grown: now,
+            new: 0,
+            slow: SLOW_FIRST,
+            samples,
+            order,
+            sampled: None,
+            strangers,
+            ready: false,
+        }
     }
 
     pub(super) const fn next(&self) -> Time {
         self.next
     }
 
-    /// The view has a relay more. Growth by a hundredth means that there may be much to learn: quick sweeps again.
-    pub(super) const fn grew(&mut self, now: Time, relays: usize) {
+    fn target(&mut self, env: &mut Env<'_>) -> [u8; 32] {
+        let place = self.place.map_or_else(|| env.rng.next_u64(), |p| p.wrapping_add(STEP));
+        self.place = Some(place);
+        let mut target = [0; 32];
+        env.rng.fill_bytes(&mut target);
+        for (t, b) in target.iter_mut().zip(place.to_be_bytes()) {
+            *t = b;
+        }
+        target
+    }
+
+    /// The view has a relay more, so there may be more to learn: sweeps come sooner again, and quickly after growth by a hundredth.
+    pub(super) fn grew(&mut self, now: Time, relays: usize) {
         self.new += 1;
+        self.slow = SLOW_FIRST;
+        self.next = self.next.min(now + SLOW_FIRST);
         if self.new * 100 > relays {
             self.new = 0;
             self.grown = now;
-            self.slow = SLOW_FIRST;
         }
     }
 
@@ -140,7 +172,9 @@ impl Sweep {
             .and_then(|m| view.get(&m))
             .is_some_and(|r| view.usable().iter().filter(|o| o.group() == r.group()).take(2).count() < 2);
         let askable = counts.groups.saturating_sub(usize::from(alone)).max(1);
-        let enough = shares.len() >= limits::COVERAGE_GROUPS.min(askable);
+        // A relay fills its view by sweeps: what they have not reached is missing in one stretch, which samples may miss as well.
+        let whole = me.is_none() || self.answers * SURE >= counts.relays;
+        let enough = whole && shares.len() >= limits::COVERAGE_GROUPS.min(askable);
         let network =
             counts.relays >= limits::NETWORK_MIN_RELAYS && (view.is_local() || counts.groups >= limits::NETWORK_MIN_GROUPS);
         Coverage { percent, groups: shares.len(), ready: enough && network && percent >= limits::COVERAGE_PERCENT }
@@ -171,8 +205,7 @@ impl Overlay {
     }
 
     fn sweep_once(&mut self, env: &mut Env<'_>, quick: bool) {
-        let mut target = [0; 32];
-        env.rng.fill_bytes(&mut target);
+        let target = self.sweep.target(env);
         let me = self.me();
         let mut near = self.view.near(&target, NEAREST);
         near.retain(|r| Some(r.node()) != me);
@@ -232,8 +265,7 @@ impl Overlay {
     /// A bootstrap relay answers: ask it for two places at once, to have relays of other groups to go on with.
     pub(super) fn joined(&mut self, env: &mut Env<'_>, link: LinkId) {
         for _ in 0..2 {
-            let mut target = [0; 32];
-            env.rng.fill_bytes(&mut target);
+            let target = self.sweep.target(env);
             self.ask_near(env, link, target);
         }
     }
@@ -251,6 +283,7 @@ impl Overlay {
             .map(|h| h.id)
             .collect();
         self.fetch(env, link, &wanted);
+        self.sweep.answers += 1;
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         self.sample(env, Group::of(&remote), count(known), count(hints.len()));
     }
