@@ -76,6 +76,7 @@ pub enum StartError {
 
 impl StartError {
     /// An error of listening, sorted by what can be done about it.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the standard library's list grows, and only two kinds matter here")]
     pub(super) fn listen(addr: SocketAddr, source: io::Error) -> Self {
         match source.kind() {
             io::ErrorKind::AddrInUse => Self::PortInUse(addr),

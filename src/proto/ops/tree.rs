@@ -139,7 +139,17 @@ impl Tree {
                     None => Outcome::Failed(Failure::manifest_lies()),
                 }
             }
-            _ => Outcome::Failed(Failure::bug("a job came back as another")),
+            JobResult::LinkProof(_)
+            | JobResult::LinkCheck(_)
+            | JobResult::CircuitServer(_)
+            | JobResult::CircuitStart(_)
+            | JobResult::CircuitReply(_)
+            | JobResult::HostOpen(_)
+            | JobResult::SessionOpen(_)
+            | JobResult::Serve(_)
+            | JobResult::Document(_)
+            | JobResult::Overlay(_)
+            | JobResult::Lost => Outcome::Failed(Failure::bug("a job came back as another")),
         }
     }
 
