@@ -388,24 +388,59 @@ mod bench {
         let (reply, _) = server(&mut rng, &net, &id, &[&key], &msg).unwrap();
         let n = 3000u32;
         for _ in 0..2 {
-        let t = Instant::now(); for _ in 0..n { std::hint::black_box(client1(&mut rng, &net, &id, &key.public()).unwrap()); } println!("client1 {:?}", t.elapsed()/n);
-        let t = Instant::now(); for _ in 0..n { std::hint::black_box(server(&mut rng, &net, &id, &[&key], &msg).unwrap()); } println!("server {:?}", t.elapsed()/n);
-        let t = Instant::now(); for _ in 0..n { std::hint::black_box(st.agree(&reply).unwrap()); } println!("client2 {:?}", t.elapsed()/n);
+            let t = Instant::now();
+            for _ in 0..n {
+                std::hint::black_box(client1(&mut rng, &net, &id, &key.public()).unwrap());
+            }
+            println!("client1 {:?}", t.elapsed() / n);
+            let t = Instant::now();
+            for _ in 0..n {
+                std::hint::black_box(server(&mut rng, &net, &id, &[&key], &msg).unwrap());
+            }
+            println!("server {:?}", t.elapsed() / n);
+            let t = Instant::now();
+            for _ in 0..n {
+                std::hint::black_box(st.agree(&reply).unwrap());
+            }
+            println!("client2 {:?}", t.elapsed() / n);
         }
         use crate::crypto::session as s;
-        let hk = crate::crypto::keys::HostKey::generate(&mut rng, 1).unwrap(); let hp = hk.public();
-        let t = Instant::now(); for _ in 0..n { std::hint::black_box(s::open(&mut rng, &net, &id, &hp, [0,1]).unwrap()); } println!("open {:?}", t.elapsed()/n);
-        let (c, m) = s::open(&mut rng, &net, &id, &hp, [0,1]).unwrap();
-        let t = Instant::now(); for _ in 0..n { std::hint::black_box(s::accept(&net, &id, &hk, &m).unwrap()); } println!("accept {:?}", t.elapsed()/n);
+        let hk = crate::crypto::keys::HostKey::generate(&mut rng, 1).unwrap();
+        let hp = hk.public();
+        let t = Instant::now();
+        for _ in 0..n {
+            std::hint::black_box(s::open(&mut rng, &net, &id, &hp, [0, 1]).unwrap());
+        }
+        println!("open {:?}", t.elapsed() / n);
+        let (c, m) = s::open(&mut rng, &net, &id, &hp, [0, 1]).unwrap();
+        let t = Instant::now();
+        for _ in 0..n {
+            std::hint::black_box(s::accept(&net, &id, &hk, &m).unwrap());
+        }
+        println!("accept {:?}", t.elapsed() / n);
         let (h, _) = s::accept(&net, &id, &hk, &m).unwrap();
         let plain = vec![7; 33000];
         for _ in 0..2 {
-        let t = Instant::now(); for _ in 0..n { std::hint::black_box(h.seal_response(&mut rng, 1, &plain, 33968).unwrap()); } println!("seal {:?}", t.elapsed()/n);
-        let sealed = h.seal_response(&mut rng, 1, &plain, 33968).unwrap();
-        let mut buf = sealed.clone();
-        let t = Instant::now(); for _ in 0..n { buf.copy_from_slice(&sealed); std::hint::black_box(c.open_response(1, &mut buf).unwrap()); } println!("open (with copy) {:?}", t.elapsed()/n);
-        let small = h.seal_response(&mut rng, 1, &[], 33968).unwrap();
-        let t = Instant::now(); for _ in 0..n { buf.copy_from_slice(&small); std::hint::black_box(c.open_response(1, &mut buf).unwrap()); } println!("open all-padding {:?}", t.elapsed()/n);
+            let t = Instant::now();
+            for _ in 0..n {
+                std::hint::black_box(h.seal_response(&mut rng, 1, &plain, 33968).unwrap());
+            }
+            println!("seal {:?}", t.elapsed() / n);
+            let sealed = h.seal_response(&mut rng, 1, &plain, 33968).unwrap();
+            let mut buf = sealed.clone();
+            let t = Instant::now();
+            for _ in 0..n {
+                buf.copy_from_slice(&sealed);
+                std::hint::black_box(c.open_response(1, &mut buf).unwrap());
+            }
+            println!("open (with copy) {:?}", t.elapsed() / n);
+            let small = h.seal_response(&mut rng, 1, &[], 33968).unwrap();
+            let t = Instant::now();
+            for _ in 0..n {
+                buf.copy_from_slice(&small);
+                std::hint::black_box(c.open_response(1, &mut buf).unwrap());
+            }
+            println!("open all-padding {:?}", t.elapsed() / n);
         }
     }
 }

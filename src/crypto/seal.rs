@@ -23,9 +23,7 @@ pub fn seal(key: &Secret<32>, chunk: &mut [u8]) -> Result<(), CryptoError> {
 pub fn open<'a>(key: &Secret<32>, chunk: &'a mut [u8]) -> Result<&'a mut [u8], CryptoError> {
     let (sealed, tag) = chunk.split_last_chunk_mut::<TAG>().ok_or(CryptoError)?;
     let cipher = ChaCha20Poly1305::new(key.expose().into());
-    cipher
-        .decrypt_inout_detached(&[0; 12].into(), b"", InOutBuf::from(&mut *sealed), (&*tag).into())
-        .map_err(|_| CryptoError)?;
+    cipher.decrypt_inout_detached(&[0; 12].into(), b"", InOutBuf::from(&mut *sealed), (&*tag).into()).map_err(|_| CryptoError)?;
     Ok(sealed)
 }
 

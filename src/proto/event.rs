@@ -4,6 +4,7 @@ use crate::base::{ErrorKind, NodeId};
 use crate::crypto::secret::Secret;
 use crate::proto::doc::key::Key;
 use crate::proto::doc::key::ReadKey;
+use crate::proto::doc::key::TextError;
 use bytes::Bytes;
 use std::net::SocketAddr;
 
@@ -167,12 +168,23 @@ impl Failure {
 
     /// More operations at once than a node takes.
     pub fn too_many_operations() -> Self {
-        Self::new(ErrorKind::Refused, "this node is busy with as many operations as it takes at once", "", "Wait for one to end, then try again.")
+        Self::new(
+            ErrorKind::Refused,
+            "this node is busy with as many operations as it takes at once",
+            "",
+            "Wait for one to end, then try again.",
+        )
     }
 
     /// A bug of ours.
     pub fn bug(what: &str) -> Self {
         Self::new(ErrorKind::Other, format!("internal error: {what}"), "", "Try again; if it happens again, report it as a bug.")
+    }
+
+    /// A text that should have been a key.
+    pub fn mistyped(why: TextError) -> Self {
+        let what = format!("This is not a usable key: {why}.");
+        Self::new(ErrorKind::Usage, what, "", "Copy the whole key again. Nothing was sent.")
     }
 
     /// The top chunk of a document was not found.
@@ -182,12 +194,19 @@ impl Failure {
         } else {
             format!("too few shares are left: {asked} hosts were asked, {found} shares were found, 8 are needed")
         };
-        Self::new(ErrorKind::NotFound, what, "", "Check the key with whoever gave it to you; if it was published just now, try again in a minute.")
+        Self::new(
+            ErrorKind::NotFound,
+            what,
+            "",
+            "Check the key with whoever gave it to you; if it was published just now, try again in a minute.",
+        )
     }
 
     /// A part of the manifest is lost.
     pub fn manifest_lost(asked: usize, found: usize) -> Self {
-        let what = format!("a part of the document's list of chunks is lost: {asked} hosts were asked, {found} shares were found, 8 are needed");
+        let what = format!(
+            "a part of the document's list of chunks is lost: {asked} hosts were asked, {found} shares were found, 8 are needed"
+        );
         Self::new(ErrorKind::NotFound, what, "", "Try again later: hosts that are down now may come back.")
     }
 
@@ -199,7 +218,12 @@ impl Failure {
 
     /// The manifest does not verify.
     pub fn manifest_lies() -> Self {
-        Self::new(ErrorKind::NotVerified, "the document's list of chunks does not verify", "", "Whoever made this document or its key made it wrong; ask them for a new one.")
+        Self::new(
+            ErrorKind::NotVerified,
+            "the document's list of chunks does not verify",
+            "",
+            "Whoever made this document or its key made it wrong; ask them for a new one.",
+        )
     }
 
     /// Chunks do not verify although all their shares do.
@@ -214,17 +238,32 @@ impl Failure {
 
     /// A resumed get starts behind the end.
     pub fn offset_beyond_end() -> Self {
-        Self::new(ErrorKind::Usage, "the part that is there already is longer than the document", "The part was left as it is.", "Remove the partial file, then try again.")
+        Self::new(
+            ErrorKind::Usage,
+            "the part that is there already is longer than the document",
+            "The part was left as it is.",
+            "Remove the partial file, then try again.",
+        )
     }
 
     /// Fewer or more bytes came than were announced.
     pub fn file_changed() -> Self {
-        Self::new(ErrorKind::Other, "the file changed while it was being published", "Nothing usable was published.", "Publish it again when nothing writes to it.")
+        Self::new(
+            ErrorKind::Other,
+            "the file changed while it was being published",
+            "Nothing usable was published.",
+            "Publish it again when nothing writes to it.",
+        )
     }
 
     /// There is no host to store with.
     pub fn no_hosts() -> Self {
-        Self::new(ErrorKind::NoNetwork, "no host is known that could take a share", "", "Wait until the network has more hosts, then try again.")
+        Self::new(
+            ErrorKind::NoNetwork,
+            "no host is known that could take a share",
+            "",
+            "Wait until the network has more hosts, then try again.",
+        )
     }
 
     /// Too few hosts took a chunk's shares.
@@ -240,7 +279,12 @@ impl Failure {
         let what = format!(
             "the network is not known well enough to choose paths safely: {relays} relays in {groups} address groups, coverage {measured} (97 % is needed)"
         );
-        Self::new(ErrorKind::NoNetwork, what, "Nothing was sent.", "Check that this computer is online and that the bootstrap link is right, then try again.")
+        Self::new(
+            ErrorKind::NoNetwork,
+            what,
+            "Nothing was sent.",
+            "Check that this computer is online and that the bootstrap link is right, then try again.",
+        )
     }
 
     /// A state file of a newer version.

@@ -245,13 +245,7 @@ impl Host {
                 }
                 leg.running += 1;
                 self.running += 1;
-                let work = Job::Serve {
-                    session: session.clone(),
-                    kind: *kind,
-                    n,
-                    sealed,
-                    acceptance: Arc::clone(acceptance),
-                };
+                let work = Job::Serve { session: session.clone(), kind: *kind, n, sealed, acceptance: Arc::clone(acceptance) };
                 ctx.out.job(JobFor::Serve(key, n), work);
                 if !leg.waiting.is_empty() {
                     queue.push_back(key);

@@ -357,7 +357,8 @@ impl Requests {
         // Hosts whose backlog is full on every circuit that may serve them: asking again in this round is in vain.
         let mut full = BTreeSet::new();
         while let Some(ask) = domain.queue.pop_front() {
-            let chosen = if full.contains(&(ask.target.host, ask.target.region, ask.kind)) { None } else { self.choose(&domain, &ask) };
+            let chosen =
+                if full.contains(&(ask.target.host, ask.target.region, ask.kind)) { None } else { self.choose(&domain, &ask) };
             match chosen {
                 Some(key) => {
                     if let Some(uses) = domain.circuits.get_mut(&key) {

@@ -13,13 +13,7 @@ const PATIENCE: Duration = Duration::from_secs(900);
 impl World {
     /// Publishes a document from a node, and waits.
     pub fn publish(&mut self, node: usize, document: &[u8]) -> Result<(ReadKey, Report), Failure> {
-        let wish = PublishWish {
-            length: document.len() as u64,
-            name: None,
-            media_type: None,
-            lease_days: 90,
-            convergent: None,
-        };
+        let wish = PublishWish { length: document.len() as u64, name: None, media_type: None, lease_days: 90, convergent: None };
         let op = self.command(node, Command::Publish(wish));
         let mut outcome = None;
         self.run_until(PATIENCE, |world| {

@@ -147,10 +147,8 @@ impl Hops {
         let key = self.hops.reserve();
         match links.accept_port(link, circuit, Owner::HopPrev(key)) {
             Some(prev) => {
-                self.hops.fill(
-                    key,
-                    Hop { prev, next: Next::None, early_seen: 0, legs: BTreeMap::new(), layer: RelayLayer::new(&keys) },
-                );
+                self.hops
+                    .fill(key, Hop { prev, next: Next::None, early_seen: 0, legs: BTreeMap::new(), layer: RelayLayer::new(&keys) });
                 links.push_control(ctx, link, Some(circuit), Command::Created, &write_handshake(&reply));
             }
             None => {

@@ -249,13 +249,7 @@ impl Origins {
     }
 
     /// A hop's answer was checked: one layer more.
-    pub(in crate::proto) fn replied(
-        &mut self,
-        ctx: &mut Ctx<'_, '_>,
-        links: &mut Links,
-        key: Key,
-        keys: Option<Secret<160>>,
-    ) {
+    pub(in crate::proto) fn replied(&mut self, ctx: &mut Ctx<'_, '_>, links: &mut Links, key: Key, keys: Option<Secret<160>>) {
         let Some(circuit) = self.circuits.get_mut(key) else { return };
         let Some(keys) = keys else { return self.end(ctx, links, key) };
         circuit.layers.push(&keys);
@@ -326,9 +320,9 @@ impl Origins {
 
     /// How many requests of a circuit are for `host` with sessions of this type, and how many more it would take at once.
     pub fn load(&self, key: Key, host: &NodeId, kind: SessionType) -> usize {
-        self.circuits.get(key).map_or(usize::MAX, |c| {
-            c.streams.values().filter(|s| s.host == *host && s.kind == kind).map(Stream::load).sum()
-        })
+        self.circuits
+            .get(key)
+            .map_or(usize::MAX, |c| c.streams.values().filter(|s| s.host == *host && s.kind == kind).map(Stream::load).sum())
     }
 
     /// Requests that wait or are under way on a circuit.

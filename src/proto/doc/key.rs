@@ -175,12 +175,6 @@ impl ReadKey {
     pub fn copy(&self, root: &[u8; 32], class: Class, copy: u8) -> Copy {
         self.verify.copy(root, class, copy)
     }
-
-    /// A tag for file names of partial downloads: the same for the same key, and says nothing about it.
-    pub fn part_tag(&self) -> String {
-        let tag = hash(Label::PartTag, &[self.k_r.expose()]);
-        BASE32_NOPAD.encode(tag.first_chunk::<5>().unwrap_or(&[0; 5])).to_ascii_lowercase()
-    }
 }
 
 impl VerifyKey {
@@ -202,6 +196,14 @@ impl VerifyKey {
 }
 
 impl Key {
+    /// The text that people pass on.
+    pub fn to_text(&self) -> String {
+        match self {
+            Self::Read(key) => key.to_text(),
+            Self::Verify(key) => key.to_text(),
+        }
+    }
+
     /// Reads a text.
     pub fn parse(text: &str) -> Result<Self, TextError> {
         let (kind, payload) = decode_text(text)?;

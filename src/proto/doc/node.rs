@@ -170,7 +170,7 @@ mod tests {
             |n| n.level += 1,
             |n| n.index = 1,
             |n| n.class = Class::Small,
-            |n| drop(n.children.pop()),
+            |n| n.children.truncate(3),
             |n| n.private.as_mut().unwrap().length *= 2,
         ];
         for (i, lie) in lies.iter().enumerate() {
@@ -184,13 +184,7 @@ mod tests {
     fn inner_nodes_must_fit_the_top() {
         let top = top(4 << 30);
         let children = layout::children_of(top.chunks, 0, 3);
-        let inner = Node {
-            level: 0,
-            index: 3,
-            private: None,
-            children: vec![[1; 32]; children as usize],
-            ..top.clone()
-        };
+        let inner = Node { level: 0, index: 3, private: None, children: vec![[1; 32]; children as usize], ..top.clone() };
         let sealed = encode(&k_r(), &inner).unwrap().sealed().to_vec();
         assert!(open(&read_key(), Some(&top), Some((0, 3)), sealed.clone()).is_ok());
         assert!(open(&read_key(), Some(&top), Some((0, 4)), sealed.clone()).is_err());

@@ -105,9 +105,11 @@ pub fn encode_chunk(sealed: Vec<u8>, class: Class) -> Result<EncodedChunk, Crypt
 fn finish(sealed: Vec<u8>, parity: Vec<u8>, class: Class, known: &[(u8, [u8; 32])]) -> EncodedChunk {
     let len = class.share_len();
     let shares = sealed.chunks_exact(len).chain(parity.chunks_exact(len));
-    let tree = tree((0..).zip(shares).map(|(index, data)| {
-        known.iter().find(|(i, _)| *i == index).map_or_else(|| leaf(index, data), |(_, leaf)| *leaf)
-    }));
+    let tree = tree(
+        (0..)
+            .zip(shares)
+            .map(|(index, data)| known.iter().find(|(i, _)| *i == index).map_or_else(|| leaf(index, data), |(_, leaf)| *leaf)),
+    );
     let [_, root, ..] = *tree;
     EncodedChunk { class, root, sealed, parity, tree }
 }
@@ -238,7 +240,8 @@ mod tests {
             let nodes = tree((0..).zip(&shares).map(|(i, d)| leaf(i, d)));
             let root = nodes[1];
             for first in 0..16u8 {
-                let given: Vec<_> = (first..first + 8).map(|i| (i, leaf(i, shares[usize::from(i)]), shares[usize::from(i)])).collect();
+                let given: Vec<_> =
+                    (first..first + 8).map(|i| (i, leaf(i, shares[usize::from(i)]), shares[usize::from(i)])).collect();
                 assert!(rebuild(Class::Small, &root, &given).is_err(), "odd {odd}, first {first}");
             }
         }

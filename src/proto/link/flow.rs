@@ -223,11 +223,6 @@ impl Links {
         self.ports.get(key).map(|p| (p.link, p.circuit))
     }
 
-    /// How many cells wait in a port.
-    pub(in crate::proto) fn port_queue(&self, key: PortKey) -> usize {
-        self.ports.get(key).map_or(0, |p| p.queue.len())
-    }
-
     /// Closes a port and tells the other end. What waited in it is dropped.
     pub(in crate::proto) fn close_port(&mut self, ctx: &mut Ctx<'_, '_>, key: PortKey) {
         if let Some((link, circuit)) = self.port_link(key) {

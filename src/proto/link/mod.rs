@@ -520,4 +520,3 @@ impl Link {
         self.in_flight + self.batch.len() / CELL < limits::LINK_IN_FLIGHT
     }
 }
-

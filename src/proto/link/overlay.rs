@@ -66,10 +66,6 @@ impl Outbox {
         true
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.messages.is_empty()
-    }
-
     /// The next fragment's body.
     pub(super) fn pop(&mut self) -> Option<[u8; BODY]> {
         let message = self.messages.front()?;
@@ -114,7 +110,7 @@ mod tests {
         }
         assert_eq!(got.iter().map(Vec::len).collect::<Vec<_>>(), lens);
         assert!(got.iter().all(|m| m.iter().enumerate().all(|(i, b)| *b == (i % 251) as u8)));
-        assert!(out.is_empty());
+        assert_eq!((out.bytes, out.messages.len()), (0, 0));
     }
 
     #[test]

@@ -75,7 +75,11 @@ impl Check {
             tags: 0,
             waiting: VecDeque::new(),
             counting: BTreeMap::new(),
-            report: CheckReport { weakest: limits::SHARES_TOTAL as u64, needed: limits::SHARES_NEEDED as u64, ..Default::default() },
+            report: CheckReport {
+                weakest: limits::SHARES_TOTAL as u64,
+                needed: limits::SHARES_NEEDED as u64,
+                ..Default::default()
+            },
             total: 0,
         }
     }

@@ -159,11 +159,7 @@ impl Get {
         if self.offset > layout.length {
             return self.fail(user, Failure::offset_beyond_end());
         }
-        user.event(Event::Found {
-            length: layout.length,
-            name: private.name.clone(),
-            media_type: private.media_type.clone(),
-        });
+        user.event(Event::Found { length: layout.length, name: private.name.clone(), media_type: private.media_type.clone() });
         self.report.bytes = layout.length;
         self.report.chunks = self.tree.roots.len() as u64 + self.tree.nodes.len() as u64;
         self.next = layout.chunk_at(self.offset);
@@ -354,7 +350,8 @@ impl Get {
         if !rest.is_empty() {
             user.event(Event::Data(rest));
         }
-        let report = Report { bytes: length, chunks: 1, shares: limits::SHARES_NEEDED as u64, paths: user.paths(), ..self.report.clone() };
+        let report =
+            Report { bytes: length, chunks: 1, shares: limits::SHARES_NEEDED as u64, paths: user.paths(), ..self.report.clone() };
         user.event(Event::Fetched(report));
         Goes::Over
     }

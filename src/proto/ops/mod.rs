@@ -268,15 +268,7 @@ impl Ops {
         self.hear(ctx, requests, links, view, op, Heard::Job(tag, result));
     }
 
-    fn hear(
-        &mut self,
-        ctx: &mut Ctx<'_, '_>,
-        requests: &mut Requests,
-        links: &mut Links,
-        view: &View,
-        id: OpId,
-        heard: Heard,
-    ) {
+    fn hear(&mut self, ctx: &mut Ctx<'_, '_>, requests: &mut Requests, links: &mut Links, view: &View, id: OpId, heard: Heard) {
         let Some(op) = self.ops.get_mut(&id) else { return };
         let mut user = User { ctx, requests, view, op: id, routes: &mut op.routes };
         let goes = match &mut op.machine {

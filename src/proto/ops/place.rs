@@ -183,9 +183,10 @@ impl Placement {
             return;
         }
         let offered = |host: &NodeId| self.offered.get(host).map_or(0, BTreeSet::len);
-        let next = self.hosts.iter().filter(|host| {
-            offered(host) < self.max_per_host && !self.offered.get(*host).is_some_and(|o| o.contains(&deal.index))
-        });
+        let next = self
+            .hosts
+            .iter()
+            .filter(|host| offered(host) < self.max_per_host && !self.offered.get(*host).is_some_and(|o| o.contains(&deal.index)));
         if let Some(host) = next.min_by_key(|host| offered(host)).copied() {
             self.offer(user, tag, Deal { host, tries: 0, ..deal });
         }

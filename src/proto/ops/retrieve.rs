@@ -74,7 +74,13 @@ pub struct Retrieval {
 
 impl Retrieval {
     /// Starts with one of the copies, by chance. `tag`: names this chunk among those of the operation.
-    pub(in crate::proto) fn start(user: &mut User<'_, '_, '_>, tag: u64, root: [u8; 32], class: Class, mut copies: Vec<Copy>) -> Self {
+    pub(in crate::proto) fn start(
+        user: &mut User<'_, '_, '_>,
+        tag: u64,
+        root: [u8; 32],
+        class: Class,
+        mut copies: Vec<Copy>,
+    ) -> Self {
         use rand::seq::SliceRandom;
         copies.shuffle(&mut *user.ctx.env.rng);
         let copy = copies.pop().unwrap_or(Copy { address: Address([0; 32]), salt: [0; 16] });

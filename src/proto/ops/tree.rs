@@ -118,13 +118,7 @@ impl Tree {
     }
 
     /// One of the walk's jobs is done.
-    pub(in crate::proto) fn job(
-        &mut self,
-        user: &mut User<'_, '_, '_>,
-        tags: &mut u64,
-        tag: u64,
-        result: JobResult,
-    ) -> Outcome {
+    pub(in crate::proto) fn job(&mut self, user: &mut User<'_, '_, '_>, tags: &mut u64, tag: u64, result: JobResult) -> Outcome {
         let Some(want) = self.wants.get_mut(&tag) else { return Outcome::Pending };
         match result {
             JobResult::OpenAnswers(found) => {
@@ -167,13 +161,7 @@ impl Tree {
     }
 
     /// A node opened and fits its parent.
-    fn opened(
-        &mut self,
-        user: &mut User<'_, '_, '_>,
-        tags: &mut u64,
-        place: Option<(u8, u64)>,
-        node: Box<Node>,
-    ) -> Outcome {
+    fn opened(&mut self, user: &mut User<'_, '_, '_>, tags: &mut u64, place: Option<(u8, u64)>, node: Box<Node>) -> Outcome {
         let (level, index) = place.unwrap_or((node.level, 0));
         if level == 0 {
             self.leaves.insert(index, node.children.clone());

@@ -50,7 +50,6 @@ use crate::wire::overlay::Message;
 use crate::wire::record as wire_record;
 use core::net::SocketAddr;
 use core::time::Duration;
-use rand::Rng;
 use std::collections::BTreeMap;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -71,6 +70,8 @@ const JOBS_MAX: usize = 32;
 const FETCHING_MAX: usize = 4096;
 /// A descriptor that did not come is asked for again after this.
 const FETCH_AGAIN: Duration = Duration::from_secs(15);
+/// Relays that we dialled before we had their descriptors.
+const EVIDENCE_MAX: usize = 256;
 /// How often tables are looked through.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 /// How often the whole view is looked through for expired descriptors.
@@ -139,7 +140,10 @@ enum Work {
     /// Check descriptors that came from this link.
     Verify(LinkId),
     SignOwn,
-    SignReceipt { link: LinkId, id: u32 },
+    SignReceipt {
+        link: LinkId,
+        id: u32,
+    },
     CheckReceipt,
 }
 
@@ -162,6 +166,8 @@ pub struct Overlay {
     next_job: u64,
     /// Descriptors asked for, by hint id, and when they may be asked for again.
     fetching: BTreeMap<u64, Time>,
+    /// Relays that proved themselves where we dialled them, and whose descriptors are still to come.
+    evidence: BTreeMap<NodeId, SocketAddr>,
     out: VecDeque<Output>,
     sweep: sweep::Sweep,
     witness: witness::Witness,
@@ -191,6 +197,7 @@ impl Overlay {
             jobs: BTreeMap::new(),
             next_job: 0,
             fetching: BTreeMap::new(),
+            evidence: BTreeMap::new(),
             out: VecDeque::new(),
             sweep: sweep::Sweep::new(env.now),
             witness: witness::Witness::new(env.now),
@@ -298,6 +305,9 @@ impl Overlay {
             self.dialled(env, token, None);
         }
         self.fetching.retain(|_, until| *until > now);
+        if self.evidence.len() >= EVIDENCE_MAX {
+            self.evidence.clear();
+        }
         self.release_idle();
         if now >= self.expire_at {
             self.expire_at = now + EXPIRE_EVERY;
@@ -336,8 +346,7 @@ impl Overlay {
         let Some(node) = node else { return };
         self.by_node.entry(node).or_insert(link);
         if dialled {
-            self.view.prove(&node, &remote);
-            self.view_changed = true;
+            self.prove(node, remote);
             if let Some(wall) = wall
                 && let Some((offset, level)) = self.clock.sample(Group::of(&remote), wall, env.wall, self.view.counts().groups)
             {
@@ -549,6 +558,16 @@ impl Overlay {
         }
     }
 
+    /// Our own evidence that a relay is where it says: the root that receipts lead on from.
+    fn prove(&mut self, node: NodeId, addr: SocketAddr) {
+        if self.view.entry(&node).is_some() {
+            self.view.prove(&node, &addr);
+            self.view_changed = true;
+        } else if self.evidence.len() < EVIDENCE_MAX {
+            self.evidence.insert(node, addr);
+        }
+    }
+
     /// Hands records to a job, less those that are known.
     fn verify(&mut self, link: LinkId, records: Vec<Blob>) {
         let unknown = |b: &Blob| {
@@ -599,8 +618,8 @@ impl Overlay {
             if outcome == Inserted::New {
                 self.sweep.grew(env.now);
             }
-            if let Some(l) = self.link_to(&node).and_then(|l| self.links.get(&l)).filter(|l| l.dialled) {
-                self.view.prove(&node, &l.remote);
+            if let Some(addr) = self.evidence.remove(&node) {
+                self.view.prove(&node, &addr);
             }
             if self.view.get(&node).is_none() && self.is_relay() {
                 let strangers = relay.descriptor().receipts.iter().map(|r| r.witness);

@@ -20,7 +20,6 @@ use crate::proto::overlay::view::View;
 use crate::wire::overlay::Hint;
 use crate::wire::overlay::Message;
 use core::time::Duration;
-use rand::Rng;
 use rand::RngExt;
 use rand::seq::IndexedRandom;
 use std::collections::BTreeMap;
@@ -31,9 +30,9 @@ const ASK: u16 = 32;
 /// Relays near a target that may be asked.
 const NEAREST: usize = 16;
 /// Samples kept of one group: old ones speak of an old view.
-const SAMPLES_PER_GROUP: usize = 4;
+const SAMPLES_PER_GROUP: usize = 2;
 /// Groups that samples are kept of.
-const SAMPLE_GROUPS_MAX: usize = 16;
+const SAMPLE_GROUPS_MAX: usize = 9;
 /// A relay sweeps quickly until its view has not grown for this long.
 const QUIET: Duration = Duration::from_secs(5);
 /// Time between quick sweeps, in milliseconds: from, to.
@@ -44,6 +43,12 @@ const SLOW_MAX: Duration = Duration::from_secs(120);
 const SLOW_LOCAL: Duration = Duration::from_secs(5);
 /// All places are asked for about once in this many seconds.
 const ROUND_SECS: u64 = 6 * 3600;
+/// A relay that nobody vouches for yet is dialled at most once in this time.
+const STRANGER_AGAIN: Duration = Duration::from_secs(3600);
+/// The same in a local network.
+const STRANGER_AGAIN_LOCAL: Duration = Duration::from_secs(2);
+/// Strangers remembered as dialled; when full, none is dialled.
+const STRANGERS_MAX: usize = 256;
 /// A client takes a sample at most this often while it needs them.
 const CLIENT_SAMPLE_EVERY: Duration = Duration::from_millis(500);
 /// And takes a new one now and then after.
@@ -64,12 +69,14 @@ pub struct Sweep {
     samples: BTreeMap<Group, VecDeque<Sample>>,
     order: VecDeque<Group>,
     sampled: Option<Time>,
+    strangers: BTreeMap<NodeId, Time>,
     ready: bool,
 }
 
 impl Sweep {
-    pub(super) const fn new(now: Time) -> Self {
-        Self { next: now, grown: now, samples: BTreeMap::new(), order: VecDeque::new(), sampled: None, ready: false }
+    pub(super) fn new(now: Time) -> Self {
+        let (samples, order, strangers) = (BTreeMap::new(), VecDeque::new(), BTreeMap::new());
+        Self { next: now, grown: now, samples, order, sampled: None, strangers, ready: false }
     }
 
     pub(super) const fn next(&self) -> Time {
@@ -116,10 +123,13 @@ impl Sweep {
         let percent = shares.get(shares.len().saturating_sub(1) / 2).copied().unwrap_or(0);
         let counts = view.counts();
         // Our own group cannot be asked if we are alone in it.
-        let alone = me.and_then(|m| view.get(&m)).is_some_and(|r| view.usable().iter().filter(|o| o.group() == r.group()).take(2).count() < 2);
+        let alone = me
+            .and_then(|m| view.get(&m))
+            .is_some_and(|r| view.usable().iter().filter(|o| o.group() == r.group()).take(2).count() < 2);
         let askable = counts.groups.saturating_sub(usize::from(alone)).max(1);
         let enough = shares.len() >= limits::COVERAGE_GROUPS.min(askable);
-        let network = counts.relays >= limits::NETWORK_MIN_RELAYS && (view.is_local() || counts.groups >= limits::NETWORK_MIN_GROUPS);
+        let network =
+            counts.relays >= limits::NETWORK_MIN_RELAYS && (view.is_local() || counts.groups >= limits::NETWORK_MIN_GROUPS);
         Coverage { percent, groups: shares.len(), ready: enough && network && percent >= limits::COVERAGE_PERCENT }
     }
 }
@@ -153,6 +163,21 @@ impl Overlay {
         let linked = near.iter().find_map(|r| self.link_to(&r.node()));
         // Walk to the place itself for a part of the sweeps: that is where newcomers are known first.
         let walk = env.rng.random_range(0..4) < if quick { 1 } else { 2 };
+        // The bootstrap relays are what all nodes share: asking them now and then joins islands that formed apart.
+        if env.rng.random_range(0..8) == 0
+            && let Some(peer) = self.config.bootstrap.choose(env.rng).copied()
+        {
+            match self.link_to(&peer.node) {
+                Some(link) => self.ask_near(env, link, target),
+                None => {
+                    self.dial(env, peer, Purpose::Sweep(target));
+                }
+            }
+            return;
+        }
+        if self.view.counts().relays < limits::NETWORK_MIN_RELAYS || env.rng.random_range(0..4) == 0 {
+            self.try_stranger(env);
+        }
         if let Some(link) = linked {
             return self.ask_near(env, link, target);
         }
@@ -171,6 +196,20 @@ impl Overlay {
         }
         if let Some(peer) = bootstrap {
             self.dial(env, peer, Purpose::Bootstrap);
+        }
+    }
+
+    /// A first relay knows only who came to it. It dials one of them where it says it is: from there receipts lead on.
+    fn try_stranger(&mut self, env: &Env<'_>) {
+        let again = if self.view.is_local() { STRANGER_AGAIN_LOCAL } else { STRANGER_AGAIN };
+        self.sweep.strangers.retain(|_, at| *at + again > env.now);
+        let fresh = |r: &Peer| !self.sweep.strangers.contains_key(&r.node) && Some(r.node) != self.me();
+        let peer = self.view.strangers(64).map(|r| Peer { addr: r.addr(), node: r.node() }).find(fresh);
+        if let Some(peer) = peer
+            && self.sweep.strangers.len() < STRANGERS_MAX
+            && self.dial(env, peer, Purpose::Bootstrap)
+        {
+            self.sweep.strangers.insert(peer.node, env.now);
         }
     }
 
@@ -205,6 +244,9 @@ impl Overlay {
         let coverage = self.coverage();
         if coverage.ready != self.sweep.ready {
             self.sweep.ready = coverage.ready;
+            if coverage.ready {
+                self.witness.widen(env.now);
+            }
             self.out.push_back(Output::Event(Event::Coverage(coverage)));
         }
     }

@@ -1,1 +1,550 @@
-//! t
+//! Overlay machines wired to each other in virtual time: jobs are instant, every message takes 20 ms, a dial three of those.
+
+use super::*;
+use crate::base::NetworkId;
+use crate::crypto::kdf;
+use crate::crypto::kdf::Label;
+use crate::crypto::keys::IdentityKey;
+use crate::crypto::secret::Secret;
+use crate::proto::overlay::record::RecordError;
+use crate::wire::record::SignedDescriptor;
+use rand::RngExt;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use std::collections::BTreeSet;
+
+const NET: NetworkId = NetworkId([42; 32]);
+const EPOCH: u64 = 1_700_000_000;
+const LATENCY: Duration = Duration::from_millis(20);
+
+type Cache = BTreeMap<Vec<u8>, Result<Arc<Verified>, RecordError>>;
+
+struct Node {
+    overlay: Overlay,
+    key: IdentityKey,
+    addr: SocketAddr,
+    rng: StdRng,
+    /// Link to (peer, its link).
+    links: BTreeMap<LinkId, (usize, LinkId)>,
+    timer: Option<Time>,
+    sent: u64,
+    events: Vec<Event>,
+    /// Names only its friends.
+    liar: bool,
+    ready_at: Option<Time>,
+}
+
+struct World {
+    now: Time,
+    nodes: Vec<Node>,
+    by_addr: BTreeMap<SocketAddr, usize>,
+    queue: BTreeMap<(Time, u64), (usize, Input)>,
+    timers: BTreeSet<(Time, usize)>,
+    seq: u64,
+    next_link: u64,
+    cache: Cache,
+    liars: Vec<Hint>,
+    dials: Vec<(usize, SocketAddr)>,
+    blamed: u32,
+    skew: i64,
+}
+
+fn key(seed: u64, i: usize) -> IdentityKey {
+    IdentityKey::from_seed(&Secret::new(kdf::hash(Label::ApiToken, &[&seed.to_be_bytes(), &i.to_be_bytes()])))
+}
+
+fn relay_addr(i: usize) -> SocketAddr {
+    SocketAddr::from(([20 + (i / 250) as u8, (i % 250) as u8, 0, 1], 9000))
+}
+
+impl World {
+    fn new() -> Self {
+        Self {
+            now: Time(0),
+            nodes: vec![],
+            by_addr: BTreeMap::new(),
+            queue: BTreeMap::new(),
+            timers: BTreeSet::new(),
+            seq: 0,
+            next_link: 0,
+            cache: BTreeMap::new(),
+            liars: vec![],
+            dials: vec![],
+            blamed: 0,
+            skew: 0,
+        }
+    }
+
+    fn env<'a>(now: Time, rng: &'a mut StdRng) -> Env<'a> {
+        Env { now, wall: Wall(EPOCH + now.0 / 1_000_000), rng }
+    }
+
+    fn add(&mut self, seed: u64, addr: SocketAddr, relay: bool, local: bool, bootstrap: Vec<Peer>) -> usize {
+        let i = self.nodes.len();
+        let key = key(seed, i);
+        let mut rng = StdRng::seed_from_u64(seed * 100_000 + i as u64);
+        let profile = relay.then(|| Profile {
+            node: key.node_id(),
+            addrs: vec![addr],
+            carries: true,
+            onion_key: [i as u8; 32],
+            host_key: Some(testing::host_key()),
+            family: vec![],
+            old_addrs: vec![],
+        });
+        let overlay = Overlay::new(&mut Self::env(self.now, &mut rng), Config { local, profile, bootstrap });
+        let node = Node {
+            overlay,
+            key,
+            addr,
+            rng,
+            links: BTreeMap::new(),
+            timer: None,
+            sent: 0,
+            events: vec![],
+            liar: false,
+            ready_at: None,
+        };
+        self.nodes.push(node);
+        if relay {
+            self.by_addr.insert(addr, i);
+        }
+        self.post(Duration::ZERO, i, Input::Tick);
+        i
+    }
+
+    fn post(&mut self, after: Duration, node: usize, input: Input) {
+        self.seq += 1;
+        self.queue.insert((self.now + after, self.seq), (node, input));
+    }
+
+    fn run_until(&mut self, until: Time) {
+        loop {
+            let message = self.queue.first_key_value().map(|(k, _)| k.0);
+            let timer = self.timers.first().map(|t| t.0);
+            let Some(next) = message.into_iter().chain(timer).min().filter(|t| *t <= until) else { break };
+            self.now = self.now.max(next);
+            if message == Some(next) {
+                let (_, (node, input)) = self.queue.pop_first().unwrap();
+                self.feed(node, input);
+            } else {
+                let (_, node) = self.timers.pop_first().unwrap();
+                self.nodes[node].timer = None;
+                self.feed(node, Input::Tick);
+            }
+        }
+        self.now = until;
+    }
+
+    fn feed(&mut self, i: usize, input: Input) {
+        // Messages on links that are gone meanwhile are gone too.
+        if let Input::Message { link, .. } | Input::LinkDown { link } = &input
+            && !self.nodes[i].links.contains_key(link)
+        {
+            return;
+        }
+        if let Input::LinkDown { link } = &input {
+            self.nodes[i].links.remove(link);
+        }
+        let node = &mut self.nodes[i];
+        node.overlay.handle(&mut Self::env(self.now, &mut node.rng), input);
+        while let Some(output) = self.nodes[i].overlay.poll_output() {
+            self.output(i, output);
+        }
+        let node = &mut self.nodes[i];
+        node.overlay.check();
+        if node.overlay.coverage().ready {
+            node.ready_at.get_or_insert(self.now);
+        }
+        if let Some(old) = node.timer.take() {
+            self.timers.remove(&(old, i));
+        }
+        let at = node.overlay.timeout().unwrap().0.max(self.now + Duration::from_micros(1));
+        node.timer = Some(at);
+        self.timers.insert((at, i));
+    }
+
+    fn output(&mut self, i: usize, output: Output) {
+        match output {
+            Output::Send { link, mut bytes } => {
+                if self.nodes[i].liar
+                    && let Ok(Message::NearReply { id, .. }) = Message::decode(&bytes)
+                {
+                    bytes = Message::NearReply { id, hints: self.liars.clone() }.encode().unwrap();
+                }
+                self.nodes[i].sent += bytes.len() as u64;
+                if let Some((peer, theirs)) = self.nodes[i].links.get(&link).copied() {
+                    self.post(LATENCY, peer, Input::Message { link: theirs, bytes });
+                }
+            }
+            Output::Dial { token, addr, expect, fresh } => self.dial(i, token, addr, expect, fresh),
+            Output::Release { link } | Output::Blame { link } => {
+                self.blamed += u32::from(matches!(output, Output::Blame { .. }));
+                if let Some((peer, theirs)) = self.nodes[i].links.get(&link).copied() {
+                    self.post(LATENCY, peer, Input::LinkDown { link: theirs });
+                    self.post(Duration::ZERO, i, Input::LinkDown { link });
+                }
+            }
+            Output::Job(job, work) => {
+                let outcome = self.work(i, work);
+                self.post(Duration::ZERO, i, Input::Done { job, outcome });
+            }
+            Output::Event(event) => {
+                if event != Event::ViewChanged {
+                    self.nodes[i].events.push(event);
+                }
+            }
+        }
+    }
+
+    fn work(&mut self, i: usize, job: OverlayJob) -> JobOutcome {
+        if let OverlayJob::Verify(list) = job {
+            let mut check = |b: Vec<u8>| {
+                let fresh = |b: &Vec<u8>| record::verify_descriptor(&NET, b);
+                if self.cache.len() > 20_000 {
+                    self.cache.clear();
+                }
+                self.cache.entry(b).or_insert_with_key(fresh).clone()
+            };
+            return JobOutcome::Verified(list.into_iter().map(&mut check).collect());
+        }
+        job.run(&NET, Some(&self.nodes[i].key))
+    }
+
+    fn dial(&mut self, i: usize, token: u64, addr: SocketAddr, expect: NodeId, fresh: bool) {
+        self.dials.push((i, addr));
+        let target = self.by_addr.get(&addr).copied().filter(|t| self.nodes[*t].key.node_id() == expect);
+        let Some(t) = target else {
+            return self.post(LATENCY * 3, i, Input::Dialled { token, link: None });
+        };
+        if !fresh && let Some((link, _)) = self.nodes[i].links.iter().find(|(_, (peer, _))| *peer == t) {
+            let link = Some(*link);
+            return self.post(LATENCY * 3, i, Input::Dialled { token, link });
+        }
+        let (ours, theirs) = (LinkId(self.next_link), LinkId(self.next_link + 1));
+        self.next_link += 2;
+        self.nodes[i].links.insert(ours, (t, theirs));
+        self.nodes[t].links.insert(theirs, (i, ours));
+        let wall = Wall(EPOCH + self.now.0 / 1_000_000);
+        let is_relay = self.nodes[i].overlay.is_relay();
+        let me = is_relay.then(|| self.nodes[i].key.node_id());
+        let from = SocketAddr::new(self.nodes[i].addr.ip(), 50_000);
+        let up = |link, node, remote, dialled, wall| Input::LinkUp { link, node, remote, dialled, wall };
+        self.post(LATENCY * 3, t, up(theirs, me, from, false, is_relay.then_some(wall)));
+        let shifted = Some(Wall(wall.0.saturating_add_signed(self.skew)));
+        self.post(LATENCY * 3, i, up(ours, Some(expect), addr, true, shifted));
+        self.post(LATENCY * 3, i, Input::Dialled { token, link: Some(ours) });
+    }
+
+    fn peer(&self, i: usize) -> Peer {
+        Peer { addr: self.nodes[i].addr, node: self.nodes[i].key.node_id() }
+    }
+
+    /// Per node: the share of all relays that it knows as usable.
+    fn shares(&self) -> Vec<f64> {
+        let relays: Vec<NodeId> = self.by_addr.values().map(|i| self.nodes[*i].key.node_id()).collect();
+        let known = |n: &Node| relays.iter().filter(|r| n.overlay.view().get(r).is_some()).count();
+        self.nodes.iter().map(|n| known(n) as f64 / relays.len() as f64).collect()
+    }
+}
+
+fn network(n: usize, seed: u64, local: bool) -> World {
+    let mut world = World::new();
+    world.add(seed, relay_addr(0), true, local, vec![]);
+    let first = world.peer(0);
+    for i in 1..n {
+        let second = if i > 10 { vec![first, world.peer(i % 7 + 1)] } else { vec![first] };
+        world.add(seed, relay_addr(i), true, local, second);
+    }
+    world
+}
+
+/// Runs until every node is ready and knows 97 % of all relays; returns seconds.
+fn settle(world: &mut World, most: u64) -> f64 {
+    let step = 100_000;
+    for tick in 1..most * 10 {
+        world.run_until(Time(tick * step));
+        let all_ready = world.nodes.iter().all(|n| n.ready_at.is_some());
+        if all_ready && (tick % 5 == 0 || world.nodes.len() < 50) && world.shares().iter().all(|s| *s >= 0.97) {
+            return tick as f64 / 10.0;
+        }
+    }
+    let shares = world.shares();
+    let lowest = shares.iter().copied().fold(1.0, f64::min);
+    let ready = world.nodes.iter().filter(|n| n.ready_at.is_some()).count();
+    println!("blamed {}", world.blamed);
+    let mut bad: Vec<_> = world.nodes.iter().zip(&shares).filter(|(n, s)| **s < 0.97 || n.ready_at.is_none()).collect();
+    bad.sort_by(|a, b| a.1.total_cmp(b.1));
+    for (n, share) in bad.into_iter().take(6) {
+        let v = n.overlay.view();
+        let own = n.overlay.own_descriptor().map(|d| d.descriptor().receipts.len());
+        println!(
+            "{} {share} {:?} needed {} receipts {own:?} {:?} links {} rq {} dials {} jobs {} fetching {}",
+            n.addr,
+            v.counts(),
+            v.needed(),
+            n.overlay.coverage(),
+            n.links.len(),
+            n.overlay.requests.len(),
+            n.overlay.dials.len(),
+            n.overlay.jobs.len(),
+            n.overlay.fetching.len()
+        );
+    }
+    panic!("not settled after {most} s: lowest share {lowest}, ready {ready} of {}", world.nodes.len());
+}
+
+fn figures(world: &World) -> (u64, u64) {
+    let sent: Vec<u64> = world.nodes.iter().map(|n| n.sent).collect();
+    (sent.iter().sum::<u64>() / sent.len() as u64, *sent.iter().max().unwrap())
+}
+
+#[test]
+fn twenty_four_relays_know_each_other_within_seconds() {
+    let mut world = network(24, 1, true);
+    let seconds = settle(&mut world, 10);
+    world.nodes.iter().for_each(|n| n.overlay.view().check());
+    println!("24 relays: {seconds} s, bytes sent per node (mean, most) {:?}, dials {}", figures(&world), world.dials.len());
+    assert!(seconds <= 4.0);
+    world.run_until(world.now + Duration::from_secs(5));
+    assert!(world.shares().iter().all(|s| *s == 1.0));
+    // Calm afterwards: few bytes.
+    let before = figures(&world).0;
+    world.run_until(world.now + Duration::from_secs(600));
+    let idle = figures(&world).0 - before;
+    println!("idle: {} bytes per node and second", idle / 600);
+    assert!(idle / 600 < 2000);
+    let everyone: Vec<_> = world.nodes.iter().map(|n| n.overlay.view().digest()).collect();
+    assert!(everyone.iter().all(|d| *d == everyone[0]), "views agree");
+}
+
+#[test]
+fn three_hundred_relays_reach_97_percent() {
+    let mut world = network(300, 2, false);
+    let seconds = settle(&mut world, 600);
+    println!("300 relays: {seconds} s, bytes sent per node (mean, most) {:?}, dials {}", figures(&world), world.dials.len());
+    assert!(seconds <= 300.0);
+    world.nodes.iter().for_each(|n| n.overlay.view().check());
+    assert_eq!(world.blamed, 0);
+    // A newcomer is known to all before long, though everyone sweeps slowly now.
+    let hint = world.peer(17);
+    let new = world.add(2, relay_addr(300), true, false, vec![hint]);
+    world.run_until(world.now + Duration::from_secs(3600));
+    let id = world.nodes[new].key.node_id();
+    let know = world.nodes.iter().filter(|n| n.overlay.view().get(&id).is_some()).count();
+    println!("newcomer known to {know} of 301 after an hour");
+    assert!(know > 280 && world.nodes[new].ready_at.is_some());
+}
+
+#[test]
+#[ignore = "a minute long; prints the figures for a thousand relays"]
+fn a_thousand_relays_reach_97_percent() {
+    let mut world = network(1000, 3, false);
+    let seconds = settle(&mut world, 600);
+    println!("1000 relays: {seconds} s, bytes sent per node (mean, most) {:?}, dials {}", figures(&world), world.dials.len());
+    let before = figures(&world).0;
+    world.run_until(world.now + Duration::from_secs(3600));
+    println!("idle: {} bytes per node and hour", figures(&world).0 - before);
+}
+
+#[test]
+fn equal_seeds_give_equal_runs() {
+    let run = |seed| {
+        let mut world = network(12, seed, true);
+        world.run_until(Time(3_000_000));
+        let digests: Vec<_> = world.nodes.iter_mut().map(|n| (n.overlay.view().digest(), n.sent, n.rng.random::<u64>())).collect();
+        (digests, world.dials, world.seq)
+    };
+    assert_eq!(run(5), run(5));
+    assert_ne!(run(5).1, run(6).1);
+}
+
+#[test]
+fn liars_that_name_only_each_other_hide_nobody() {
+    let mut world = network(40, 7, true);
+    for i in (3..40).step_by(5) {
+        world.nodes[i].liar = true;
+        let hint = Hint { id: record::hint_id(&world.nodes[i].key.node_id()), seq: EPOCH };
+        world.liars.push(hint);
+    }
+    assert_eq!(world.liars.len(), 8);
+    let seconds = settle(&mut world, 60);
+    println!("40 relays, 8 liars: {seconds} s");
+}
+
+#[test]
+fn a_client_takes_snapshots_and_deltas_and_never_sweeps_or_announces() {
+    let mut world = network(30, 8, true);
+    settle(&mut world, 20);
+    let bootstrap = vec![world.peer(2), world.peer(9), world.peer(20)];
+    let client = world.add(8, "99.9.9.9:1".parse().unwrap(), false, true, bootstrap.clone());
+    world.run_until(world.now + Duration::from_secs(2));
+    assert_eq!(world.shares()[client], 1.0);
+    assert_eq!(world.nodes[client].overlay.snapshots_complete(), 3);
+    let dialled: BTreeSet<SocketAddr> = world.dials.iter().filter(|(i, _)| *i == client).map(|(_, a)| *a).collect();
+    assert_eq!(dialled, bootstrap.iter().map(|p| p.addr).collect());
+    // Coverage of a client comes from the core's samples alone.
+    assert!(!world.nodes[client].overlay.coverage().ready && world.nodes[client].overlay.wants_samples(world.now));
+    for i in 0..6 {
+        world.feed(client, Input::CoverageSample { group: Group([4, i, 0, 0, 0]), known: 32, total: 32 });
+    }
+    assert!(world.nodes[client].overlay.coverage().ready && !world.nodes[client].overlay.wants_samples(world.now));
+    // A delta brings a newcomer, and costs little.
+    let sent: u64 = world.nodes.iter().take(30).map(|n| n.sent).sum();
+    world.run_until(world.now + Duration::from_secs(60));
+    let quiet = world.nodes.iter().take(30).map(|n| n.sent).sum::<u64>() - sent;
+    let first = world.peer(0);
+    world.add(8, relay_addr(200), true, true, vec![first]);
+    world.run_until(world.now + Duration::from_secs(60));
+    assert_eq!(world.shares()[client], 1.0, "{quiet}");
+}
+
+/// A link to a machine by hand: what a stranger can do.
+struct Hand {
+    machine: Overlay,
+    rng: StdRng,
+    now: Time,
+}
+
+impl Hand {
+    fn new() -> Self {
+        let mut rng = StdRng::seed_from_u64(1);
+        let profile = Profile {
+            node: key(1, 1).node_id(),
+            addrs: vec!["8.1.0.1:9000".parse().unwrap()],
+            carries: true,
+            onion_key: [1; 32],
+            host_key: None,
+            family: vec![],
+            old_addrs: vec![],
+        };
+        let config = Config { local: false, profile: Some(profile), bootstrap: vec![] };
+        let machine = Overlay::new(&mut World::env(Time(0), &mut rng), config);
+        Self { machine, rng, now: Time(0) }
+    }
+
+    fn feed(&mut self, input: Input) -> Vec<Output> {
+        self.machine.handle(&mut World::env(self.now, &mut self.rng), input);
+        core::iter::from_fn(|| self.machine.poll_output()).collect()
+    }
+
+    fn link(&mut self, link: u64, node: Option<NodeId>, remote: &str) {
+        let remote = remote.parse().unwrap();
+        self.feed(Input::LinkUp { link: LinkId(link), node, remote, dialled: false, wall: None });
+    }
+
+    fn say(&mut self, link: u64, message: &Message) -> Vec<Output> {
+        self.feed(Input::Message { link: LinkId(link), bytes: message.encode().unwrap() })
+    }
+}
+
+fn dials(outputs: &[Output]) -> Vec<(SocketAddr, u64)> {
+    let pick = |o: &Output| match o {
+        Output::Dial { addr, token, fresh: true, .. } => Some((*addr, *token)),
+        _ => None,
+    };
+    outputs.iter().filter_map(pick).collect()
+}
+
+#[test]
+fn dial_back_goes_to_the_observed_address_only_and_rarely() {
+    let mut hand = Hand::new();
+    let asker = key(1, 2).node_id();
+    hand.link(1, Some(asker), "9.9.9.9:50000");
+    let out = hand.say(1, &Message::DialBack { id: 1, port: 443 });
+    let [(addr, token)] = dials(&out)[..] else { panic!("one dial") };
+    assert_eq!(addr, "9.9.9.9:443".parse().unwrap());
+    // A second request from the same /24, also by another identity, dials nothing.
+    hand.link(2, Some(key(1, 3).node_id()), "9.9.9.77:50000");
+    assert!(dials(&hand.say(2, &Message::DialBack { id: 2, port: 80 })).is_empty());
+    // A client, a private address, port zero: nothing.
+    hand.link(3, None, "11.9.9.9:50000");
+    assert!(dials(&hand.say(3, &Message::DialBack { id: 3, port: 443 })).is_empty());
+    hand.link(4, Some(key(1, 4).node_id()), "10.0.0.9:50000");
+    assert!(dials(&hand.say(4, &Message::DialBack { id: 4, port: 443 })).is_empty());
+    hand.link(5, Some(key(1, 5).node_id()), "12.9.9.9:50000");
+    assert!(dials(&hand.say(5, &Message::DialBack { id: 5, port: 0 })).is_empty());
+    // Answering over the asker's own old link is no proof; nobody answering is none either.
+    let out = hand.feed(Input::Dialled { token, link: Some(LinkId(1)) });
+    assert!(!out.iter().any(|o| matches!(o, Output::Job(..))));
+    // An hour later, with the right relay at the end of a new link: a receipt is signed, and the link is let go.
+    hand.now = Time(3_700_000_000);
+    let out = hand.say(1, &Message::DialBack { id: 9, port: 443 });
+    let [(addr, token)] = dials(&out)[..] else { panic!("one dial") };
+    hand.feed(Input::LinkUp { link: LinkId(7), node: Some(asker), remote: addr, dialled: true, wall: None });
+    let out = hand.feed(Input::Dialled { token, link: Some(LinkId(7)) });
+    assert!(out.iter().any(|o| matches!(o, Output::Release { link: LinkId(7) })));
+    assert!(out.iter().any(|o| matches!(o, Output::Job(_, OverlayJob::SignReceipt { subject, .. }) if *subject == asker)));
+}
+
+#[test]
+fn forged_stale_and_replayed_descriptors_change_nothing() {
+    let mut hand = Hand::new();
+    hand.link(1, Some(key(1, 2).node_id()), "9.9.9.9:50000");
+    let owner = key(1, 9);
+    let mut d = testing::plain(owner.node_id(), "13.1.1.1:443".parse().unwrap());
+    d.published = Wall(EPOCH);
+    d.expires = Wall(EPOCH + 3600);
+    d.seq = 7;
+    let good = record::sign_descriptor(&owner, &NET, d.clone()).unwrap().encode();
+    let offer = |hand: &mut Hand, bytes: Vec<u8>| {
+        let out = hand.say(1, &Message::Announce { id: 1, record: Blob(bytes) });
+        let jobs: Vec<_> = out
+            .into_iter()
+            .filter_map(|o| if let Output::Job(id, w @ OverlayJob::Verify(_)) = o { Some((id, w)) } else { None })
+            .collect();
+        jobs.into_iter().flat_map(|(job, work)| hand.feed(Input::Done { job, outcome: work.run(&NET, None) })).collect::<Vec<_>>()
+    };
+    let mut forged = SignedDescriptor::decode(&good).unwrap();
+    forged.descriptor.onion_key = [9; 32];
+    let out = offer(&mut hand, forged.encode());
+    assert!(out.iter().any(|o| matches!(o, Output::Blame { .. })));
+    assert!(hand.machine.view().entry(&owner.node_id()).is_none());
+    // From another network.
+    let foreign = record::sign_descriptor(&owner, &NetworkId([1; 32]), d.clone()).unwrap().encode();
+    offer(&mut hand, foreign);
+    assert!(hand.machine.view().entry(&owner.node_id()).is_none());
+    offer(&mut hand, good.clone());
+    assert_eq!(hand.machine.view().entry(&owner.node_id()).unwrap().relay.descriptor().seq, 7);
+    // An older one, well signed, and a replay, cost no signature check.
+    d.seq = 6;
+    let older = record::sign_descriptor(&owner, &NET, d.clone()).unwrap().encode();
+    for bytes in [older, good] {
+        let out = hand.say(1, &Message::Announce { id: 1, record: Blob(bytes) });
+        assert!(!out.iter().any(|o| matches!(o, Output::Job(..))));
+    }
+    // Expired at our clock.
+    d.seq = 8;
+    d.published = Wall(EPOCH - 86_400);
+    d.expires = Wall(EPOCH - 4 * 3600);
+    let stale = record::sign_descriptor(&owner, &NET, d).unwrap().encode();
+    offer(&mut hand, stale);
+    assert_eq!(hand.machine.view().entry(&owner.node_id()).unwrap().relay.descriptor().seq, 7);
+}
+
+#[test]
+fn unasked_answers_floods_and_noise_are_ignored_or_blamed() {
+    let mut hand = Hand::new();
+    hand.link(1, Some(key(1, 2).node_id()), "9.9.9.9:50000");
+    let out = hand.feed(Input::Message { link: LinkId(1), bytes: vec![7; 99] });
+    assert!(out.iter().any(|o| matches!(o, Output::Blame { .. })));
+    let reply = Message::FetchReply { id: 77, records: vec![Blob(vec![1; 900])] };
+    assert!(hand.say(1, &reply).is_empty());
+    let answers: usize = (0..1000).map(|id| hand.say(1, &Message::Near { id, target: [0; 32], max: 9 }).len()).sum();
+    assert!(answers <= BUDGET_BURST as usize, "{answers}");
+    hand.machine.check();
+}
+
+#[test]
+fn a_wrong_clock_is_told() {
+    let mut world = World::new();
+    world.skew = 1200;
+    world.add(4, relay_addr(0), true, true, vec![]);
+    let first = world.peer(0);
+    for i in 1..12 {
+        world.add(4, relay_addr(i), true, true, vec![first]);
+    }
+    world.run_until(Time(5_000_000));
+    let warned = world.nodes.iter().filter(|n| n.events.contains(&Event::Clock(1200, ClockLevel::Warn))).count();
+    assert!(warned >= 10, "{warned}");
+}

@@ -277,6 +277,11 @@ impl View {
         if self.usable.is_empty() { None } else { self.usable.get(rng.random_range(0..self.usable.len())) }
     }
 
+    /// Up to `max` relays that no chain of receipts leads to, oldest first.
+    pub fn strangers(&self, max: usize) -> impl Iterator<Item = &Arc<Verified>> {
+        self.pending.values().take(max).filter_map(|n| self.entries.get(n)).filter(|e| !e.seen).map(|e| &e.relay)
+    }
+
     /// Relays by distance to a place, nearest first. Yields former places too.
     pub fn walk(&self, key: &[u8; 32]) -> Walk<'_> {
         Walk::new(&self.places, region::prefix(key))
@@ -471,8 +476,7 @@ impl View {
 
     fn digest_toggle(&mut self, relay: &Verified, add: bool) {
         let bucket = usize::from(relay.position().0[0] >> 4);
-        let [a, b, c, d, e, f, g, h, ..] =
-            kdf::hash(Label::ViewDigest, &[&relay.node().0, &relay.descriptor().seq.to_be_bytes()]);
+        let [a, b, c, d, e, f, g, h, ..] = kdf::hash(Label::ViewDigest, &[&relay.node().0, &relay.descriptor().seq.to_be_bytes()]);
         self.digest.sums[bucket] ^= u64::from_be_bytes([a, b, c, d, e, f, g, h]);
         let count = &mut self.digest.counts[bucket];
         *count = if add { *count + 1 } else { count.saturating_sub(1) };

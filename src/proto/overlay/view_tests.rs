@@ -136,7 +136,7 @@ fn a_full_view_keeps_the_same_sample_in_any_order() {
 fn unusable_descriptors_cannot_fill_the_view() {
     let mut view = view_with_witnesses();
     view.insert(at(vouched(NodeId([61; 32]), addr(61, 1), 3, 0)), NOW);
-    for i in 0..3000u32 {
+    for i in 0..9000u32 {
         let mut id = [0xee; 32];
         id[..4].copy_from_slice(&i.to_be_bytes());
         view.insert(at(plain(NodeId(id), addr(90, i as u8))), NOW);

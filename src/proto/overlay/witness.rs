@@ -32,7 +32,7 @@ use rand::seq::SliceRandom;
 use std::collections::BTreeMap;
 
 /// Most dial-backs under way for others.
-pub(super) const IN_FLIGHT_MAX: usize = 32;
+pub(super) const IN_FLIGHT_MAX: usize = 128;
 /// Prefixes remembered as served; when full, nobody new is served until some are forgotten.
 const SERVED_MAX: usize = 4096;
 /// A prefix is served once in this time.
@@ -51,6 +51,8 @@ const ROUND_CALM: Duration = Duration::from_secs(600);
 const ROUND_CALM_LOCAL: Duration = Duration::from_secs(2);
 /// Witnesses asked in one round.
 const ASK_AT_ONCE: usize = 3;
+/// Receipts taken anew once the view is whole.
+const REPLACED: u32 = 2;
 /// Receipts are renewed this many days before they stop counting.
 const RENEW_DAYS: u32 = 2;
 
@@ -63,11 +65,15 @@ pub struct Witness {
     served: BTreeMap<(Prefix, Option<SocketAddr>), Time>,
     /// Rounds without a new receipt: they grow apart.
     fruitless: u32,
+    /// Receipts to be replaced: the first ones all come from the few relays that were known at the start.
+    replace: u32,
+    widened: bool,
 }
 
 impl Witness {
-    pub(super) const fn new(now: Time) -> Self {
-        Self { next: now, receipts: Vec::new(), asked: BTreeMap::new(), served: BTreeMap::new(), fruitless: 0 }
+    pub(super) fn new(now: Time) -> Self {
+        let (asked, served) = (BTreeMap::new(), BTreeMap::new());
+        Self { next: now, receipts: Vec::new(), asked, served, fruitless: 0, replace: 0, widened: false }
     }
 
     pub(super) const fn next(&self) -> Time {
@@ -87,6 +93,15 @@ impl Witness {
         self.next = now;
     }
 
+    /// The view is whole: two receipts are taken anew from witnesses all over the network, so that chains of receipts lead everywhere.
+    pub(super) const fn widen(&mut self, now: Time) {
+        if !self.widened {
+            self.widened = true;
+            self.replace = REPLACED;
+            self.next = now;
+        }
+    }
+
     /// Receipts that still count.
     pub(super) fn receipts(&self, wall: Wall) -> Vec<Receipt> {
         let counts = |r: &&(Group, Receipt)| r.1.day.saturating_add(limits::RECEIPT_LIFE_DAYS) > wall.day();
@@ -102,7 +117,8 @@ impl Witness {
     /// Keeps the receipt; of one group only the newest, of all the five best: old ones show that the address did not change.
     fn keep(&mut self, group: Group, receipt: Receipt, wall: Wall) {
         self.receipts.retain(|(_, r)| r.day.saturating_add(limits::RECEIPT_LIFE_DAYS) > wall.day());
-        let renewed = |(g, r): &(Group, Receipt)| *g == group && r.day.saturating_add(limits::RECEIPT_LIFE_DAYS - RENEW_DAYS) <= wall.day();
+        let renewed =
+            |(g, r): &(Group, Receipt)| *g == group && r.day.saturating_add(limits::RECEIPT_LIFE_DAYS - RENEW_DAYS) <= wall.day();
         self.receipts.retain(|entry| !renewed(entry));
         if self.receipts.iter().any(|(g, _)| *g == group) {
             return;
@@ -111,6 +127,7 @@ impl Witness {
             && let Some(i) = self.receipts.iter().enumerate().min_by_key(|(_, (_, r))| r.day).map(|(i, _)| i)
         {
             self.receipts.remove(i);
+            self.replace = self.replace.saturating_sub(1);
         }
         self.receipts.push((group, receipt));
     }
@@ -136,7 +153,7 @@ impl Overlay {
             wait = (wait * 2u32.pow(step / 2)).min(Duration::from_secs(60));
         }
         self.witness.next = env.now + wait.mul_f64(env.rng.random_range(0.75..1.25));
-        if lasting >= limits::RECEIPTS_MAX {
+        if lasting >= limits::RECEIPTS_MAX && self.witness.replace == 0 {
             return;
         }
         let again = if local { ASK_AGAIN_LOCAL } else { ASK_AGAIN };
@@ -161,8 +178,10 @@ impl Overlay {
         let have: Vec<Group> = self.witness.receipts.iter().map(|(g, _)| *g).collect();
         let mut peers: Vec<Peer> = Vec::new();
         let linked = self.by_node.iter().filter_map(|(node, link)| Some(Peer { node: *node, addr: self.links.get(link)?.remote }));
-        peers.extend(linked.take(64));
-        peers.shuffle(env.rng);
+        if !self.witness.widened {
+            peers.extend(linked.take(64));
+            peers.shuffle(env.rng);
+        }
         for _ in 0..16 {
             peers.extend(self.view.random(env.rng).map(|r| Peer { node: r.node(), addr: r.addr() }));
         }
@@ -270,7 +289,7 @@ impl Overlay {
             self.out.push_back(Output::Release { link: new });
         }
         if proven.is_some() && self.jobs.len() < JOBS_MAX + IN_FLIGHT_MAX {
-            self.view.prove(&subject, &addr);
+            // The link itself proved the subject (`link_up`).
             let day = env.wall.day();
             self.job(Work::SignReceipt { link: asker, id }, OverlayJob::SignReceipt { subject, addr, day });
         } else {

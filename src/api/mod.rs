@@ -1,0 +1,360 @@
+//! The local API: HTTP/1.1 and JSON on a Unix socket that only its owner may open. For the command line, and for programs.
+//!
+//! ```text
+//! GET  /v1/status                                          how the node is, as one object
+//! POST /v1/publish?length=N&name=..&type=..&lease=DAYS     body: the document, raw. Answer: a stream that ends in `published`
+//! POST /v1/get      {"key":"..","offset":0}                answer: a stream that ends in `fetched`
+//! POST /v1/check    {"key":"..","sample":N}                answer: a stream that ends in `checked`
+//! ```
+//! Streams are what [`crate::client::lines`] says. An error is `{"error":{"kind","what","kept","next"}}`: with a status of its own when it
+//! comes before anything else, as the last line of a stream otherwise. `length` may be left out when there is a `content-length`.
+//! Keys travel in bodies only, never in URLs. A caller that hangs up cancels what it asked for.
+
+pub mod socket;
+
+use crate::base::ErrorKind;
+use crate::base::limits;
+use crate::client::Found;
+use crate::client::Operations;
+use crate::client::Publish;
+use crate::client::Sink;
+use crate::client::Source;
+use crate::client::daemon::CONVERGENT_HEADER;
+use crate::client::drive;
+use crate::client::failure;
+use crate::client::lines::ChannelBody;
+use crate::client::lines::DATA_MAX;
+use crate::client::lines::Line;
+use crate::client::lines::error_json;
+use crate::crypto::secret::Secret;
+use crate::proto::doc::key::Key;
+use crate::proto::doc::key::ReadKey;
+use crate::proto::event::Failure;
+use crate::proto::event::Progress;
+use axum::Router;
+use axum::body::Body;
+use axum::extract::DefaultBodyLimit;
+use axum::extract::Query;
+use axum::extract::State;
+use axum::extract::rejection::QueryRejection;
+use axum::http::HeaderMap;
+use axum::http::StatusCode;
+use axum::http::header;
+use axum::response::IntoResponse;
+use axum::response::Response;
+use axum::routing::get;
+use axum::routing::post;
+use bytes::Bytes;
+use bytes::BytesMut;
+use core::future::Future;
+use core::time::Duration;
+use http_body_util::BodyExt;
+use serde::Deserialize;
+use std::io;
+use std::sync::Arc;
+use tokio::net::UnixListener;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::Semaphore;
+use tokio::sync::mpsc;
+
+/// Most operations at a time: each has circuits and buffers of its own.
+const OPERATIONS_MAX: usize = 32;
+/// Longest JSON request: a key and two numbers.
+const REQUEST_MAX: usize = 16 * 1024;
+/// How long a failed publication waits for its caller to read why, while the rest of the document is thrown away.
+const DRAIN: Duration = Duration::from_secs(10);
+/// Days a document is kept if nobody says otherwise.
+pub const LEASE_DAYS: u16 = 90;
+/// Chunks that a check fetches if nobody says otherwise: enough to see a loss of a tenth with 98 % certainty.
+pub const CHECK_SAMPLE: usize = 40;
+
+/// What the API serves.
+#[derive(Clone)]
+struct Service<H> {
+    node: H,
+    slots: Arc<Semaphore>,
+    /// Makes keys of convergent documents, together with their content.
+    secret: Arc<Secret<32>>,
+}
+
+/// Serves the API until `stop` is done.
+pub async fn serve<H: Operations>(
+    listener: UnixListener,
+    node: H,
+    secret: Secret<32>,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<()> {
+    let service = Service { node, slots: Arc::new(Semaphore::new(OPERATIONS_MAX)), secret: Arc::new(secret) };
+    let router = Router::new()
+        .route("/v1/status", get(status::<H>))
+        .route("/v1/publish", post(publish::<H>))
+        .route("/v1/get", post(fetch::<H>))
+        .route("/v1/check", post(check::<H>))
+        .fallback(async || refuse(StatusCode::NOT_FOUND, &usage("There is no such resource.")))
+        .method_not_allowed_fallback(async || refuse(StatusCode::METHOD_NOT_ALLOWED, &usage("This resource has another method.")))
+        .layer(DefaultBodyLimit::max(REQUEST_MAX))
+        .with_state(service);
+    axum::serve(listener, router).with_graceful_shutdown(stop).await
+}
+
+fn usage(what: &str) -> Failure {
+    failure(ErrorKind::Usage, what, "", "See the API's documentation. Nothing was sent.")
+}
+
+fn refuse(status: StatusCode, why: &Failure) -> Response {
+    (status, [(header::CONTENT_TYPE, "application/json")], error_json(why)).into_response()
+}
+
+fn refuse_by_kind(why: &Failure) -> Response {
+    let status = match why.kind {
+        ErrorKind::Usage => StatusCode::BAD_REQUEST,
+        ErrorKind::NotFound => StatusCode::NOT_FOUND,
+        ErrorKind::NoNetwork => StatusCode::SERVICE_UNAVAILABLE,
+        ErrorKind::NotVerified => StatusCode::BAD_GATEWAY,
+        ErrorKind::Refused => StatusCode::FORBIDDEN,
+        ErrorKind::Other => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    refuse(status, why)
+}
+
+impl<H: Operations> Service<H> {
+    fn slot(&self) -> Result<OwnedSemaphorePermit, Box<Response>> {
+        Arc::clone(&self.slots).try_acquire_owned().map_err(|_| {
+            let why = failure(ErrorKind::Refused, "This node is busy with as much as it takes at a time.", "", "Try again later.");
+            Box::new(refuse(StatusCode::TOO_MANY_REQUESTS, &why))
+        })
+    }
+}
+
+async fn status<H: Operations>(State(service): State<Service<H>>) -> Response {
+    match drive::status(&service.node).await {
+        Ok(status) => axum::Json(status).into_response(),
+        Err(why) => refuse_by_kind(&why),
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PublishQuery {
+    length: Option<u64>,
+    name: Option<String>,
+    #[serde(rename = "type")]
+    media_type: Option<String>,
+    lease: Option<u16>,
+}
+
+async fn publish<H: Operations>(
+    State(service): State<Service<H>>,
+    query: Result<Query<PublishQuery>, QueryRejection>,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
+    let Ok(Query(query)) = query else {
+        return refuse_by_kind(&usage("The query of this publication is not understood."));
+    };
+    let announced = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok());
+    let Some(length) = query.length.or(announced) else {
+        return refuse_by_kind(&usage("A publication needs its length in bytes."));
+    };
+    if length > limits::DOCUMENT_MAX || announced.is_some_and(|n| n != length) {
+        return refuse_by_kind(&usage("The length of this publication cannot be right."));
+    }
+    let convergent = match headers.get(CONVERGENT_HEADER) {
+        None => None,
+        Some(digest) => match data_encoding::HEXLOWER_PERMISSIVE.decode(digest.as_bytes()).map(<[u8; 32]>::try_from) {
+            Ok(Ok(digest)) => Some(digest),
+            Ok(Err(_)) | Err(_) => return refuse_by_kind(&usage("The digest of this convergent document is not understood.")),
+        },
+    };
+    let slot = match service.slot() {
+        Ok(slot) => slot,
+        Err(answer) => return *answer,
+    };
+    let lease_days = query.lease.unwrap_or(LEASE_DAYS);
+    let ask = Publish { length, name: query.name, media_type: query.media_type, lease_days, convergent };
+    let (tx, answer) = Lines::new();
+    tokio::spawn(async move {
+        let _slot = slot;
+        let mut source = BodySource { body, ready: BytesMut::new() };
+        let key = ask.convergent.map(|digest| crate::client::convergent_key(&service.secret, &digest));
+        let mut watch = tx.watch();
+        let work = drive::publish(&service.node, ask, key, &mut source, &mut watch);
+        let Some(done) = tx.unless_gone(work).await else { return };
+        let line = match done {
+            Ok(done) => Line::Published { key: done.key.to_text(), report: done.report },
+            Err(why) => Line::Error(why),
+        };
+        tx.say(&line).await;
+        // A caller that still sends would lose the answer if the connection closed now.
+        let drain = async { while let Some(Ok(_)) = source.body.frame().await {} };
+        let _ = tx.unless_gone(tokio::time::timeout(DRAIN, drain)).await;
+    });
+    answer
+}
+
+/// Reads a request of JSON.
+fn parse<'a, T: Deserialize<'a>>(body: &'a Result<Bytes, axum::extract::rejection::BytesRejection>) -> Result<T, Failure> {
+    let body = body.as_ref().map_err(|_| usage("The request is too long or was broken off."))?;
+    // The parser's own words could repeat a key.
+    serde_json::from_slice(body).map_err(|_| usage("The request is not the JSON that this resource takes."))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct GetRequest {
+    key: String,
+    #[serde(default)]
+    offset: u64,
+}
+
+async fn fetch<H: Operations>(
+    State(service): State<Service<H>>,
+    body: Result<Bytes, axum::extract::rejection::BytesRejection>,
+) -> Response {
+    let asked = parse::<GetRequest>(&body).and_then(|r| Ok((ReadKey::parse(&r.key).map_err(Failure::mistyped)?, r.offset)));
+    let (key, offset) = match asked {
+        Ok(asked) => asked,
+        Err(why) => return refuse_by_kind(&why),
+    };
+    let slot = match service.slot() {
+        Ok(slot) => slot,
+        Err(answer) => return *answer,
+    };
+    let (tx, answer) = Lines::new();
+    let (found_tx, found_rx) = tokio::sync::oneshot::channel();
+    tokio::spawn(async move {
+        let _slot = slot;
+        let mut sink = LineSink { tx: tx.clone(), found: Some(found_tx) };
+        let mut watch = tx.watch();
+        let work = drive::get(&service.node, &key, offset, &mut sink, &mut watch);
+        let Some(done) = tx.unless_gone(work).await else { return };
+        match (done, sink.found.take()) {
+            (Err(why), Some(found)) => drop(found.send(Err(why))),
+            (Err(why), None) => tx.say(&Line::Error(why)).await,
+            (Ok(report), _) => tx.say(&Line::Fetched(report)).await,
+        }
+    });
+    // Until the document is found, a failure still has a status of its own.
+    match found_rx.await {
+        Ok(Err(why)) => refuse_by_kind(&why),
+        Ok(Ok(())) | Err(_) => answer,
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CheckRequest {
+    key: String,
+    sample: Option<usize>,
+}
+
+async fn check<H: Operations>(
+    State(service): State<Service<H>>,
+    body: Result<Bytes, axum::extract::rejection::BytesRejection>,
+) -> Response {
+    let asked = parse::<CheckRequest>(&body).and_then(|r| Ok((Key::parse(&r.key).map_err(Failure::mistyped)?, r.sample)));
+    let (key, sample) = match asked {
+        Ok(asked) => asked,
+        Err(why) => return refuse_by_kind(&why),
+    };
+    let slot = match service.slot() {
+        Ok(slot) => slot,
+        Err(answer) => return *answer,
+    };
+    let (tx, answer) = Lines::new();
+    tokio::spawn(async move {
+        let _slot = slot;
+        let mut watch = tx.watch();
+        let work = drive::check(&service.node, &key, sample.unwrap_or(CHECK_SAMPLE), &mut watch);
+        let Some(done) = tx.unless_gone(work).await else { return };
+        tx.say(&done.map_or_else(Line::Error, Line::Checked)).await;
+    });
+    answer
+}
+
+/// The sending side of a streamed answer.
+#[derive(Clone)]
+struct Lines(mpsc::Sender<io::Result<Bytes>>);
+
+impl Lines {
+    fn new() -> (Self, Response) {
+        let (tx, body) = ChannelBody::new();
+        let answer = ([(header::CONTENT_TYPE, "application/x-ndjson")], Body::new(body)).into_response();
+        (Self(tx), answer)
+    }
+
+    async fn say(&self, line: &Line) {
+        let _ = self.0.send(Ok(line.encode())).await;
+    }
+
+    /// Progress is told when there is room, and otherwise left out.
+    fn watch(&self) -> impl FnMut(Progress) + Send + use<> {
+        let tx = self.0.clone();
+        move |progress| {
+            let _ = tx.try_send(Ok(Line::Progress(progress).encode()));
+        }
+    }
+
+    /// Does the work while somebody listens. `None`: the caller hung up.
+    async fn unless_gone<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            done = work => Some(done),
+            () = self.0.closed() => None,
+        }
+    }
+}
+
+/// A document that arrives as a request body.
+struct BodySource {
+    body: Body,
+    ready: BytesMut,
+}
+
+impl Source for BodySource {
+    async fn read(&mut self, len: usize) -> Result<Bytes, Failure> {
+        while self.ready.len() < len {
+            match self.body.frame().await {
+                Some(Ok(frame)) => {
+                    if let Some(bytes) = frame.data_ref() {
+                        self.ready.extend_from_slice(bytes);
+                    }
+                }
+                Some(Err(_)) | None => {
+                    return Err(usage("The document broke off before its announced length."));
+                }
+            }
+        }
+        Ok(self.ready.split_to(len).freeze())
+    }
+}
+
+/// Where a fetched document goes: into the answer.
+struct LineSink {
+    tx: Lines,
+    found: Option<tokio::sync::oneshot::Sender<Result<(), Failure>>>,
+}
+
+impl Sink for LineSink {
+    async fn found(&mut self, found: Found) -> Result<(), Failure> {
+        if let Some(tell) = self.found.take() {
+            let _ = tell.send(Ok(()));
+        }
+        self.tx.say(&Line::Found(found)).await;
+        Ok(())
+    }
+
+    async fn data(&mut self, bytes: Bytes) -> Result<(), Failure> {
+        let mut bytes = bytes;
+        while !bytes.is_empty() {
+            let piece = bytes.split_to(bytes.len().min(DATA_MAX));
+            // One message: progress from the side must not come between a data line and its bytes.
+            let mut message = BytesMut::from(Line::Data(piece.len()).encode());
+            message.extend_from_slice(&piece);
+            let _ = self.tx.0.send(Ok(message.freeze())).await;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

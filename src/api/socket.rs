@@ -1,0 +1,95 @@
+//! The socket that the API listens on: open to its owner only, from its first moment on.
+
+use crate::base::ErrorKind;
+use crate::client::daemon::Daemon;
+use crate::client::failure;
+use crate::client::files::io_failure;
+use crate::proto::event::Failure;
+use std::fs;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::path::PathBuf;
+use tokio::net::UnixListener;
+
+/// A listening socket. Its file goes when this is dropped.
+#[derive(Debug)]
+pub struct Socket {
+    path: PathBuf,
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// Listens at `path`. What an earlier node left there is replaced if nobody answers.
+pub async fn listen(path: &Path) -> Result<(UnixListener, Socket), Failure> {
+    if Daemon::find(path).await.is_some() {
+        return Err(failure(
+            ErrorKind::Other,
+            format!("Another node answers at {} already.", path.display()),
+            "It was left alone.",
+            "Stop it first, or give this one a data directory of its own with --data-dir.",
+        ));
+    }
+    let fail = |e: io::Error| io_failure("listen at", path, &e);
+    match fs::symlink_metadata(path) {
+        Ok(meta) if !meta.file_type().is_socket() => return Err(fail(io::ErrorKind::AlreadyExists.into())),
+        Ok(_) | Err(_) => {}
+    }
+    let directory = path.parent().unwrap_or(Path::new("."));
+    private_dir(directory).map_err(|e| io_failure("make", directory, &e))?;
+    // Bound inside a closed directory and moved when its mode is right: nobody can slip in between.
+    let nursery = directory.join(format!(".s{}", std::process::id()));
+    let _ = fs::remove_dir_all(&nursery);
+    let bound = || {
+        fs::DirBuilder::new().mode(0o700).create(&nursery)?;
+        let young = nursery.join("s");
+        let listener = UnixListener::bind(&young)?;
+        fs::set_permissions(&young, fs::Permissions::from_mode(0o600))?;
+        fs::rename(&young, path)?;
+        Ok(listener)
+    };
+    let bound = bound().map_err(fail);
+    let _ = fs::remove_dir_all(&nursery);
+    Ok((bound?, Socket { path: path.to_owned() }))
+}
+
+/// Makes a directory that only its owner may enter. One that exists keeps its mode: it may be somebody's home.
+pub fn private_dir(path: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn stale_is_replaced_and_living_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("sub/api.sock");
+        let (listener, socket) = listen(&path).await.unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::metadata(path.parent().unwrap()).unwrap().permissions().mode() & 0o777, 0o700);
+        assert_eq!(listen(&path).await.unwrap_err().kind, ErrorKind::Other);
+        drop(listener);
+        core::mem::forget(socket);
+        assert!(path.exists(), "a crash leaves the file behind");
+        let (_listener, socket) = listen(&path).await.unwrap();
+        drop(socket);
+        assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn what_is_no_socket_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("api.sock");
+        fs::write(&path, "mine").unwrap();
+        assert!(listen(&path).await.is_err());
+        assert_eq!(fs::read(&path).unwrap(), b"mine");
+    }
+}

@@ -1,0 +1,251 @@
+//! `publish`, `get`, `check`, `status`: one code path, whether the node runs in this process or behind its socket.
+
+use crate::base::ErrorKind;
+use crate::cli::args::Check;
+use crate::cli::args::Get;
+use crate::cli::args::Publish;
+use crate::cli::keys;
+use crate::cli::output::Out;
+use crate::cli::output::foreign;
+use crate::cli::output::size;
+use crate::cli::session;
+use crate::cli::session::Session;
+use crate::client;
+use crate::client::Found;
+use crate::client::daemon::Daemon;
+use crate::client::failure;
+use crate::client::files;
+use crate::client::files::FileSource;
+use crate::client::files::StreamSink;
+use crate::config::Config;
+use crate::proto::doc::key::Key;
+use crate::proto::event::CheckReport;
+use crate::proto::event::Failure;
+use crate::proto::event::Report;
+use core::future::Future;
+use serde::Serialize;
+use std::path::Path;
+use std::path::PathBuf;
+
+/// Runs until the person stops it.
+async fn unless_stopped<T>(work: impl Future<Output = Result<T, Failure>>, kept: impl FnOnce() -> String) -> Result<T, Failure> {
+    tokio::select! {
+        done = work => done,
+        _ = tokio::signal::ctrl_c() => {
+            Err(failure(ErrorKind::Other, "Stopped by you.", kept(), "Repeat the command to go on."))
+        }
+    }
+}
+
+// --- publish
+
+#[derive(Serialize)]
+struct PublishedJson<'a> {
+    key: &'a str,
+    report: &'a Report,
+}
+
+/// Publishes a file; prints its key.
+pub(super) async fn publish(out: Out, config: &Config, args: &Publish) -> Result<(), Failure> {
+    if args.slow {
+        return Err(failure(
+            ErrorKind::Usage,
+            "Publishing slowly is not available in this release.",
+            "",
+            "Publish without --slow. If somebody may watch your line, publish from one that is not tied to you. Nothing was sent.",
+        ));
+    }
+    let mut source = if args.path == Path::new("-") {
+        FileSource::spool(tokio::io::stdin()).await?
+    } else {
+        FileSource::open(&args.path).await?
+    };
+    let convergent = if args.convergent { Some(source.digest().await?) } else { None };
+    let ask = client::Publish {
+        length: source.length(),
+        name: args.name.clone(),
+        media_type: args.media_type.clone(),
+        lease_days: args.lease.unwrap_or(config.lease_days),
+        convergent,
+    };
+    let work = async {
+        let session = Session::open(out, config).await?;
+        let key = match convergent {
+            Some(digest) if !session.is_daemon() => Some(client::convergent_key(&session::local_secret(config)?, &digest)),
+            Some(_) | None => None,
+        };
+        let bar = out.bar("publishing");
+        let done = session.node.publish(ask, key, &mut source, &mut |progress| bar.show(progress)).await;
+        drop(bar);
+        session.close().await;
+        done
+    };
+    let done =
+        unless_stopped(work, || "No key was given out; what hosts already took cannot be read by anyone and expires.".into())
+            .await?;
+    let key = done.key.to_text();
+    out.note(&format!(
+        "published {} in {} chunks: {} shares at {} hosts",
+        size(done.report.bytes),
+        done.report.chunks,
+        done.report.shares,
+        done.report.hosts
+    ));
+    out.either(|| key.clone(), &PublishedJson { key: &key, report: &done.report })
+}
+
+// --- get
+
+#[derive(Serialize)]
+struct FetchedJson<'a> {
+    path: &'a Path,
+    length: u64,
+    name: Option<&'a str>,
+    media_type: Option<&'a str>,
+    resumed: u64,
+    report: &'a Report,
+}
+
+fn note_found(out: Out, found: &Found) {
+    if let Some(name) = &found.name {
+        out.note(&format!("its publisher calls it: {}", foreign(name)));
+    }
+}
+
+/// Fetches a document into a file or to standard output.
+pub(super) async fn get(out: Out, config: &Config, args: &Get) -> Result<(), Failure> {
+    let key = keys::take_read(&args.key)?;
+    let tag = files::tag(&key.to_text());
+    if args.output.as_deref() == Some(Path::new("-")) {
+        if out.json {
+            return Err(failure(
+                ErrorKind::Usage,
+                "Standard output cannot carry the document and a JSON object.",
+                "",
+                "Name a file with -o, or leave --json out. Nothing was sent.",
+            ));
+        }
+        let work = async {
+            let session = Session::open(out, config).await?;
+            let bar = out.bar("fetching");
+            let mut sink = StreamSink::new(tokio::io::stdout());
+            let done = session.node.get(&key, 0, &mut sink, &mut |progress| bar.show(progress)).await;
+            drop(bar);
+            session.close().await;
+            done.map(|_| sink.into_parts().1)
+        };
+        let found = unless_stopped(work, || "What was written so far is verified and not the whole document.".into()).await?;
+        note_found(out, &found);
+        return Ok(());
+    }
+    // A name of our own: one that strangers chose could be any file here.
+    let target = args.output.clone().unwrap_or_else(|| PathBuf::from(format!("onionskin-{tag}")));
+    files::may_write(&target, args.force)?;
+    let work = async {
+        let session = Session::open(out, config).await?;
+        let bar = out.bar("fetching");
+        let done = files::get_to_file(&session.node, &key, &tag, &target, args.force, &mut |progress| bar.show(progress)).await;
+        drop(bar);
+        session.close().await;
+        done
+    };
+    let part = files::part_path(&target, &tag);
+    let kept = || if part.exists() { format!("A part in {}.", part.display()) } else { String::new() };
+    let done = unless_stopped(work, kept).await?;
+    note_found(out, &done.found);
+    out.either(
+        || format!("{} ({})", done.path.display(), size(done.found.length)),
+        &FetchedJson {
+            path: &done.path,
+            length: done.found.length,
+            name: done.found.name.as_deref(),
+            media_type: done.found.media_type.as_deref(),
+            resumed: done.resumed,
+            report: &done.report,
+        },
+    )
+}
+
+// --- check
+
+/// A check in words.
+fn checked(report: &CheckReport) -> String {
+    let verdict = if report.chunks_lost > 0 {
+        format!(
+            "{} of the fetched chunks cannot be rebuilt from their own shares; the document may still open, from its parity: publish it \
+             again while you can",
+            report.chunks_lost
+        )
+    } else {
+        "every fetched chunk can be rebuilt".to_owned()
+    };
+    format!(
+        "{verdict}\nshares     {} of {} seen in {} fetched chunks; the weakest has {}, and {} are needed\nchunks     {} in all: {} fetched, \
+         {} claimed",
+        report.shares_seen,
+        report.shares_possible,
+        report.chunks_sampled,
+        report.weakest,
+        report.needed,
+        report.chunks,
+        report.chunks_sampled,
+        report.chunks.saturating_sub(report.chunks_sampled),
+    )
+}
+
+/// Counts the living shares of a document. Gives the exit code: a document that has lost chunks is reported, and not found whole.
+pub(super) async fn check(out: Out, config: &Config, args: &Check) -> Result<u8, Failure> {
+    let key: Key = keys::take(&args.key)?;
+    let work = async {
+        let session = Session::open(out, config).await?;
+        let bar = out.bar("checking");
+        let done = session.node.check(&key, args.sample, &mut |progress| bar.show(progress)).await;
+        drop(bar);
+        session.close().await;
+        done
+    };
+    let report = unless_stopped(work, String::new).await?;
+    out.either(|| checked(&report), &report)?;
+    // The report itself says what is lost; scripts get the exit code.
+    Ok(if report.chunks_lost > 0 { ErrorKind::NotFound.exit_code() } else { 0 })
+}
+
+// --- status
+
+/// Shows how the running node is.
+pub(super) async fn status(out: Out, config: &Config) -> Result<(), Failure> {
+    let socket = config.socket()?;
+    let node = Daemon::find(&socket).await.ok_or_else(|| {
+        failure(
+            ErrorKind::NoNetwork,
+            format!("No node answers at {}.", socket.display()),
+            "",
+            "Start one with `onionskin relay`, or name its data directory with --data-dir.",
+        )
+    })?;
+    let status = node.status().await?;
+    let people = || {
+        let coverage = status.coverage.map_or_else(|| "not measured yet".to_owned(), |c| format!("{c} %"));
+        let mut text = format!(
+            "ready      {}\nrelays     {} known, {} of them hosts, in {} address groups\ncoverage   {coverage}\nlinks      {}\n\
+             circuits   {} own, {} carried for others",
+            if status.ready { "yes" } else { "no" },
+            status.relays,
+            status.hosts,
+            status.groups,
+            status.links,
+            status.circuits_own,
+            status.circuits_carried,
+        );
+        for warning in &status.warnings {
+            text.push_str("\nwarning    ");
+            text.push_str(warning);
+        }
+        if let Some(link) = &status.link {
+            text.push_str("\nlink       ");
+            text.push_str(link);
+        }
+        text
+    };
+    out.either(people, &status)
+}

@@ -1,0 +1,76 @@
+//! `keys`: what a key is and what it reveals, without any network. Also how keys come in.
+
+use crate::base::ErrorKind;
+use crate::cli::args::Keys;
+use crate::cli::output::Out;
+use crate::client::failure;
+use crate::proto::doc::key::Key;
+use crate::proto::doc::key::ReadKey;
+use crate::proto::doc::key::TextError;
+use crate::proto::event::Failure;
+use serde::Serialize;
+use std::io::Read;
+
+/// No key is longer, line ends included; what is longer on standard input is no key.
+const TEXT_MAX: u64 = 4096;
+
+/// A key as it was typed, or read from standard input for `-`.
+pub(super) fn take(text: &str) -> Result<Key, Failure> {
+    let read;
+    let text = if text == "-" {
+        let mut typed = String::new();
+        if std::io::stdin().lock().take(TEXT_MAX).read_to_string(&mut typed).is_err() {
+            return Err(Failure::mistyped(TextError::Characters));
+        }
+        read = typed;
+        read.trim()
+    } else {
+        text.trim()
+    };
+    Key::parse(text).map_err(Failure::mistyped)
+}
+
+/// A key that opens a document.
+pub(super) fn take_read(text: &str) -> Result<ReadKey, Failure> {
+    match take(text)? {
+        Key::Read(key) => Ok(key),
+        Key::Verify(_) => Err(failure(
+            ErrorKind::Usage,
+            "This is a verify key: it checks and repairs a document and cannot open it.",
+            "",
+            "Ask for the read key, or use `onionskin check` with this one. Nothing was sent.",
+        )),
+    }
+}
+
+/// In lines of a comfortable width.
+const REVEALS_READ: [&str; 2] =
+    ["opens the document, and gives the verify key.", "Whoever sees it can read: give it to readers only."];
+const REVEALS_VERIFY: [&str; 3] = [
+    "checks that the document is alive and repairs it, and cannot open it.",
+    "It lists the address of every share: whoever has it can tell which hosts hold the document,",
+    "and about how long the document is.",
+];
+
+#[derive(Serialize)]
+struct Told {
+    kind: &'static str,
+    verify_key: String,
+    read_key_reveals: String,
+    verify_key_reveals: String,
+}
+
+/// Explains a key.
+pub(super) fn run(out: Out, args: &Keys) -> Result<(), Failure> {
+    let key = take(&args.key)?;
+    let verify = key.verify_key();
+    let kind = if matches!(key, Key::Read(_)) { "read" } else { "verify" };
+    let verify_key = verify.to_text();
+    let told = Told { kind, verify_key, read_key_reveals: REVEALS_READ.join(" "), verify_key_reveals: REVEALS_VERIFY.join(" ") };
+    let people = || {
+        let read = REVEALS_READ.join("\n            ");
+        let verify = REVEALS_VERIFY.join("\n            ");
+        format!("kind        {kind} key\nverify key  {}\n\nread key    {read}\nverify key  {verify}", told.verify_key)
+    };
+    out.either(people, &told)
+}

@@ -1,0 +1,150 @@
+//! What people and programs see. Results go to standard output, everything else to standard error. With `--json` a program gets exactly one
+//! object on standard output, an error as `{"error":{..}}`, and people's lines are left out.
+
+use crate::base::ErrorKind;
+use crate::client::failure;
+use crate::client::lines::error_json;
+use crate::proto::event::Failure;
+use crate::proto::event::Progress;
+use indicatif::ProgressBar;
+use indicatif::ProgressDrawTarget;
+use indicatif::ProgressStyle;
+use serde::Serialize;
+use std::io;
+use std::io::IsTerminal;
+use std::io::Write;
+
+/// Longest foreign text that is shown.
+const FOREIGN_MAX: usize = 120;
+
+/// Where a command's words go.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Out {
+    /// One JSON object instead of people's lines.
+    pub(super) json: bool,
+    /// Nothing but errors on standard error.
+    pub(super) quiet: bool,
+}
+
+impl Out {
+    /// A result, on standard output. A result that nobody could get is a failure.
+    pub(super) fn result(self, text: &str) -> Result<(), Failure> {
+        let mut out = io::stdout().lock();
+        writeln!(out, "{text}")
+            .and_then(|()| out.flush())
+            .map_err(|e| failure(ErrorKind::Other, format!("Cannot write to standard output: {e}."), "", "Repeat the command."))
+    }
+
+    /// A result in both forms: people's lines, or the object.
+    pub(super) fn either(self, text: impl FnOnce() -> String, object: &impl Serialize) -> Result<(), Failure> {
+        if self.json {
+            let object = serde_json::to_string(object)
+                .map_err(|_| failure(ErrorKind::Other, "A result has no JSON form: this is a bug.", "", "Please report it."))?;
+            self.result(&object)
+        } else {
+            self.result(&text())
+        }
+    }
+
+    /// Something worth knowing, on standard error.
+    pub(super) fn note(self, text: &str) {
+        if !self.quiet && !self.json {
+            let _ = writeln!(io::stderr().lock(), "{text}");
+        }
+    }
+
+    /// An error: what happened, what was kept, what to do next.
+    pub(super) fn error(self, why: &Failure) {
+        if self.json {
+            let _ = writeln!(io::stdout().lock(), "{}", error_json(why));
+            return;
+        }
+        let or = |text: &str, other: &str| if text.is_empty() { other.to_owned() } else { text.to_owned() };
+        let _ = write!(
+            io::stderr().lock(),
+            "error: {}\nkept:  {}\nnext:  {}\n",
+            why.what,
+            or(&why.kept, "Nothing; nothing needs to be cleaned up."),
+            or(&why.next, "Repeat the command."),
+        );
+    }
+
+    /// A progress bar on standard error, if that is a terminal.
+    pub(super) fn bar(self, doing: &'static str) -> Bar {
+        let show = !self.quiet && !self.json && io::stderr().is_terminal();
+        let bar =
+            ProgressBar::with_draw_target(None, if show { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() });
+        if let Ok(style) = ProgressStyle::with_template("{msg:9} {bar:30} {bytes}/{total_bytes} {binary_bytes_per_sec} {eta}") {
+            bar.set_style(style);
+        }
+        bar.set_message(doing);
+        Bar(bar)
+    }
+}
+
+/// Shows how far an operation is; wiped when dropped.
+#[derive(Debug)]
+pub(super) struct Bar(ProgressBar);
+
+impl Bar {
+    /// Shows this.
+    pub(super) fn show(&self, progress: Progress) {
+        if progress.total > 0 {
+            self.0.set_length(progress.total);
+        }
+        self.0.set_position(progress.bytes);
+    }
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}
+
+/// Text that strangers wrote, made harmless for a terminal: no control, no turning of direction, not long.
+pub(super) fn foreign(text: &str) -> String {
+    let harmless = |c: char| match c {
+        '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}' => '?',
+        c if c.is_control() => '?',
+        c => c,
+    };
+    text.chars().take(FOREIGN_MAX).map(harmless).collect()
+}
+
+/// Bytes for people: `999 bytes`, `1.5 MiB`.
+pub(super) fn size(bytes: u64) -> String {
+    let units = ["KiB", "MiB", "GiB", "TiB"];
+    if bytes < 1024 {
+        return format!("{bytes} byte{}", if bytes == 1 { "" } else { "s" });
+    }
+    let mut value = bytes as f64;
+    let mut unit = "";
+    for next in units {
+        if value < 1024.0 {
+            break;
+        }
+        value /= 1024.0;
+        unit = next;
+    }
+    format!("{value:.1} {unit}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn foreign_text_cannot_drive_a_terminal() {
+        assert_eq!(foreign("a\u{1b}[2Jb\n\u{202e}c"), "a?[2Jb??c");
+        assert_eq!(foreign(&"x".repeat(1000)).len(), FOREIGN_MAX);
+    }
+
+    #[test]
+    fn sizes_for_people() {
+        assert_eq!(size(1), "1 byte");
+        assert_eq!(size(1023), "1023 bytes");
+        assert_eq!(size(1536), "1.5 KiB");
+        assert_eq!(size(100 << 20), "100.0 MiB");
+    }
+}

@@ -1,0 +1,76 @@
+//! `relay`: runs until it is told to stop.
+
+use crate::api;
+use crate::api::socket;
+use crate::base::ErrorKind;
+use crate::cli::output::Out;
+use crate::cli::session;
+use crate::client::failure;
+use crate::config::Config;
+use crate::node;
+use crate::node::NodeConfig;
+use crate::node::RelayConfig;
+use crate::proto::event::Failure;
+use core::time::Duration;
+use serde::Serialize;
+use tokio::signal::unix::SignalKind;
+use tokio::signal::unix::signal;
+
+/// How long the API's callers get to finish when the relay stops.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+#[derive(Serialize)]
+struct Started<'a> {
+    link: &'a str,
+}
+
+/// Runs a relay; the first line on standard output is its link.
+pub(super) async fn run(out: Out, config: &Config) -> Result<(), Failure> {
+    let fail = |e: std::io::Error| failure(ErrorKind::Other, format!("Cannot wait for signals: {e}."), "", "Start it again.");
+    let mut terminate = signal(SignalKind::terminate()).map_err(fail)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(fail)?;
+
+    let relay = RelayConfig { listen: config.listen, advertise: config.advertised()?, quota: config.quota };
+    let secret = session::local_secret(config)?;
+    // First of all: whoever holds the socket owns the data directory.
+    let (listener, socket) = socket::listen(&config.socket()?).await?;
+    let bootstrap = session::links(config)?;
+    let (handle, mut events) = node::start(NodeConfig {
+        data_dir: Some(config.data_dir()?),
+        bootstrap: bootstrap.clone(),
+        local_network: config.local_network,
+        relay: Some(relay),
+        ..NodeConfig::default()
+    })
+    .await?;
+    if !bootstrap.is_empty() {
+        session::keep_links(config, &bootstrap)?;
+    }
+    if let Some(link) = handle.bootstrap_link() {
+        out.either(|| link.clone(), &Started { link: &link })?;
+    }
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let mut serving = tokio::spawn(api::serve(listener, handle.clone(), secret, async {
+        let _ = stopped.await;
+    }));
+
+    let done = loop {
+        tokio::select! {
+            _ = terminate.recv() => break Ok(()),
+            _ = interrupt.recv() => break Ok(()),
+            event = events.recv() => match event {
+                Some(event) => session::log(&event),
+                None => break Err(failure(ErrorKind::Other, "The node stopped by itself: this is a bug.", "", "Start it again; please report it.")),
+            },
+            _ = &mut serving => break Err(failure(ErrorKind::Other, "The local API stopped.", "", "Start the relay again.")),
+        }
+    };
+    out.note("stopping ...");
+    drop(stop);
+    if !serving.is_finished() {
+        let _ = tokio::time::timeout(FAREWELL, serving).await;
+    }
+    drop(socket);
+    session::end(handle).await;
+    done
+}

@@ -1,0 +1,212 @@
+//! A node to work with: the running one of this data directory, or a client inside this process.
+
+use crate::api::socket::private_dir;
+use crate::base::ErrorKind;
+use crate::base::limits;
+use crate::cli::output::Out;
+use crate::client::Node;
+use crate::client::daemon::Daemon;
+use crate::client::failure;
+use crate::client::files::io_failure;
+use crate::config::Config;
+use crate::crypto::secret::Secret;
+use crate::node;
+use crate::node::Handle;
+use crate::node::NodeConfig;
+use crate::proto::event::Failure;
+use crate::proto::event::NodeEvent;
+use core::time::Duration;
+use rand::Rng;
+use std::fs;
+use std::io;
+use std::io::Read;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use tokio::sync::mpsc;
+
+/// Links of an earlier run, one a line.
+const BOOTSTRAP_FILE: &str = "bootstrap";
+/// Makes keys of convergent documents; whoever has it can tell whether a guessed document was published from here.
+const SECRET_FILE: &str = "convergent-secret";
+/// Longest of these files that is read.
+const FILE_MAX: u64 = 64 * 1024;
+
+/// How long a node may take to end.
+const FAREWELL: Duration = Duration::from_secs(10);
+
+/// A node to work with.
+#[derive(Debug)]
+pub(super) struct Session {
+    /// The node.
+    pub(super) node: Node<Handle>,
+}
+
+impl Session {
+    /// The running node if there is one; else a client in this process, once it knows enough of the network.
+    pub(super) async fn open(out: Out, config: &Config) -> Result<Self, Failure> {
+        if let Some(daemon) = Daemon::find(&config.socket()?).await {
+            if !config.bootstrap.is_empty() {
+                tracing::info!("a running node does the work: bootstrap links have no effect");
+            }
+            return Ok(Self { node: Node::Daemon(daemon) });
+        }
+        let bootstrap = links(config)?;
+        if bootstrap.is_empty() {
+            return Err(failure(
+                ErrorKind::NoNetwork,
+                "This computer knows no relay to start from, and no node runs here.",
+                "",
+                "Add `--bootstrap LINK` with a relay's link, or start a node with `onionskin relay`. Nothing was sent.",
+            ));
+        }
+        let (handle, events) = node::start(NodeConfig {
+            data_dir: Some(config.data_dir()?),
+            bootstrap: bootstrap.clone(),
+            local_network: config.local_network,
+            relay: None,
+            ..NodeConfig::default()
+        })
+        .await?;
+        out.note("looking for the network ...");
+        if let Err(why) = ready(events).await {
+            end(handle).await;
+            return Err(why);
+        }
+        // Only links that led somewhere are kept.
+        keep_links(config, &bootstrap)?;
+        Ok(Self { node: Node::InProcess(handle) })
+    }
+
+    /// Whether another process does the work.
+    pub(super) fn is_daemon(&self) -> bool {
+        matches!(self.node, Node::Daemon(_))
+    }
+
+    /// Ends a client of this process; leaves a running node alone.
+    pub(super) async fn close(self) {
+        match self.node {
+            Node::InProcess(handle) => end(handle).await,
+            Node::Daemon(_) => {}
+        }
+    }
+}
+
+/// Ends a node; a node that hangs does not keep the person waiting.
+pub(super) async fn end(handle: Handle) {
+    if tokio::time::timeout(FAREWELL, handle.shutdown()).await.is_err() {
+        tracing::warn!("the node did not end in time and is cut off");
+    }
+}
+
+/// Waits until paths may be chosen. What comes later is logged.
+pub(super) async fn ready(mut events: mpsc::Receiver<NodeEvent>) -> Result<(), Failure> {
+    let wait = async {
+        loop {
+            match events.recv().await {
+                Some(NodeEvent::Ready) => return Ok(()),
+                Some(NodeEvent::NotReady(why)) => return Err(why),
+                Some(event @ (NodeEvent::Warning(_) | NodeEvent::Announced(_))) => log(&event),
+                None => return Err(stopped()),
+            }
+        }
+    };
+    // The node keeps this deadline itself; a little more only guards against one that says nothing at all.
+    let patience = limits::COVERAGE_DEADLINE + limits::HANDSHAKE_DEADLINE;
+    tokio::time::timeout(patience, wait).await.unwrap_or_else(|_| Err(stopped()))?;
+    follow(events);
+    Ok(())
+}
+
+/// Logs a node's events until it ends.
+pub(super) fn follow(mut events: mpsc::Receiver<NodeEvent>) {
+    tokio::spawn(async move {
+        while let Some(event) = events.recv().await {
+            log(&event);
+        }
+    });
+}
+
+/// Tells the operator. Nothing here names an address or an id.
+pub(super) fn log(event: &NodeEvent) {
+    match event {
+        NodeEvent::Warning(text) => tracing::warn!("{text}"),
+        NodeEvent::NotReady(why) => tracing::warn!("{}", why.what),
+        NodeEvent::Ready => tracing::info!("ready: enough of the network is known"),
+        NodeEvent::Announced(_) => tracing::info!("announced: other relays know this one"),
+    }
+}
+
+fn stopped() -> Failure {
+    failure(ErrorKind::NoNetwork, "No relay answers.", "", "Check the connection and the bootstrap link, then repeat the command.")
+}
+
+// --- what is kept in the data directory
+
+/// Links to start from: those given, else those of an earlier run.
+pub(super) fn links(config: &Config) -> Result<Vec<String>, Failure> {
+    if !config.bootstrap.is_empty() {
+        return Ok(config.bootstrap.clone());
+    }
+    let path = config.data_dir()?.join(BOOTSTRAP_FILE);
+    match read(&path) {
+        Ok(Some(bytes)) => {
+            let text = String::from_utf8_lossy(&bytes);
+            Ok(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect())
+        }
+        Ok(None) => Ok(Vec::new()),
+        Err(e) => Err(io_failure("read", &path, &e)),
+    }
+}
+
+/// Keeps links for later runs.
+pub(super) fn keep_links(config: &Config, links: &[String]) -> Result<(), Failure> {
+    let path = config.data_dir()?.join(BOOTSTRAP_FILE);
+    let mut text = links.join("\n");
+    text.push('\n');
+    write(&path, text.as_bytes()).map_err(|e| io_failure("write", &path, &e))
+}
+
+/// The secret behind convergent documents of this data directory; made when first needed.
+pub(super) fn local_secret(config: &Config) -> Result<Secret<32>, Failure> {
+    let path = config.data_dir()?.join(SECRET_FILE);
+    let fail = |e: io::Error| io_failure("use", &path, &e);
+    if let Some(bytes) = read(&path).map_err(fail)? {
+        return <[u8; 32]>::try_from(bytes).map(Secret::new).map_err(|_| {
+            failure(
+                ErrorKind::Other,
+                format!("{} is damaged.", path.display()),
+                "It was left as it is.",
+                "Restore it, or remove it: convergent documents get new keys then.",
+            )
+        });
+    }
+    let mut secret = [0; 32];
+    node::env::os_rng().fill_bytes(&mut secret);
+    write(&path, &secret).map_err(fail)?;
+    Ok(Secret::new(secret))
+}
+
+fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    match fs::File::open(path) {
+        Ok(file) => {
+            let mut bytes = Vec::new();
+            file.take(FILE_MAX).read_to_end(&mut bytes)?;
+            Ok(Some(bytes))
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// Replaces a private file whole or not at all.
+fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    if let Some(parent) = path.parent() {
+        private_dir(parent)?;
+    }
+    let young = path.with_extension(format!("new{}", std::process::id()));
+    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&young)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&young, path)
+}

@@ -1,0 +1,270 @@
+//! A running node of this machine, through its socket. The other end is `api`.
+
+use crate::base::ErrorKind;
+use crate::client::Publish;
+use crate::client::Published;
+use crate::client::Sink;
+use crate::client::Source;
+use crate::client::Watch;
+use crate::client::failure;
+use crate::client::lines::ChannelBody;
+use crate::client::lines::Line;
+use crate::client::lines::LineReader;
+use crate::client::lines::Message;
+use crate::client::lines::garbled;
+use crate::proto::doc::key::Key;
+use crate::proto::doc::key::ReadKey;
+use crate::proto::event::CheckReport;
+use crate::proto::event::Failure;
+use crate::proto::event::Report;
+use crate::proto::event::Status;
+use bytes::Bytes;
+use core::time::Duration;
+use http_body_util::BodyExt;
+use http_body_util::Either;
+use http_body_util::Full;
+use hyper::Request;
+use hyper::Response;
+use hyper::StatusCode;
+use hyper::body::Incoming;
+use hyper::client::conn::http1::SendRequest;
+use hyper_util::rt::TokioIo;
+use std::fmt::Write as _;
+use std::path::Path;
+use std::path::PathBuf;
+use tokio::net::UnixStream;
+use tokio::task::JoinHandle;
+
+/// How long the socket may take to accept, and a status to come.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Bytes of a document that are sent at a time.
+const PIECE: u64 = 64 * 1024;
+/// Longest answer that is not a stream.
+const ANSWER_MAX: usize = 1 << 20;
+
+/// Header that carries the SHA-256 of a convergent document: a header, because URLs end up in places where secrets should not.
+pub const CONVERGENT_HEADER: &str = "onionskin-convergent";
+
+/// A running node.
+#[derive(Clone, Debug)]
+pub struct Daemon {
+    socket: PathBuf,
+}
+
+/// A connection in use. Closed when this is dropped: that is how the node learns that nobody waits any more.
+struct Connection(JoinHandle<()>);
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+type Outgoing = Either<Full<Bytes>, ChannelBody>;
+
+impl Daemon {
+    /// The node behind this socket, if one answers.
+    pub async fn find(socket: &Path) -> Option<Self> {
+        let daemon = Self { socket: socket.to_owned() };
+        daemon.dial().await.ok().map(|_| daemon)
+    }
+
+    async fn dial(&self) -> Result<UnixStream, Failure> {
+        match tokio::time::timeout(PATIENCE, UnixStream::connect(&self.socket)).await {
+            Ok(Ok(stream)) => Ok(stream),
+            Ok(Err(_)) | Err(_) => Err(failure(
+                ErrorKind::NoNetwork,
+                format!("No node answers at {}.", self.socket.display()),
+                "",
+                "Start one with `onionskin relay`, or name its data directory with --data-dir.",
+            )),
+        }
+    }
+
+    async fn connect(&self) -> Result<(SendRequest<Outgoing>, Connection), Failure> {
+        let stream = TokioIo::new(self.dial().await?);
+        let (sender, connection) = hyper::client::conn::http1::handshake(stream).await.map_err(|_| broken())?;
+        let task = tokio::spawn(async move {
+            let _ = connection.await;
+        });
+        Ok((sender, Connection(task)))
+    }
+
+    async fn ask(&self, method: &str, path: &str, body: Bytes) -> Result<(Response<Incoming>, Connection), Failure> {
+        let (mut sender, connection) = self.connect().await?;
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", "localhost")
+            .header("content-type", "application/json")
+            .body(Either::Left(Full::new(body)))
+            .map_err(|_| garbled())?;
+        let response = sender.send_request(request).await.map_err(|_| broken())?;
+        Ok((accepted(response).await?, connection))
+    }
+
+    /// How the node is.
+    pub async fn status(&self) -> Result<Status, Failure> {
+        let answer = async {
+            let (response, _connection) = self.ask("GET", "/v1/status", Bytes::new()).await?;
+            serde_json::from_slice(&whole(response).await?).map_err(|_| garbled())
+        };
+        tokio::time::timeout(PATIENCE, answer).await.unwrap_or_else(|_| Err(broken()))
+    }
+
+    /// Publishes what the source gives.
+    pub async fn publish<S: Source>(&self, ask: Publish, source: &mut S, watch: Watch<'_>) -> Result<Published, Failure> {
+        let mut path = format!("/v1/publish?length={}&lease={}", ask.length, ask.lease_days);
+        for (field, value) in [("name", &ask.name), ("type", &ask.media_type)] {
+            if let Some(value) = value {
+                let _ = write!(path, "&{field}={}", percent(value));
+            }
+        }
+        let (feed, body) = ChannelBody::new();
+        let mut request =
+            Request::builder().method("POST").uri(path).header("host", "localhost").header("content-length", ask.length);
+        if let Some(digest) = ask.convergent {
+            request = request.header(CONVERGENT_HEADER, data_encoding::HEXLOWER.encode(&digest));
+        }
+        let request = request.body(Either::Right(body)).map_err(|_| garbled())?;
+        let (mut sender, _connection) = self.connect().await?;
+
+        let mut feeding = core::pin::pin!(async {
+            let mut left = ask.length;
+            while left > 0 {
+                let piece = left.min(PIECE);
+                let bytes = source.read(piece as usize).await?;
+                // Nobody listens any more: the answer says why.
+                if feed.send(Ok(bytes)).await.is_err() {
+                    return core::future::pending().await;
+                }
+                left -= piece;
+            }
+            drop(feed);
+            Ok::<(), Failure>(())
+        });
+        let mut answering = core::pin::pin!(async {
+            let response = sender.send_request(request).await.map_err(|_| broken())?;
+            let mut answer = Answer::new(accepted(response).await?);
+            loop {
+                match answer.next().await? {
+                    Message::Line(Line::Progress(progress)) => watch(progress),
+                    Message::Line(Line::Published { key, report }) => {
+                        let key = ReadKey::parse(&key).map_err(|_| garbled())?;
+                        return Ok(Published { key, report });
+                    }
+                    Message::Line(_) | Message::Data(_) => return Err(garbled()),
+                }
+            }
+        });
+        let mut fed = false;
+        loop {
+            tokio::select! {
+                answer = &mut answering => return answer,
+                // Leaving here closes the connection: the node hears of it and forgets the publication.
+                done = &mut feeding, if !fed => { done?; fed = true; }
+            }
+        }
+    }
+
+    /// Fetches a document from byte `offset` on.
+    pub async fn get<S: Sink>(&self, key: &ReadKey, offset: u64, sink: &mut S, watch: Watch<'_>) -> Result<Report, Failure> {
+        let body = serde_json::json!({ "key": key.to_text(), "offset": offset }).to_string();
+        let (response, _connection) = self.ask("POST", "/v1/get", body.into()).await?;
+        let mut answer = Answer::new(response);
+        let mut left = None;
+        loop {
+            match answer.next().await? {
+                Message::Line(Line::Progress(progress)) => watch(progress),
+                Message::Line(Line::Found(found)) => {
+                    left = Some(found.length.saturating_sub(offset));
+                    sink.found(found).await?;
+                }
+                Message::Data(bytes) => {
+                    left = Some(left.and_then(|l: u64| l.checked_sub(bytes.len() as u64)).ok_or_else(garbled)?);
+                    sink.data(bytes).await?;
+                }
+                Message::Line(Line::Fetched(report)) if left == Some(0) => return Ok(report),
+                Message::Line(_) => return Err(garbled()),
+            }
+        }
+    }
+
+    /// Counts living shares.
+    pub async fn check(&self, key: &Key, sample: usize, watch: Watch<'_>) -> Result<CheckReport, Failure> {
+        let body = serde_json::json!({ "key": key.to_text(), "sample": sample }).to_string();
+        let (response, _connection) = self.ask("POST", "/v1/check", body.into()).await?;
+        let mut answer = Answer::new(response);
+        loop {
+            match answer.next().await? {
+                Message::Line(Line::Progress(progress)) => watch(progress),
+                Message::Line(Line::Checked(report)) => return Ok(report),
+                Message::Line(_) | Message::Data(_) => return Err(garbled()),
+            }
+        }
+    }
+}
+
+/// The messages of a streamed answer.
+struct Answer {
+    body: Incoming,
+    lines: LineReader,
+}
+
+impl Answer {
+    fn new(response: Response<Incoming>) -> Self {
+        Self { body: response.into_body(), lines: LineReader::default() }
+    }
+
+    /// The next message; an `error` line is the error.
+    async fn next(&mut self) -> Result<Message, Failure> {
+        loop {
+            match self.lines.take()? {
+                Some(Message::Line(Line::Error(why))) => return Err(why),
+                Some(message) => return Ok(message),
+                None => {}
+            }
+            match self.body.frame().await {
+                Some(Ok(frame)) => {
+                    if let Some(bytes) = frame.data_ref() {
+                        self.lines.feed(bytes);
+                    }
+                }
+                Some(Err(_)) | None => return Err(broken()),
+            }
+        }
+    }
+}
+
+/// Passes a success on, and turns any other answer into its failure.
+async fn accepted(response: Response<Incoming>) -> Result<Response<Incoming>, Failure> {
+    if response.status() == StatusCode::OK {
+        return Ok(response);
+    }
+    match serde_json::from_slice(&whole(response).await?) {
+        Ok(Line::Error(why)) => Err(why),
+        Ok(_) | Err(_) => Err(garbled()),
+    }
+}
+
+async fn whole(response: Response<Incoming>) -> Result<Bytes, Failure> {
+    let body = http_body_util::Limited::new(response.into_body(), ANSWER_MAX);
+    Ok(body.collect().await.map_err(|_| broken())?.to_bytes())
+}
+
+fn broken() -> Failure {
+    failure(ErrorKind::Other, "The running node broke the connection off.", "", "See whether it still runs: `onionskin status`.")
+}
+
+/// A query value: everything but letters, digits and `-._` as `%xx`.
+fn percent(text: &str) -> String {
+    let mut out = String::new();
+    for b in text.bytes() {
+        if b.is_ascii_alphanumeric() || b"-._".contains(&b) {
+            out.push(char::from(b));
+        } else {
+            let _ = write!(out, "%{b:02X}");
+        }
+    }
+    out
+}

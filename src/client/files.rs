@@ -1,0 +1,432 @@
+//! Documents on disk. What arrives is written to a private part file beside its target, `.<name>.<tag>.onionskin-part`, and gets the final
+//! name only when it is whole: nothing half-done is ever seen under that name. A part stays behind when a get fails, and the same get
+//! goes on from it.
+//!
+//! The tag is a hash over the key, so the same document finds its part again and others do not.
+
+use crate::base::ErrorKind;
+use crate::client::Found;
+use crate::client::Node;
+use crate::client::Operations;
+use crate::client::Sink;
+use crate::client::Source;
+use crate::client::Watch;
+use crate::client::failure;
+use crate::crypto::kdf::Label;
+use crate::crypto::kdf::hash;
+use crate::proto::doc::key::ReadKey;
+use crate::proto::event::Failure;
+use crate::proto::event::Report;
+use bytes::Bytes;
+use bytes::BytesMut;
+use sha2::Digest;
+use sha2::Sha256;
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::path::PathBuf;
+use std::time::SystemTime;
+use tokio::io::AsyncReadExt;
+use tokio::io::AsyncSeekExt;
+use tokio::io::AsyncWrite;
+use tokio::io::AsyncWriteExt;
+
+/// A part is synced to disk each time this many bytes were added.
+const SYNC_EVERY: u64 = 1 << 20;
+/// A resumed get does not trust the end of its part, which a crash may have torn: everything before it was synced.
+const RESUME_BACK: u64 = SYNC_EVERY;
+/// Bytes of the target's name that its part repeats: leaves room for tag and suffix in the usual 255.
+const PART_NAME_MAX: usize = 180;
+
+/// Explains an IO error of a local file.
+pub fn io_failure(doing: &str, path: &Path, error: &io::Error) -> Failure {
+    let kind = error.kind();
+    let next = if kind == io::ErrorKind::NotFound {
+        "Check the path."
+    } else if kind == io::ErrorKind::PermissionDenied {
+        "Check the permissions, or choose another place."
+    } else if matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
+        "Make room, then repeat the command."
+    } else {
+        "Check the disk, then repeat the command."
+    };
+    failure(ErrorKind::Other, format!("Cannot {doing} {}: {error}.", path.display()), "", next)
+}
+
+fn usage(what: String, next: &str) -> Failure {
+    failure(ErrorKind::Usage, what, "", next)
+}
+
+// --- publishing
+
+/// A file that is read once, in order, and must stay as it was.
+#[derive(Debug)]
+pub struct FileSource {
+    file: tokio::fs::File,
+    shown: PathBuf,
+    left: u64,
+    length: u64,
+    modified: Option<SystemTime>,
+}
+
+impl FileSource {
+    /// Opens a document and takes its length.
+    pub async fn open(path: &Path) -> Result<Self, Failure> {
+        let file = tokio::fs::File::open(path).await.map_err(|e| {
+            if e.kind() == io::ErrorKind::NotFound {
+                return usage(format!("There is no file {}.", path.display()), "Check the path. Nothing was sent.");
+            }
+            io_failure("open", path, &e)
+        })?;
+        Self::over(file, path).await
+    }
+
+    /// Everything that a stream has to give, through a nameless private file: a document's length must be known before its first chunk.
+    pub async fn spool(mut from: impl tokio::io::AsyncRead + Unpin) -> Result<Self, Failure> {
+        let shown = Path::new("standard input");
+        let file = tempfile::tempfile().map_err(|e| io_failure("make a temporary file for", shown, &e))?;
+        let mut file = tokio::fs::File::from_std(file);
+        tokio::io::copy(&mut from, &mut file).await.map_err(|e| io_failure("store", shown, &e))?;
+        file.flush().await.map_err(|e| io_failure("store", shown, &e))?;
+        file.rewind().await.map_err(|e| io_failure("read", shown, &e))?;
+        Self::over(file, shown).await
+    }
+
+    async fn over(file: tokio::fs::File, path: &Path) -> Result<Self, Failure> {
+        let meta = file.metadata().await.map_err(|e| io_failure("read", path, &e))?;
+        if meta.is_dir() {
+            return Err(usage(
+                format!("{} is a directory.", path.display()),
+                "Publish one file; an archive of the directory is one. Nothing was sent.",
+            ));
+        }
+        if !meta.is_file() {
+            return Err(usage(
+                format!("{} is not an ordinary file.", path.display()),
+                "Pipe it in and publish `-` instead. Nothing was sent.",
+            ));
+        }
+        Ok(Self { file, shown: path.to_owned(), left: meta.len(), length: meta.len(), modified: meta.modified().ok() })
+    }
+
+    /// Bytes of the document.
+    pub fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// SHA-256 of the document; the file stands at its beginning again afterwards.
+    pub async fn digest(&mut self) -> Result<[u8; 32], Failure> {
+        let mut hasher = Sha256::new();
+        let mut buffer = vec![0; 256 * 1024];
+        loop {
+            let n = self.file.read(&mut buffer).await.map_err(|e| io_failure("read", &self.shown, &e))?;
+            let (piece, _) = buffer.split_at(n);
+            if piece.is_empty() {
+                break;
+            }
+            hasher.update(piece);
+        }
+        self.file.rewind().await.map_err(|e| io_failure("read", &self.shown, &e))?;
+        Ok(hasher.finalize().into())
+    }
+
+    fn changed(&self) -> Failure {
+        failure(
+            ErrorKind::Other,
+            format!("{} changed while it was being published.", self.shown.display()),
+            "No key was given out; what hosts already took cannot be read by anyone and expires.",
+            "Publish it again once nothing writes to it, or publish a copy.",
+        )
+    }
+}
+
+impl Source for FileSource {
+    async fn read(&mut self, len: usize) -> Result<Bytes, Failure> {
+        let mut bytes = BytesMut::zeroed(len);
+        match self.file.read_exact(&mut bytes).await {
+            Ok(_) => {}
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Err(self.changed()),
+            Err(e) => return Err(io_failure("read", &self.shown, &e)),
+        }
+        self.left = self.left.saturating_sub(len as u64);
+        if self.left == 0 {
+            // Before the last chunk leaves: afterwards the document would stand, mixed of two states of the file.
+            let meta = self.file.metadata().await.map_err(|e| io_failure("read", &self.shown, &e))?;
+            if meta.len() != self.length || meta.modified().ok() != self.modified {
+                return Err(self.changed());
+            }
+        }
+        Ok(bytes.freeze())
+    }
+}
+
+// --- fetching
+
+/// The tag of a key: 16 hex digits that tell nothing about it.
+pub fn tag(key_text: &str) -> String {
+    let digest = hash(Label::PartTag, &[key_text.as_bytes()]);
+    digest.iter().take(8).map(|b| format!("{b:02x}")).collect()
+}
+
+/// Where a get goes on with a part of so many bytes.
+fn resume_at(on_disk: u64) -> u64 {
+    on_disk.saturating_sub(RESUME_BACK)
+}
+
+/// Whether a document may be written under this name; found out before anything is sent.
+pub fn may_write(target: &Path, force: bool) -> Result<(), Failure> {
+    match fs::symlink_metadata(target) {
+        Ok(meta) if !meta.is_file() => {
+            return Err(usage(format!("{} is not an ordinary file.", target.display()), "Choose another name with -o."));
+        }
+        Ok(_) if !force => return Err(exists(target, "")),
+        Ok(_) => {}
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        Err(e) => return Err(io_failure("write", target, &e)),
+    }
+    if target.file_name().is_none() {
+        return Err(usage(format!("{} is not a file name.", target.display()), "Choose another name with -o."));
+    }
+    if !directory_of(target).is_dir() {
+        return Err(usage(
+            format!("There is no directory {}.", directory_of(target).display()),
+            "Make it first, or choose another.",
+        ));
+    }
+    Ok(())
+}
+
+fn directory_of(target: &Path) -> &Path {
+    match target.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// Where the part of a document is kept until it is whole.
+pub fn part_path(target: &Path, tag: &str) -> PathBuf {
+    let name = target.file_name().unwrap_or_default().as_bytes();
+    let short = name.get(..PART_NAME_MAX).unwrap_or(name);
+    let name = format!(".{}.{tag}.onionskin-part", String::from_utf8_lossy(short));
+    target.with_file_name(name)
+}
+
+/// A document that arrived whole.
+#[derive(Debug)]
+pub struct Fetched {
+    /// Where it is.
+    pub path: PathBuf,
+    /// What its publisher said of it.
+    pub found: Found,
+    /// How it went.
+    pub report: Report,
+    /// Bytes that an earlier get had left, and that were not fetched again.
+    pub resumed: u64,
+}
+
+/// Fetches a document into a file, going on from a part if there is one. Unless `force` is set, nothing that exists is replaced.
+pub async fn get_to_file<H: Operations>(
+    node: &Node<H>,
+    key: &ReadKey,
+    tag: &str,
+    target: &Path,
+    force: bool,
+    watch: Watch<'_>,
+) -> Result<Fetched, Failure> {
+    let mut part = Part::open(target, tag, force)?;
+    loop {
+        let resumed = part.length;
+        match node.get(key, resumed, &mut part, watch).await {
+            Ok(report) => {
+                let found = part.finish(force).await?;
+                return Ok(Fetched { path: target.to_owned(), found, report, resumed });
+            }
+            // Not this document's beginning after all: start anew, once.
+            Err(_) if part.stale => part.restart().await?,
+            Err(why) => return Err(part.leave(why).await),
+        }
+    }
+}
+
+/// The unfinished file of a document. Locked, so that two gets never write into one part.
+#[derive(Debug)]
+struct Part {
+    file: tokio::fs::File,
+    path: PathBuf,
+    target: PathBuf,
+    /// Bytes that are verified and written by this get or, before its start, by an earlier one.
+    length: u64,
+    /// Bytes of the file: more than `length` while the untrusted end of an earlier get is written again.
+    on_disk: u64,
+    unsynced: u64,
+    found: Found,
+    stale: bool,
+}
+
+impl Part {
+    fn open(target: &Path, tag: &str, force: bool) -> Result<Self, Failure> {
+        may_write(target, force)?;
+        let path = part_path(target, tag);
+        if fs::symlink_metadata(&path).is_ok_and(|meta| !meta.is_file()) {
+            return Err(usage(format!("{} is in the way.", path.display()), "Remove it, then repeat the command."));
+        }
+        let file = fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .map_err(|e| io_failure("write", &path, &e))?;
+        if let Err(fs::TryLockError::WouldBlock) = file.try_lock() {
+            return Err(failure(
+                ErrorKind::Other,
+                "Another get is fetching this document to the same place.",
+                "Its part is untouched.",
+                "Let it finish, or choose another name with -o.",
+            ));
+        }
+        let inner = || {
+            file.set_permissions(fs::Permissions::from_mode(0o600))?;
+            let on_disk = file.metadata()?.len();
+            io::Seek::seek(&mut &file, io::SeekFrom::Start(resume_at(on_disk)))?;
+            Ok(on_disk)
+        };
+        let on_disk = inner().map_err(|e| io_failure("write", &path, &e))?;
+        let file = tokio::fs::File::from_std(file);
+        let target = target.to_owned();
+        Ok(Self { file, path, target, length: resume_at(on_disk), on_disk, unsynced: 0, found: Found::default(), stale: false })
+    }
+
+    async fn restart(&mut self) -> Result<(), Failure> {
+        let empty = async {
+            self.file.set_len(0).await?;
+            self.file.rewind().await
+        };
+        empty.await.map_err(|e| io_failure("write", &self.path, &e))?;
+        self.length = 0;
+        self.on_disk = 0;
+        self.stale = false;
+        Ok(())
+    }
+
+    /// Gives the whole document its name.
+    async fn finish(&mut self, force: bool) -> Result<Found, Failure> {
+        let sync = async {
+            self.file.flush().await?;
+            self.file.sync_all().await
+        };
+        sync.await.map_err(|e| io_failure("write", &self.path, &e))?;
+        // A hard link refuses to replace what appeared meanwhile, a rename does not; not every file system has the former.
+        let linked = if force { Err(io::ErrorKind::Unsupported.into()) } else { fs::hard_link(&self.path, &self.target) };
+        let named = match linked {
+            Ok(()) => fs::remove_file(&self.path),
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Err(e),
+            Err(_) if !force && self.target.exists() => Err(io::ErrorKind::AlreadyExists.into()),
+            Err(_) => fs::rename(&self.path, &self.target),
+        };
+        match named {
+            Ok(()) => {}
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                return Err(exists(&self.target, &format!("The whole document is in {}.", self.path.display())));
+            }
+            Err(e) => return Err(io_failure("name", &self.target, &e)),
+        }
+        // Makes the name durable; some file systems refuse to sync a directory, and the document itself is safe already.
+        if let Ok(directory) = fs::File::open(directory_of(&self.target)) {
+            let _ = directory.sync_all();
+        }
+        Ok(core::mem::take(&mut self.found))
+    }
+
+    /// Leaves the part for a later get, and says so.
+    async fn leave(&mut self, mut why: Failure) -> Failure {
+        let _ = self.file.flush().await;
+        // The end is not cut off: a get that fails at once must not cost what earlier ones brought.
+        let kept = resume_at(self.on_disk);
+        if kept == 0 {
+            let _ = fs::remove_file(&self.path);
+            return why;
+        }
+        let _ = self.file.sync_all().await;
+        why.kept = format!("{kept} verified bytes in {}; the same command goes on from there.", self.path.display());
+        why
+    }
+}
+
+fn exists(target: &Path, kept: &str) -> Failure {
+    failure(
+        ErrorKind::Usage,
+        format!("{} exists already.", target.display()),
+        kept,
+        "Choose another name with -o, or replace it with --force.",
+    )
+}
+
+impl Sink for Part {
+    async fn found(&mut self, found: Found) -> Result<(), Failure> {
+        if found.length < self.on_disk {
+            self.stale = true;
+            return Err(failure(ErrorKind::Other, "The part is longer than the document.", "", "Remove the part."));
+        }
+        self.found = found;
+        Ok(())
+    }
+
+    async fn data(&mut self, bytes: Bytes) -> Result<(), Failure> {
+        let write = async {
+            self.file.write_all(&bytes).await?;
+            self.unsynced += bytes.len() as u64;
+            if self.unsynced >= SYNC_EVERY {
+                self.file.flush().await?;
+                self.file.sync_data().await?;
+                self.unsynced = 0;
+            }
+            io::Result::Ok(())
+        };
+        write.await.map_err(|e| io_failure("write", &self.path, &e))?;
+        self.length += bytes.len() as u64;
+        self.on_disk = self.on_disk.max(self.length);
+        Ok(())
+    }
+}
+
+/// A sink over any stream: standard output, or memory.
+#[derive(Debug)]
+pub struct StreamSink<W> {
+    to: W,
+    found: Found,
+}
+
+impl<W> StreamSink<W> {
+    /// Writes to `to`.
+    pub fn new(to: W) -> Self {
+        Self { to, found: Found::default() }
+    }
+
+    /// What was written to, and what the publisher said of the document.
+    pub fn into_parts(self) -> (W, Found) {
+        (self.to, self.found)
+    }
+}
+
+impl<W: AsyncWrite + Unpin + Send> Sink for StreamSink<W> {
+    async fn found(&mut self, found: Found) -> Result<(), Failure> {
+        self.found = found;
+        Ok(())
+    }
+
+    async fn data(&mut self, bytes: Bytes) -> Result<(), Failure> {
+        let write = async {
+            self.to.write_all(&bytes).await?;
+            self.to.flush().await
+        };
+        write.await.map_err(|e| io_failure("write to", Path::new("standard output"), &e))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,205 @@
+//! Settings of a node: one struct, from a TOML file, from the command line on top of it. Read by `node`'s starters in `cli` only; lower
+//! rooms get plain values.
+
+use crate::base::ErrorKind;
+use crate::client::failure;
+use crate::client::files::io_failure;
+use crate::proto::event::Failure;
+use core::net::SocketAddr;
+use serde::Deserialize;
+use serde::Deserializer;
+use serde::de::Error as _;
+use std::path::Path;
+use std::path::PathBuf;
+
+/// Name of everything of ours in the user's directories.
+const APP: &str = "onionskin";
+/// Name of the local API's socket.
+const SOCKET: &str = "api.sock";
+/// Longest settings file: a page of text has room for everything.
+const FILE_MAX: u64 = 1 << 20;
+
+/// Everything that can be set. Unknown fields in a file are errors: a misspelt setting that does nothing is worse than none.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Where the node keeps its identity, guards, view and shares. Unset: `onionskin` in the user's data directory.
+    pub data_dir: Option<PathBuf>,
+    /// Where a relay accepts links. All IPv4 addresses by default; a port that no other service of note has and that needs no privilege.
+    pub listen: SocketAddr,
+    /// Where others reach this relay, IPv4 first. Empty: the listening address, if it is a definite one.
+    pub advertise: Vec<SocketAddr>,
+    /// Links of relays to start from. Empty: those that an earlier run was given.
+    pub bootstrap: Vec<String>,
+    /// Accept loopback and private addresses and lift the waiting time of hosts. Off: on the open internet both let one machine
+    /// pretend to be many.
+    pub local_network: bool,
+    /// Most bytes of others' shares on this disk: enough to matter, little enough that nobody notices it missing. As a number, or text
+    /// such as "20 GiB".
+    #[serde(deserialize_with = "size_field")]
+    pub quota: u64,
+    /// Days that a publication asks hosts for.
+    pub lease_days: u16,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            data_dir: None,
+            listen: SocketAddr::from(([0, 0, 0, 0], 7443)),
+            advertise: Vec::new(),
+            bootstrap: Vec::new(),
+            local_network: false,
+            quota: 10 << 30,
+            lease_days: 90,
+        }
+    }
+}
+
+impl Config {
+    /// Reads a settings file.
+    pub fn load(path: &Path) -> Result<Self, Failure> {
+        let meta = std::fs::metadata(path).map_err(|e| as_usage(io_failure("read", path, &e)))?;
+        if meta.len() > FILE_MAX {
+            return Err(wrong(path, "it is too long for a settings file"));
+        }
+        let text = std::fs::read_to_string(path).map_err(|e| as_usage(io_failure("read", path, &e)))?;
+        Self::parse(&text).map_err(|why| wrong(path, &why))
+    }
+
+    /// Settings from TOML text. The error is one line for a person.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        toml::from_str(text).map_err(|e| {
+            let line = e.span().and_then(|span| text.get(..span.start)).map(|before| before.matches('\n').count() + 1);
+            let what = e.message().replace('\n', " ");
+            line.map_or_else(|| what.clone(), |line| format!("line {line}: {what}"))
+        })
+    }
+
+    /// Where this node keeps its files.
+    pub fn data_dir(&self) -> Result<PathBuf, Failure> {
+        if let Some(dir) = &self.data_dir {
+            return Ok(dir.clone());
+        }
+        let home = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
+        home("XDG_DATA_HOME").or_else(|| Some(home("HOME")?.join(".local/share"))).map(|base| base.join(APP)).ok_or_else(|| {
+            failure(
+                ErrorKind::Usage,
+                "There is no home directory to keep the node's files in.",
+                "",
+                "Name a place with --data-dir.",
+            )
+        })
+    }
+
+    /// Where the local API is: beside the data if its place was named, so that several nodes of one user do not meet; else in the
+    /// user's runtime directory, if there is one.
+    pub fn socket(&self) -> Result<PathBuf, Failure> {
+        let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|p| p.is_absolute());
+        match (&self.data_dir, runtime) {
+            (None, Some(runtime)) => Ok(runtime.join(APP).join(SOCKET)),
+            _ => Ok(self.data_dir()?.join(SOCKET)),
+        }
+    }
+
+    /// The addresses that a relay tells others.
+    pub fn advertised(&self) -> Result<Vec<SocketAddr>, Failure> {
+        if !self.advertise.is_empty() {
+            return Ok(self.advertise.clone());
+        }
+        if self.listen.ip().is_unspecified() {
+            return Err(failure(
+                ErrorKind::Usage,
+                "A relay must know the address under which others reach it.",
+                "",
+                "Name it with --advertise IP:PORT, or listen on that very address with --listen IP:PORT.",
+            ));
+        }
+        Ok(vec![self.listen])
+    }
+}
+
+fn as_usage(why: Failure) -> Failure {
+    Failure { kind: ErrorKind::Usage, next: "Check the path given with --config.".into(), ..why }
+}
+
+fn wrong(path: &Path, why: &str) -> Failure {
+    failure(
+        ErrorKind::Usage,
+        format!("The settings in {} cannot be used: {why}.", path.display()),
+        "",
+        "Correct the file. Nothing was started.",
+    )
+}
+
+/// Bytes from text: `1048576`, `500M`, `20 GiB`. Units are powers of 1024.
+pub fn parse_size(text: &str) -> Result<u64, String> {
+    let text = text.trim();
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let shift = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 0,
+        "k" | "kb" | "kib" => 10,
+        "m" | "mb" | "mib" => 20,
+        "g" | "gb" | "gib" => 30,
+        "t" | "tb" | "tib" => 40,
+        _ => return Err(format!("`{text}` is not a size such as 20GiB")),
+    };
+    let number: u64 = number.parse().map_err(|_| format!("`{text}` is not a size such as 20GiB"))?;
+    number.checked_mul(1 << shift).ok_or_else(|| format!("`{text}` is too much"))
+}
+
+fn size_field<'de, D: Deserializer<'de>>(d: D) -> Result<u64, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Size {
+        Bytes(u64),
+        Text(String),
+    }
+    match Size::deserialize(d)? {
+        Size::Bytes(bytes) => Ok(bytes),
+        Size::Text(text) => parse_size(&text).map_err(D::Error::custom),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_whole_file_reads() {
+        let text = "data_dir = \"/srv/x\"\nlisten = \"127.1.0.1:0\"\nadvertise = [\"8.8.8.8:1\"]\nbootstrap = [\"a\", \"b\"]\n\
+                    local_network = true\nquota = \"20 GiB\"\nlease_days = 7\n";
+        let config = Config::parse(text).unwrap();
+        assert_eq!(config.quota, 20 << 30);
+        assert_eq!(config.bootstrap.len(), 2);
+        assert_eq!(config.socket().unwrap(), Path::new("/srv/x/api.sock"));
+        assert_eq!(Config::parse("").unwrap(), Config::default());
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        let unknown = Config::parse("quota = 5\nqouta = 5\n").unwrap_err();
+        assert!(unknown.contains("qouta") && unknown.starts_with("line 2"), "{unknown}");
+        assert!(Config::parse("listen = \"here\"").is_err());
+        assert!(Config::parse("quota = \"5 apples\"").is_err());
+        assert!(Config::parse("quota = -1").is_err());
+    }
+
+    #[test]
+    fn sizes() {
+        assert_eq!(parse_size("1048576"), Ok(1 << 20));
+        assert_eq!(parse_size("500m"), Ok(500 << 20));
+        assert_eq!(parse_size(" 2 GiB "), Ok(2 << 30));
+        for bad in ["", "GiB", "1.5G", "-1", "99999999999999T", "1 XB"] {
+            assert!(parse_size(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_relay_on_every_address_must_be_told_its_own() {
+        assert_eq!(Config::default().advertised().unwrap_err().kind, ErrorKind::Usage);
+        let config = Config { listen: "127.1.0.1:7".parse().unwrap(), ..Config::default() };
+        assert_eq!(config.advertised().unwrap(), vec![config.listen]);
+    }
+}

@@ -1,0 +1,165 @@
+//! The command line as people and scripts meet it: words, streams, exit codes. What it prints is compared with files under `tests/cli`;
+//! `ONIONSKIN_BLESS=1 cargo test --test cli` writes them anew, for a look at the difference.
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::process::Command;
+use std::process::Output;
+use std::process::Stdio;
+use tempfile::TempDir;
+
+/// Runs the program in an empty directory of its own, with nothing of the user's around it.
+struct Place(TempDir);
+
+impl Place {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn run_with(&self, args: &[&str], input: &str) -> Output {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_onionskin"))
+            .args(args)
+            .current_dir(self.0.path())
+            .env_clear()
+            .env("HOME", self.0.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // A program that does not read may be gone already.
+        let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+        child.wait_with_output().unwrap()
+    }
+
+    fn run(&self, args: &[&str]) -> Output {
+        self.run_with(args, "")
+    }
+
+    fn names(&self) -> Vec<String> {
+        let mut names: Vec<String> =
+            fs::read_dir(self.0.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+}
+
+/// All that a run showed, as one text.
+fn shown(args: &[&str], out: &Output) -> String {
+    format!(
+        "$ onionskin {}\nexit {}\n--- stdout\n{}--- stderr\n{}",
+        args.join(" "),
+        out.status.code().unwrap(),
+        String::from_utf8_lossy(&out.stdout),
+        String::from_utf8_lossy(&out.stderr)
+    )
+}
+
+fn golden(name: &str, text: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cli").join(name);
+    if std::env::var_os("ONIONSKIN_BLESS").is_some() {
+        fs::write(&path, text).unwrap();
+    }
+    let expected = fs::read_to_string(&path).unwrap_or_default();
+    assert_eq!(text, expected, "{} differs; see the top of tests/cli.rs", path.display());
+}
+
+fn check(name: &str, args: &[&str]) {
+    let place = Place::new();
+    golden(name, &shown(args, &place.run(args)));
+    assert!(place.names().is_empty(), "{args:?} left {:?}", place.names());
+}
+
+#[test]
+fn help_texts() {
+    for command in ["demo", "relay", "publish", "get", "check", "keys", "status"] {
+        check(&format!("help-{command}.txt"), &[command, "--help"]);
+    }
+    check("help.txt", &["--help"]);
+}
+
+#[test]
+fn mistakes_are_named_and_nothing_is_sent() {
+    check("no-command.txt", &[]);
+    check("unknown-option.txt", &["publish", "x", "--lesae", "3"]);
+    check("missing-argument.txt", &["get"]);
+    check("relays.txt", &["demo", "--relays", "3"]);
+    check("size.txt", &["relay", "--quota", "5apples"]);
+    check("mistyped.txt", &["get", "qqqq", "-o", "x"]);
+    check("mistyped-check.txt", &["check", "qqqq"]);
+    check("mistyped-json.txt", &["--json", "keys", "qqqq"]);
+    check("usage-json.txt", &["--json", "get"]);
+    check("missing-file.txt", &["publish", "no-such-file"]);
+    check("directory.txt", &["publish", "."]);
+    check("slow.txt", &["publish", "x", "--slow"]);
+    check("fast-and-slow.txt", &["publish", "x", "--slow", "--fast"]);
+    check("no-node.txt", &["--data-dir", "d", "status"]);
+    check("no-address.txt", &["relay"]);
+}
+
+#[test]
+fn without_a_relay_to_start_from_nothing_is_written() {
+    let place = Place::new();
+    fs::write(place.0.path().join("doc"), "hello").unwrap();
+    let args = ["--data-dir", "d", "publish", "doc"];
+    golden("no-bootstrap.txt", &shown(&args, &place.run(&args)));
+    assert_eq!(place.names(), ["doc"]);
+}
+
+#[test]
+fn a_setting_that_does_not_exist_is_named() {
+    let place = Place::new();
+    fs::write(place.0.path().join("o.toml"), "quota = \"5 GiB\"\nqouta = 7\n").unwrap();
+    let args = ["relay", "--config", "o.toml"];
+    golden("config-field.txt", &shown(&args, &place.run(&args)));
+    let args = ["relay", "--config", "missing.toml"];
+    golden("config-missing.txt", &shown(&args, &place.run(&args)));
+    assert_eq!(place.names(), ["o.toml"]);
+}
+
+#[test]
+fn a_key_is_explained() {
+    let key = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cli/read.key")).unwrap();
+    let key = key.trim();
+    let place = Place::new();
+    let args = ["keys", key];
+    golden("keys.txt", &shown(&args, &place.run(&args)));
+    let typed = place.run_with(&["keys", "-"], &format!("{key}\n"));
+    assert_eq!(typed.stdout, place.run(&args).stdout);
+    let object: serde_json::Value = serde_json::from_slice(&place.run(&["keys", key, "--json"]).stdout).unwrap();
+    let verify = object["verify_key"].as_str().unwrap();
+    assert_eq!(object["kind"], "read");
+    // The verify key explains itself, and is no way to the read key.
+    let args = ["keys", verify];
+    golden("keys-verify.txt", &shown(&args, &place.run(&args)));
+    let args = ["get", verify];
+    golden("get-verify.txt", &shown(&args, &place.run(&args)));
+    assert!(place.names().is_empty());
+}
+
+#[test]
+fn one_changed_letter_is_noticed_everywhere() {
+    let key = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cli/read.key")).unwrap();
+    let key = key.trim();
+    let place = Place::new();
+    for i in (0..key.len()).step_by(7) {
+        let mut bytes = key.as_bytes().to_vec();
+        bytes[i] = if bytes[i] == b'a' { b'c' } else { b'a' };
+        let wrong = String::from_utf8(bytes).unwrap();
+        let out = place.run(&["get", &wrong, "-o", "x"]);
+        assert_eq!(out.status.code(), Some(2), "letter {i}");
+        assert!(!String::from_utf8_lossy(&out.stderr).contains(&wrong), "a key is not echoed");
+    }
+    assert!(place.names().is_empty());
+}
+
+#[test]
+fn what_exists_is_not_replaced() {
+    let key = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cli/read.key")).unwrap();
+    let place = Place::new();
+    fs::write(place.0.path().join("x"), "mine").unwrap();
+    let out = place.run(&["get", key.trim(), "-o", "x"]);
+    golden("exists.txt", &shown(&["get", "KEY", "-o", "x"], &out));
+    assert_eq!(fs::read(place.0.path().join("x")).unwrap(), b"mine");
+}
