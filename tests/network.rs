@@ -2,8 +2,8 @@
 
 mod sim;
 
+use onionskin::proto::doc::key::Key;
 use sim::World;
-use std::time::Duration;
 
 fn document(len: usize, fill: u64) -> Vec<u8> {
     use rand::{Rng, SeedableRng};
@@ -12,23 +12,9 @@ fn document(len: usize, fill: u64) -> Vec<u8> {
     bytes
 }
 
-/// A world with `n` relays that all know each other, and two clients that are ready.
-fn network(n: usize, seed: u64) -> (World, usize, usize) {
-    let mut world = World::new(seed);
-    let relays = world.relays(n);
-    let known =
-        world.run_until(Duration::from_secs(300), |w| w.now.0 % 7 == 0 && relays.iter().all(|r| w.knows(*r) * 100 >= n * 97));
-    let worst = relays.iter().map(|r| world.knows(*r)).min();
-    assert!(known, "after {:?} the worst relay knows {worst:?} of {n}", world.now);
-    let (a, b) = (world.client(), world.client());
-    let ready = world.run_until(Duration::from_secs(120), |w| w.ready(a) && w.ready(b));
-    assert!(ready, "clients know {} and {} of {n} relays at {:?}", world.knows(a), world.knows(b), world.now);
-    (world, a, b)
-}
-
 #[test]
 fn a_document_is_published_and_fetched_at_every_size() {
-    let (mut world, publisher, reader) = network(24, 1);
+    let (mut world, publisher, reader) = World::with_people(24, 1);
     world.check_every = 1000;
     for len in [0, 1, 1024, 70_000, 700_000, 5 << 20] {
         let doc = document(len, len as u64);
@@ -38,4 +24,70 @@ fn a_document_is_published_and_fetched_at_every_size() {
         println!("{len}: {report:?}");
         assert!(back == doc, "length {len}");
     }
+}
+
+#[test]
+fn an_interrupted_get_goes_on_from_any_byte() {
+    let (mut world, publisher, reader) = World::with_people(24, 2);
+    let doc = document(5_000_000, 7);
+    let (key, _) = world.publish(publisher, &doc).unwrap();
+    for offset in [0, 1, 262_127, 262_128, 4_999_999, 5_000_000] {
+        let (back, _) = world.get(reader, &key, offset).unwrap();
+        assert!(back == doc[offset as usize..], "from {offset}");
+    }
+    assert!(world.get(reader, &key, 5_000_001).is_err());
+}
+
+#[test]
+fn half_the_relays_die_and_nothing_is_lost() {
+    let (mut world, publisher, _) = World::with_people(24, 3);
+    let doc = document(2_000_000, 9);
+    let (key, report) = world.publish(publisher, &doc).unwrap();
+    world.switch_off(publisher);
+    let checker = world.client();
+    world.run_until(std::time::Duration::from_secs(60), |w| w.ready(checker));
+    let before = world.check(checker, Key::Read(key.clone())).unwrap();
+    println!("{report:?}\n{before:?}");
+    assert_eq!(before.chunks_sampled, before.chunks);
+    let mut dead = std::collections::BTreeSet::new();
+    while dead.len() < 12 {
+        let at = world.random(0..24);
+        if dead.insert(at) {
+            world.switch_off(at);
+        }
+    }
+    let reader = world.client();
+    let (back, _) = world.get(reader, &key, 0).unwrap();
+    assert!(back == doc);
+    for at in dead {
+        let network = world.network;
+        world.switch_on(at, network);
+    }
+    world.run(std::time::Duration::from_secs(60));
+    let after = world.check(checker, Key::Read(key)).unwrap();
+    assert_eq!(after.shares_seen, before.shares_seen, "{after:?}");
+}
+
+#[test]
+fn what_nobody_stored_is_not_found_and_the_number_asked_is_told() {
+    use onionskin::base::ErrorKind;
+    use onionskin::crypto::secret::Secret;
+    use onionskin::proto::doc::key::ReadKey;
+    let (mut world, _, reader) = World::with_people(24, 4);
+    let failure = world.get(reader, &ReadKey::new(Secret::new([1; 32]), [2; 32], true), 0).unwrap_err();
+    assert_eq!(failure.kind, ErrorKind::NotFound);
+    assert!(failure.what.contains("hosts were asked"), "{failure:?}");
+}
+
+#[test]
+fn the_same_seed_gives_the_same_story() {
+    let story = |seed| {
+        let (mut world, publisher, reader) = World::with_people(12, seed);
+        let (key, _) = world.publish(publisher, &document(100_000, 1)).unwrap();
+        world.get(reader, &key, 0).unwrap();
+        let cells: Vec<u64> = world.nodes.iter().map(|n| n.cells_sent).collect();
+        (world.now, cells)
+    };
+    assert_eq!(story(5), story(5));
+    assert_ne!(story(5), story(6));
 }

@@ -107,6 +107,8 @@ pub struct World {
     pub network: NetworkId,
     /// Sees every transmission.
     pub observer: Option<Box<dyn FnMut(&Seen<'_>)>>,
+    /// Who dialled whom, ever: the other end saw the dialler's address.
+    pub dials: BTreeSet<(usize, usize)>,
     /// Steps after which all cores check themselves; zero is never.
     pub check_every: u64,
     rng: StdRng,
@@ -157,6 +159,7 @@ impl World {
             nodes: Vec::new(),
             network: NetworkId(network),
             observer: None,
+            dials: BTreeSet::new(),
             check_every: 0,
             rng,
             queue: BinaryHeap::new(),
@@ -248,6 +251,26 @@ impl World {
         let mut env = Env { now: self.now, wall, rng: &mut node.rng };
         node.core = Some(Core::new(config, &mut env).expect("a core starts"));
         self.feed(index, Input::Tick);
+    }
+
+    /// A world with `n` relays that all know each other, and two clients that are ready: a publisher and a reader.
+    pub fn with_people(n: usize, seed: u64) -> (Self, usize, usize) {
+        let mut world = Self::new(seed);
+        let relays = world.relays(n);
+        let mut next = Time(0);
+        let known = world.run_until(Duration::from_secs(300), |w| {
+            if w.now < next {
+                return false;
+            }
+            next = w.now + Duration::from_secs(1);
+            relays.iter().all(|r| w.knows(*r) * 100 >= n * 97)
+        });
+        let worst = relays.iter().map(|r| world.knows(*r)).min();
+        assert!(known, "after {:?} the worst relay knows {worst:?} of {n}", world.now);
+        let (a, b) = (world.client(), world.client());
+        let ready = world.run_until(Duration::from_secs(120), |w| w.ready(a) && w.ready(b));
+        assert!(ready, "clients know {} and {} of {n} relays at {:?}", world.knows(a), world.knows(b), world.now);
+        (world, a, b)
     }
 
     /// Pulls the plug: links break, nothing is saved.
@@ -429,6 +452,7 @@ impl World {
         let Some(to) = to else {
             return self.schedule(self.now + Duration::from_millis(100), from, Input::LinkDown { link });
         };
+        self.dials.insert((from, to));
         self.next += 1;
         let theirs = LinkId(self.next);
         let one_way = Self::latency(from, to);
