@@ -101,7 +101,6 @@ impl Tree {
     pub(in crate::proto) fn answer(
         &mut self,
         user: &mut User<'_, '_, '_>,
-        tags: &mut u64,
         tag: u64,
         request: RequestId,
         answer: SealedAnswer,
@@ -115,7 +114,6 @@ impl Tree {
     pub(in crate::proto) fn failed(
         &mut self,
         user: &mut User<'_, '_, '_>,
-        tags: &mut u64,
         tag: u64,
         request: RequestId,
         host_to_blame: bool,
