@@ -47,7 +47,8 @@ fn encode_group(layout: &Layout, k_r: &Secret<32>, plain: &[u8]) -> Vec<Arc<Enco
         let DocJobResult::Encoded(Some(chunks)) = job.run() else { unreachable!("encodes") };
         data.extend(chunks);
     }
-    let DocJobResult::Encoded(Some(parity)) = (DocJob::EncodeParity { data: data.clone(), count: limits::GROUP_PARITY }).run() else {
+    let DocJobResult::Encoded(Some(parity)) = (DocJob::EncodeParity { data: data.clone(), count: limits::GROUP_PARITY }).run()
+    else {
         unreachable!("encodes")
     };
     data.into_iter().chain(parity).collect()

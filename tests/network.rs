@@ -74,9 +74,25 @@ fn what_nobody_stored_is_not_found_and_the_number_asked_is_told() {
     use onionskin::crypto::secret::Secret;
     use onionskin::proto::doc::key::ReadKey;
     let (mut world, _, reader) = World::with_people(24, 4);
+    let began = world.now;
     let failure = world.get(reader, &ReadKey::new(Secret::new([1; 32]), [2; 32], true), 0).unwrap_err();
+    let took = world.now.since(began);
+    assert!(took < std::time::Duration::from_secs(20), "{took:?}");
     assert_eq!(failure.kind, ErrorKind::NotFound);
     assert!(failure.what.contains("hosts were asked"), "{failure:?}");
+}
+
+/// In the smallest network hosts hold several shares each, and a reader asks them until it has enough.
+#[test]
+fn six_relays_are_a_network() {
+    for relays in [6, 8, 12] {
+        let (mut world, publisher, reader) = World::with_people(relays, 30 + relays as u64);
+        for len in [10, 300_000] {
+            let doc = document(len, 5);
+            let (key, _) = world.publish(publisher, &doc).unwrap();
+            assert!(world.get(reader, &key, 0).unwrap().0 == doc, "{relays} relays, {len} bytes");
+        }
+    }
 }
 
 #[test]
@@ -90,4 +106,16 @@ fn the_same_seed_gives_the_same_story() {
     };
     assert_eq!(story(5), story(5));
     assert_ne!(story(5), story(6));
+}
+
+/// Relays that start together need each other's receipts: none may wait for ever, whatever the order of things.
+#[test]
+fn small_networks_come_together_whatever_the_seed() {
+    for (relays, seed) in [6, 7, 8, 10].into_iter().flat_map(|n| (100..110).map(move |s| (n, s))) {
+        let mut world = World::new(seed);
+        let all = world.relays(relays);
+        world.run(std::time::Duration::from_secs(60));
+        let known: Vec<usize> = all.iter().map(|r| world.knows(*r)).collect();
+        assert!(known.iter().all(|k| *k == relays), "{relays} relays, seed {seed}: {known:?}");
+    }
 }

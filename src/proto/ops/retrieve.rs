@@ -62,7 +62,10 @@ pub struct Retrieval {
     /// Hosts of this copy's region that were not asked yet, in random order; the last is asked next.
     hosts: Vec<NodeId>,
     asked: BTreeMap<RequestId, (NodeId, u8)>,
-    asked_count: usize,
+    /// Hosts asked so far, at any copy.
+    met: BTreeSet<NodeId>,
+    /// Hosts that gave a share of this copy and may hold another: in small networks a host has several.
+    again: Vec<NodeId>,
     answers: Vec<SealedAnswer>,
     found: Shares8,
     job: bool,
@@ -93,7 +96,8 @@ impl Retrieval {
             members: None,
             hosts: Vec::new(),
             asked: BTreeMap::new(),
-            asked_count: 0,
+            met: BTreeSet::new(),
+            again: Vec::new(),
             answers: Vec::new(),
             found: Shares8::default(),
             job: false,
@@ -116,7 +120,7 @@ impl Retrieval {
     fn ask(&mut self, user: &mut User<'_, '_, '_>, tag: u64, count: usize) {
         for _ in 0..count {
             let Some(host) = self.hosts.pop() else { return };
-            self.asked_count += 1;
+            self.met.insert(host);
             self.ask_host(user, tag, host, 0);
         }
     }
@@ -167,6 +171,7 @@ impl Retrieval {
     pub(in crate::proto) fn opened(&mut self, user: &mut User<'_, '_, '_>, tag: u64, found: SharesFound) -> Outcome {
         self.job = false;
         self.liars += found.liars;
+        self.again.extend(&found.givers);
         self.givers.extend(found.givers);
         self.found = found.shares;
         match found.rebuilt {
@@ -202,10 +207,18 @@ impl Retrieval {
             self.ask(user, tag, all);
             return Outcome::Pending;
         }
+        if !self.again.is_empty() {
+            // Everyone was asked once. Whoever gave a share is asked for one that is still missing, until nobody has any.
+            for host in core::mem::take(&mut self.again) {
+                self.ask_host(user, tag, host, 0);
+            }
+            return Outcome::Pending;
+        }
         match self.copies.pop() {
             Some(copy) => {
                 // Another copy of the same chunk has the same shares: what was found stays.
                 self.copy = copy;
+                self.again.clear();
                 self.begin_copy(user, tag);
                 if self.asked.is_empty() { self.lost() } else { Outcome::Pending }
             }
@@ -214,6 +227,6 @@ impl Retrieval {
     }
 
     fn lost(&self) -> Outcome {
-        Outcome::Lost { asked: self.asked_count, found: self.found.len() }
+        Outcome::Lost { asked: self.met.len(), found: self.found.len() }
     }
 }

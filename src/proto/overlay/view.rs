@@ -287,6 +287,12 @@ impl View {
         Walk::new(&self.places, region::prefix(key))
     }
 
+    /// Up to `max` relays that are known and not usable, from a random arrival on: in a small network they may wait for each other's receipts.
+    pub fn pending_from(&self, start: u64, max: usize) -> impl Iterator<Item = &Arc<Verified>> {
+        let nodes = self.pending.range(start..).chain(self.pending.range(..start)).map(|(_, node)| node);
+        nodes.take(max).filter_map(|node| self.entries.get(node)).map(|entry| &entry.relay)
+    }
+
     /// The usable relays nearest to a place.
     pub fn near(&self, key: &[u8; 32], max: usize) -> Vec<Arc<Verified>> {
         self.walk(key).filter(|(_, p)| p.kind != PlaceKind::Former).take(max).map(|(_, p)| Arc::clone(&p.relay)).collect()

@@ -185,6 +185,9 @@ impl Overlay {
         for _ in 0..16 {
             peers.extend(self.view.random(env.rng).map(|r| Peer { node: r.node(), addr: r.addr() }));
         }
+        // Where nobody is usable yet, relays must ask those that wait like themselves, or all wait for ever.
+        let start = env.rng.random_range(0..=self.view.newest());
+        peers.extend(self.view.pending_from(start, 8).map(|r| Peer { node: r.node(), addr: r.addr() }));
         let mut groups = have;
         let (mut good, mut same) = (Vec::new(), Vec::new());
         for peer in peers {
