@@ -65,6 +65,10 @@ pub struct Retrieval {
     asked_count: usize,
     answers: Vec<SealedAnswer>,
     found: Shares8,
+    /// Distinct shares when answers were last counted.
+    had: usize,
+    /// Hosts of this copy that gave something new and may hold more: in a network with fewer hosts than shares they hold several.
+    again: BTreeSet<NodeId>,
     job: bool,
     /// Hosts that gave something that did not verify.
     pub liars: u64,
@@ -96,6 +100,8 @@ impl Retrieval {
             asked_count: 0,
             answers: Vec::new(),
             found: Shares8::default(),
+            had: 0,
+            again: BTreeSet::new(),
             job: false,
             liars: 0,
             givers: BTreeSet::new(),
@@ -109,6 +115,7 @@ impl Retrieval {
         self.hosts = place.hosts;
         self.hosts.reverse();
         self.hosts.truncate(limits::READ_MAX);
+        self.again.clear();
         (self.region, self.members) = if place.everyone { (0, None) } else { (tag, Some(place.members)) };
         self.ask(user, tag, limits::READ_FIRST);
     }
@@ -167,8 +174,13 @@ impl Retrieval {
     pub(in crate::proto) fn opened(&mut self, user: &mut User<'_, '_, '_>, tag: u64, found: SharesFound) -> Outcome {
         self.job = false;
         self.liars += found.liars;
-        self.givers.extend(found.givers);
         self.found = found.shares;
+        // Only news leads to another round, so there are at most as many as shares are needed.
+        if self.found.len() > self.had {
+            self.had = self.found.len();
+            self.again.extend(found.givers.iter().copied());
+        }
+        self.givers.extend(found.givers);
         match found.rebuilt {
             Some(Ok(chunk)) => Outcome::Chunk(chunk),
             Some(Err(())) => Outcome::Void,
@@ -200,6 +212,12 @@ impl Retrieval {
         if !self.hosts.is_empty() {
             let all = self.hosts.len();
             self.ask(user, tag, all);
+            return Outcome::Pending;
+        }
+        if !self.again.is_empty() {
+            for host in core::mem::take(&mut self.again) {
+                self.ask_host(user, tag, host, 0);
+            }
             return Outcome::Pending;
         }
         match self.copies.pop() {
