@@ -1,6 +1,8 @@
 //! Encoding (seal, code, hash; document-level parity included) and decoding (verify eight shares, rebuild, code anew, compare, open), per
 //! core, against the sum of the primitives in the same run.
 
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a bench prints, and ends where it fails")]
+
 use chacha20poly1305::aead::AeadInOut;
 use chacha20poly1305::{ChaCha20Poly1305, KeyInit};
 use onionskin::base::limits;
@@ -47,7 +49,8 @@ fn encode_group(layout: &Layout, k_r: &Secret<32>, plain: &[u8]) -> Vec<Arc<Enco
         let DocJobResult::Encoded(Some(chunks)) = job.run() else { unreachable!("encodes") };
         data.extend(chunks);
     }
-    let DocJobResult::Encoded(Some(parity)) = (DocJob::EncodeParity { data: data.clone(), count: limits::GROUP_PARITY }).run() else {
+    let DocJobResult::Encoded(Some(parity)) = (DocJob::EncodeParity { data: data.clone(), count: limits::GROUP_PARITY }).run()
+    else {
         unreachable!("encodes")
     };
     data.into_iter().chain(parity).collect()
