@@ -1,6 +1,8 @@
 //! Encoding (seal, code, hash; document-level parity included) and decoding (verify eight shares, rebuild, code anew, compare, open), per
 //! core, against the sum of the primitives in the same run.
 
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a bench prints, and ends where it fails")]
+
 use chacha20poly1305::aead::AeadInOut;
 use chacha20poly1305::{ChaCha20Poly1305, KeyInit};
 use onionskin::base::limits;
