@@ -83,12 +83,7 @@ impl Config {
         }
         let home = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
         home("XDG_DATA_HOME").or_else(|| Some(home("HOME")?.join(".local/share"))).map(|base| base.join(APP)).ok_or_else(|| {
-            failure(
-                ErrorKind::Usage,
-                "There is no home directory to keep the node's files in.",
-                "",
-                "Name a place with --data-dir.",
-            )
+            failure(ErrorKind::Usage, "there is no home directory to keep the node's files in", "", "Name a place with --data-dir.")
         })
     }
 
@@ -110,7 +105,7 @@ impl Config {
         if self.listen.ip().is_unspecified() {
             return Err(failure(
                 ErrorKind::Usage,
-                "A relay must know the address under which others reach it.",
+                "a relay must know the address under which others reach it",
                 "",
                 "Name it with --advertise IP:PORT, or listen on that very address with --listen IP:PORT.",
             ));
@@ -126,7 +121,7 @@ fn as_usage(why: Failure) -> Failure {
 fn wrong(path: &Path, why: &str) -> Failure {
     failure(
         ErrorKind::Usage,
-        format!("The settings in {} cannot be used: {why}.", path.display()),
+        format!("the settings in {} cannot be used: {why}", path.display()),
         "",
         "Correct the file. Nothing was started.",
     )

@@ -13,7 +13,6 @@ use onionskin::proto::doc::key::ReadKey;
 use onionskin::proto::event::CheckReport;
 use onionskin::proto::event::Command;
 use onionskin::proto::event::Event;
-use onionskin::proto::event::PublishWish;
 use onionskin::proto::event::Report;
 use onionskin::proto::event::Status;
 use std::collections::BTreeMap;
@@ -68,7 +67,7 @@ impl Memory {
             (world.document.clone(), world.name.clone(), world.fail)
         };
         let Some(document) = document else {
-            let _ = tell.send(Event::Failed(failure(ErrorKind::NotFound, "Nobody holds it.", "", "Ask again."))).await;
+            let _ = tell.send(Event::Failed(failure(ErrorKind::NotFound, "nobody holds it", "", "Ask again."))).await;
             return;
         };
         let length = document.len() as u64;
@@ -76,7 +75,7 @@ impl Memory {
         let mut at = offset as usize;
         for piece in document[at..].chunks(PIECE) {
             if let Some((_, kind)) = fail.filter(|(after, _)| at >= *after) {
-                let _ = tell.send(Event::Failed(failure(kind, "It went wrong.", "", "Ask again."))).await;
+                let _ = tell.send(Event::Failed(failure(kind, "it went wrong", "", "Ask again."))).await;
                 return;
             }
             at += piece.len();
@@ -95,9 +94,9 @@ impl Operations for Memory {
         world.running.insert(op, say);
         let node = self.clone();
         match command {
-            Command::Publish(PublishWish { length, name, .. }) => {
-                world.name = name;
-                drop(tokio::spawn(node.publish(length, said, tell)));
+            Command::Publish(wish) => {
+                world.name = wish.name;
+                drop(tokio::spawn(node.publish(wish.length, said, tell)));
             }
             Command::Get { offset, .. } => drop(tokio::spawn(node.get(offset, said, tell))),
             Command::Check { .. } => {
@@ -213,7 +212,7 @@ async fn exit_codes_say_what_went_wrong_and_the_part_is_named() {
     let place = Place::new().await;
     let out = place.run(&["get", &key_text(), "-o", "x"]).await;
     assert_eq!(out.status.code(), Some(3));
-    assert_eq!(text(&out.stderr), "error: Nobody holds it.\nkept:  Nothing; nothing needs to be cleaned up.\nnext:  Ask again.\n");
+    assert_eq!(text(&out.stderr), "error: nobody holds it\nkept:  Nothing; nothing needs to be cleaned up.\nnext:  Ask again.\n");
     assert!(place.names().is_empty());
 
     place.node.0.lock().unwrap().document = Some(document(3_000_000));

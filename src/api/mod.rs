@@ -19,6 +19,7 @@ use crate::client::Operations;
 use crate::client::Publish;
 use crate::client::Sink;
 use crate::client::Source;
+use crate::client::convergent_key;
 use crate::client::daemon::CONVERGENT_HEADER;
 use crate::client::drive;
 use crate::client::failure;
@@ -90,8 +91,8 @@ pub async fn serve<H: Operations>(
         .route("/v1/publish", post(publish::<H>))
         .route("/v1/get", post(fetch::<H>))
         .route("/v1/check", post(check::<H>))
-        .fallback(async || refuse(StatusCode::NOT_FOUND, &usage("There is no such resource.")))
-        .method_not_allowed_fallback(async || refuse(StatusCode::METHOD_NOT_ALLOWED, &usage("This resource has another method.")))
+        .fallback(async || refuse(StatusCode::NOT_FOUND, &usage("there is no such resource")))
+        .method_not_allowed_fallback(async || refuse(StatusCode::METHOD_NOT_ALLOWED, &usage("this resource has another method")))
         .layer(DefaultBodyLimit::max(REQUEST_MAX))
         .with_state(service);
     axum::serve(listener, router).with_graceful_shutdown(stop).await
@@ -120,7 +121,7 @@ fn refuse_by_kind(why: &Failure) -> Response {
 impl<H: Operations> Service<H> {
     fn slot(&self) -> Result<OwnedSemaphorePermit, Box<Response>> {
         Arc::clone(&self.slots).try_acquire_owned().map_err(|_| {
-            let why = failure(ErrorKind::Refused, "This node is busy with as much as it takes at a time.", "", "Try again later.");
+            let why = failure(ErrorKind::Refused, "this node is busy with as much as it takes at a time", "", "Try again later.");
             Box::new(refuse(StatusCode::TOO_MANY_REQUESTS, &why))
         })
     }
@@ -150,20 +151,20 @@ async fn publish<H: Operations>(
     body: Body,
 ) -> Response {
     let Ok(Query(query)) = query else {
-        return refuse_by_kind(&usage("The query of this publication is not understood."));
+        return refuse_by_kind(&usage("the query of this publication is not understood"));
     };
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok());
     let Some(length) = query.length.or(announced) else {
-        return refuse_by_kind(&usage("A publication needs its length in bytes."));
+        return refuse_by_kind(&usage("a publication needs its length in bytes"));
     };
     if length > limits::DOCUMENT_MAX || announced.is_some_and(|n| n != length) {
-        return refuse_by_kind(&usage("The length of this publication cannot be right."));
+        return refuse_by_kind(&usage("the length of this publication cannot be right"));
     }
     let convergent = match headers.get(CONVERGENT_HEADER) {
         None => None,
         Some(digest) => match data_encoding::HEXLOWER_PERMISSIVE.decode(digest.as_bytes()).map(<[u8; 32]>::try_from) {
             Ok(Ok(digest)) => Some(digest),
-            Ok(Err(_)) | Err(_) => return refuse_by_kind(&usage("The digest of this convergent document is not understood.")),
+            Ok(Err(_)) | Err(_) => return refuse_by_kind(&usage("the digest of this convergent document is not understood")),
         },
     };
     let slot = match service.slot() {
@@ -176,7 +177,7 @@ async fn publish<H: Operations>(
     tokio::spawn(async move {
         let _slot = slot;
         let mut source = BodySource { body, ready: BytesMut::new() };
-        let key = ask.convergent.map(|digest| crate::client::convergent_key(&service.secret, &digest));
+        let key = ask.convergent.map(|digest| convergent_key(&service.secret, &digest));
         let mut watch = tx.watch();
         let work = drive::publish(&service.node, ask, key, &mut source, &mut watch);
         let Some(done) = tx.unless_gone(work).await else { return };
@@ -194,9 +195,9 @@ async fn publish<H: Operations>(
 
 /// Reads a request of JSON.
 fn parse<'a, T: Deserialize<'a>>(body: &'a Result<Bytes, axum::extract::rejection::BytesRejection>) -> Result<T, Failure> {
-    let body = body.as_ref().map_err(|_| usage("The request is too long or was broken off."))?;
+    let body = body.as_ref().map_err(|_| usage("the request is too long or was broken off"))?;
     // The parser's own words could repeat a key.
-    serde_json::from_slice(body).map_err(|_| usage("The request is not the JSON that this resource takes."))
+    serde_json::from_slice(body).map_err(|_| usage("the request is not the JSON that this resource takes"))
 }
 
 #[derive(Deserialize)]
@@ -320,7 +321,7 @@ impl Source for BodySource {
                     }
                 }
                 Some(Err(_)) | None => {
-                    return Err(usage("The document broke off before its announced length."));
+                    return Err(usage("the document broke off before its announced length"));
                 }
             }
         }

@@ -31,7 +31,7 @@ pub async fn listen(path: &Path) -> Result<(UnixListener, Socket), Failure> {
     if Daemon::find(path).await.is_some() {
         return Err(failure(
             ErrorKind::Other,
-            format!("Another node answers at {} already.", path.display()),
+            format!("another node answers at {} already", path.display()),
             "It was left alone.",
             "Stop it first, or give this one a data directory of its own with --data-dir.",
         ));

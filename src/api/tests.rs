@@ -90,10 +90,10 @@ async fn a_get_that_breaks_keeps_its_part_through_the_socket_too() {
     served.fake.0.lock().unwrap().fail_after = Some(3 << 20);
     let dir = tempfile::tempdir().unwrap();
     let target = dir.path().join("x");
-    let why = files::get_to_file(&served.node, &key(1), "tag", &target, false, &mut |_| {}).await.unwrap_err();
+    let why = files::get_to_file(&served.node, &key(1), &target, false, &mut |_| {}).await.unwrap_err();
     assert_eq!((why.kind, why.what.as_str()), (ErrorKind::NotFound, "Too few shares are left."));
     served.fake.0.lock().unwrap().fail_after = None;
-    let done = files::get_to_file(&served.node, &key(1), "tag", &target, false, &mut |_| {}).await.unwrap();
+    let done = files::get_to_file(&served.node, &key(1), &target, false, &mut |_| {}).await.unwrap();
     assert_eq!(done.resumed, 2 << 20);
     assert_eq!(std::fs::read(&target).unwrap(), whole);
 }
@@ -125,7 +125,7 @@ async fn a_source_that_fails_cancels_the_publication() {
 async fn a_caller_that_hangs_up_cancels_its_get() {
     let served = served(Fake::with(1, &document(8 << 20))).await;
     let mut stream = UnixStream::connect(&served.path).await.unwrap();
-    let body = format!("{{\"key\":\"{}\"}}", key(1).to_text().as_str());
+    let body = format!("{{\"key\":\"{}\"}}", key(1).to_text());
     stream.write_all(posted("/v1/get", &body).as_bytes()).await.unwrap();
     let mut some = vec![0; 1000];
     stream.read_exact(&mut some).await.unwrap();
@@ -143,7 +143,7 @@ async fn a_caller_that_hangs_up_cancels_its_get() {
 async fn bad_requests_get_an_error_with_a_status_and_no_echo() {
     let served = served(Fake::default()).await;
     let long = "x".repeat(REQUEST_MAX + 1);
-    let missing = format!("{{\"key\":\"{}\"}}", key(9).to_text().as_str());
+    let missing = format!("{{\"key\":\"{}\"}}", key(9).to_text());
     let cases = [
         (posted("/v1/get", "{\"key\":\"zzsecret\"}"), "400", "usage"),
         (posted("/v1/get", "nonsense zzsecret"), "400", "usage"),

@@ -82,6 +82,8 @@ pub const OVERLAY_MESSAGE_MAX: usize = 256 * 1024;
 
 /// Most cells of one link that are out with the transport: about 0.5 MiB, enough to keep a fast link busy between wake-ups.
 pub const LINK_IN_FLIGHT: usize = 256;
+/// Cells beyond that which control messages (create, destroy, credit) may add; a peer that reads none of them is closed.
+pub const LINK_CONTROL_MAX: usize = 1024;
 
 // --- circuits (D6, D7)
 
@@ -121,6 +123,8 @@ pub const NETWORK_WEAK_BELOW: usize = 50;
 pub const COVERAGE_PERCENT: u32 = 97;
 /// Address groups that a coverage measurement must come from.
 pub const COVERAGE_GROUPS: usize = 5;
+/// How long a node tries to reach anybody at all before it says so: several dials of several relays.
+pub const NOBODY_DEADLINE: Duration = Duration::from_secs(45);
 /// How long a node tries to reach that coverage before it gives up with exit code 4.
 pub const COVERAGE_DEADLINE: Duration = Duration::from_secs(600);
 
@@ -143,4 +147,4 @@ pub const RECEIPT_LIFE_DAYS: u32 = 7;
 /// Most usable relays of a view; beyond, the same sample is kept everywhere (D8).
 pub const VIEW_MAX: usize = 20_000;
 /// Most descriptors kept that are not usable yet: the oldest arrival goes first.
-pub const VIEW_PENDING_MAX: usize = 2_048;
+pub const VIEW_PENDING_MAX: usize = 8_192;

@@ -16,6 +16,7 @@ use crate::config::Config;
 use crate::node;
 use crate::node::Handle;
 use crate::node::NodeConfig;
+use crate::node::Pool;
 use crate::node::RelayConfig;
 use crate::proto::event::Failure;
 use crate::proto::event::Report;
@@ -51,6 +52,8 @@ struct Told<'a> {
 
 /// Everything that runs for a demo.
 struct Network {
+    /// Threads that all nodes share.
+    pool: Pool,
     relays: Vec<Handle>,
     clients: Vec<Handle>,
 }
@@ -58,7 +61,7 @@ struct Network {
 impl Network {
     async fn close(self) {
         for handle in self.clients.into_iter().chain(self.relays) {
-            session::end(handle).await;
+            handle.shutdown().await;
         }
     }
 }
@@ -80,17 +83,19 @@ pub(super) async fn run(out: Out, args: &Demo) -> Result<(), Failure> {
     };
     let source = FileSource::open(&file).await?;
     let patience = PATIENCE + Duration::from_secs(source.length() / PACE);
-    let mut network = Network { relays: Vec::new(), clients: Vec::new() };
+    let pool =
+        Pool::new(None).map_err(|e| failure(ErrorKind::Other, format!("cannot start threads: {e}"), "", "Free some memory."))?;
+    let mut network = Network { pool, relays: Vec::new(), clients: Vec::new() };
     let done = tokio::select! {
         done = tokio::time::timeout(patience, show(out, args, home.path(), &file, source, &mut network)) => {
             done.unwrap_or_else(|_| Err(failure(
                 ErrorKind::NoNetwork,
-                format!("The demo was not done within {} seconds.", patience.as_secs()),
+                format!("the demo was not done within {} seconds", patience.as_secs()),
                 "",
                 "Try it on a machine that is less busy, or with fewer relays: --relays 12.",
             )))
         }
-        _ = tokio::signal::ctrl_c() => Err(failure(ErrorKind::Other, "Stopped by you.", "", "Repeat the command.")),
+        _ = tokio::signal::ctrl_c() => Err(failure(ErrorKind::Other, "stopped by you", "", "Repeat the command.")),
     };
     network.close().await;
     // Dropping `home` removes every file of the network.
@@ -131,8 +136,7 @@ async fn show(
     let started = Instant::now();
     let copy = home.join("copy");
     let bar = out.bar("fetching");
-    let tag = files::tag(&key);
-    let fetched = files::get_to_file(&reader, &published.key, &tag, &copy, false, &mut |progress| bar.show(progress)).await?;
+    let fetched = files::get_to_file(&reader, &published.key, &copy, false, &mut |progress| bar.show(progress)).await?;
     drop(bar);
     let get_time = started.elapsed();
     tell(out, "received", &fetched.report, get_time);
@@ -153,7 +157,7 @@ async fn show(
     if !equal {
         return Err(failure(
             ErrorKind::NotVerified,
-            "What came back differs from what was published.",
+            "what came back differs from what was published",
             "",
             "This is a bug: please report it.",
         ));
@@ -164,6 +168,7 @@ async fn show(
 /// Starts the relays, the first ones first: the others start from them.
 async fn relays(count: u8, home: &Path, network: &mut Network) -> Result<Vec<String>, Failure> {
     let mut links = Vec::new();
+    let mut started = Vec::new();
     for i in 1..=count {
         // Port 0: the system chooses a free one, and the link tells which.
         let listen = SocketAddr::from(([127, i, 0, 1], 0));
@@ -172,28 +177,32 @@ async fn relays(count: u8, home: &Path, network: &mut Network) -> Result<Vec<Str
             bootstrap: links.clone(),
             local_network: true,
             relay: Some(RelayConfig { listen, advertise: Vec::new(), quota: Config::default().quota }),
-            ..NodeConfig::default()
+            pool: Some(network.pool.clone()),
+            network: None,
         })
         .await?;
-        session::follow(events);
+        started.push(events);
         if links.len() < ANCHORS {
             links.extend(handle.bootstrap_link());
         }
         network.relays.push(handle);
+    }
+    for events in started {
+        session::ready(events).await?;
     }
     Ok(links)
 }
 
 /// Starts a client and waits until it may choose paths.
 async fn member(home: &Path, name: &str, links: &[String], network: &mut Network) -> Result<Node<Handle>, Failure> {
-    let (handle, events) =
-        node::start(NodeConfig {
-            data_dir: Some(home.join(name)),
-            bootstrap: links.to_vec(),
-            local_network: true,
-            ..NodeConfig::default()
-        })
-        .await?;
+    let (handle, events) = node::start(NodeConfig {
+        data_dir: Some(home.join(name)),
+        bootstrap: links.to_vec(),
+        local_network: true,
+        pool: Some(network.pool.clone()),
+        ..NodeConfig::default()
+    })
+    .await?;
     network.clients.push(handle.clone());
     session::ready(events).await?;
     Ok(Node::InProcess(handle))

@@ -32,7 +32,7 @@ async fn unless_stopped<T>(work: impl Future<Output = Result<T, Failure>>, kept:
     tokio::select! {
         done = work => done,
         _ = tokio::signal::ctrl_c() => {
-            Err(failure(ErrorKind::Other, "Stopped by you.", kept(), "Repeat the command to go on."))
+            Err(failure(ErrorKind::Other, "stopped by you", kept(), "Repeat the command to go on."))
         }
     }
 }
@@ -50,7 +50,7 @@ pub(super) async fn publish(out: Out, config: &Config, args: &Publish) -> Result
     if args.slow {
         return Err(failure(
             ErrorKind::Usage,
-            "Publishing slowly is not available in this release.",
+            "publishing slowly is not available in this release",
             "",
             "Publish without --slow. If somebody may watch your line, publish from one that is not tied to you. Nothing was sent.",
         ));
@@ -115,12 +115,12 @@ fn note_found(out: Out, found: &Found) {
 /// Fetches a document into a file or to standard output.
 pub(super) async fn get(out: Out, config: &Config, args: &Get) -> Result<(), Failure> {
     let key = keys::take_read(&args.key)?;
-    let tag = files::tag(&key.to_text());
+    let tag = files::tag(&key);
     if args.output.as_deref() == Some(Path::new("-")) {
         if out.json {
             return Err(failure(
                 ErrorKind::Usage,
-                "Standard output cannot carry the document and a JSON object.",
+                "standard output cannot carry the document and a JSON object",
                 "",
                 "Name a file with -o, or leave --json out. Nothing was sent.",
             ));
@@ -144,7 +144,7 @@ pub(super) async fn get(out: Out, config: &Config, args: &Get) -> Result<(), Fai
     let work = async {
         let session = Session::open(out, config).await?;
         let bar = out.bar("fetching");
-        let done = files::get_to_file(&session.node, &key, &tag, &target, args.force, &mut |progress| bar.show(progress)).await;
+        let done = files::get_to_file(&session.node, &key, &target, args.force, &mut |progress| bar.show(progress)).await;
         drop(bar);
         session.close().await;
         done
@@ -218,7 +218,7 @@ pub(super) async fn status(out: Out, config: &Config) -> Result<(), Failure> {
     let node = Daemon::find(&socket).await.ok_or_else(|| {
         failure(
             ErrorKind::NoNetwork,
-            format!("No node answers at {}.", socket.display()),
+            format!("no node answers at {}", socket.display()),
             "",
             "Start one with `onionskin relay`, or name its data directory with --data-dir.",
         )

@@ -1,9 +1,7 @@
 //! `keys`: what a key is and what it reveals, without any network. Also how keys come in.
 
-use crate::base::ErrorKind;
 use crate::cli::args::Keys;
 use crate::cli::output::Out;
-use crate::client::failure;
 use crate::proto::doc::key::Key;
 use crate::proto::doc::key::ReadKey;
 use crate::proto::doc::key::TextError;
@@ -34,12 +32,7 @@ pub(super) fn take(text: &str) -> Result<Key, Failure> {
 pub(super) fn take_read(text: &str) -> Result<ReadKey, Failure> {
     match take(text)? {
         Key::Read(key) => Ok(key),
-        Key::Verify(_) => Err(failure(
-            ErrorKind::Usage,
-            "This is a verify key: it checks and repairs a document and cannot open it.",
-            "",
-            "Ask for the read key, or use `onionskin check` with this one. Nothing was sent.",
-        )),
+        Key::Verify(_) => Err(Failure::mistyped(TextError::VerifyOnly)),
     }
 }
 
@@ -63,9 +56,11 @@ struct Told {
 /// Explains a key.
 pub(super) fn run(out: Out, args: &Keys) -> Result<(), Failure> {
     let key = take(&args.key)?;
-    let verify = key.verify_key();
-    let kind = if matches!(key, Key::Read(_)) { "read" } else { "verify" };
-    let verify_key = verify.to_text();
+    let kind = match &key {
+        Key::Read(_) => "read",
+        Key::Verify(_) => "verify",
+    };
+    let verify_key = key.verify_key().to_text();
     let told = Told { kind, verify_key, read_key_reveals: REVEALS_READ.join(" "), verify_key_reveals: REVEALS_VERIFY.join(" ") };
     let people = || {
         let read = REVEALS_READ.join("\n            ");

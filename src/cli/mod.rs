@@ -47,7 +47,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 fn start(out: Out, cli: &Cli) -> Result<u8, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|e| {
-        failure(ErrorKind::Other, format!("Cannot start: {e}."), "", "See whether this user may start threads and open files.")
+        failure(ErrorKind::Other, format!("cannot start: {e}"), "", "See whether this user may start threads and open files.")
     })?;
     let done = runtime.block_on(command(out, cli));
     // A read of the terminal that nobody waits for any more would hold the process up.
@@ -112,7 +112,7 @@ fn usage(arguments: &[OsString], mistake: &clap::Error) -> ExitCode {
     let text = mistake.to_string();
     let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
     let (what, next) = if mistake.kind() == Mistake::DisplayHelpOnMissingArgumentOrSubcommand {
-        ("A command is missing.".to_owned(), "See `onionskin --help`, or try `onionskin demo`.".to_owned())
+        ("a command is missing".to_owned(), "See `onionskin --help`, or try `onionskin demo`.".to_owned())
     } else {
         let first = lines.next().unwrap_or("this command line is not understood");
         let mut what = first.strip_prefix("error: ").unwrap_or(first).to_owned();

@@ -32,14 +32,14 @@ impl Out {
         let mut out = io::stdout().lock();
         writeln!(out, "{text}")
             .and_then(|()| out.flush())
-            .map_err(|e| failure(ErrorKind::Other, format!("Cannot write to standard output: {e}."), "", "Repeat the command."))
+            .map_err(|e| failure(ErrorKind::Other, format!("cannot write to standard output: {e}"), "", "Repeat the command."))
     }
 
     /// A result in both forms: people's lines, or the object.
     pub(super) fn either(self, text: impl FnOnce() -> String, object: &impl Serialize) -> Result<(), Failure> {
         if self.json {
             let object = serde_json::to_string(object)
-                .map_err(|_| failure(ErrorKind::Other, "A result has no JSON form: this is a bug.", "", "Please report it."))?;
+                .map_err(|_| failure(ErrorKind::Other, "a result has no JSON form: this is a bug", "", "Please report it."))?;
             self.result(&object)
         } else {
             self.result(&text())
@@ -59,7 +59,11 @@ impl Out {
             let _ = writeln!(io::stdout().lock(), "{}", error_json(why));
             return;
         }
-        let or = |text: &str, other: &str| if text.is_empty() { other.to_owned() } else { text.to_owned() };
+        let or = |text: &str, other: &str| match text {
+            "" => other.to_owned(),
+            text if text.ends_with(['.', ':']) => text.to_owned(),
+            text => format!("{text}."),
+        };
         let _ = write!(
             io::stderr().lock(),
             "error: {}\nkept:  {}\nnext:  {}\n",

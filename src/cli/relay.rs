@@ -26,7 +26,7 @@ struct Started<'a> {
 
 /// Runs a relay; the first line on standard output is its link.
 pub(super) async fn run(out: Out, config: &Config) -> Result<(), Failure> {
-    let fail = |e: std::io::Error| failure(ErrorKind::Other, format!("Cannot wait for signals: {e}."), "", "Start it again.");
+    let fail = |e: std::io::Error| failure(ErrorKind::Other, format!("cannot wait for signals: {e}"), "", "Start it again.");
     let mut terminate = signal(SignalKind::terminate()).map_err(fail)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(fail)?;
 
@@ -60,9 +60,9 @@ pub(super) async fn run(out: Out, config: &Config) -> Result<(), Failure> {
             _ = interrupt.recv() => break Ok(()),
             event = events.recv() => match event {
                 Some(event) => session::log(&event),
-                None => break Err(failure(ErrorKind::Other, "The node stopped by itself: this is a bug.", "", "Start it again; please report it.")),
+                None => break Err(failure(ErrorKind::Other, "the node stopped by itself: this is a bug", "", "Start it again; please report it.")),
             },
-            _ = &mut serving => break Err(failure(ErrorKind::Other, "The local API stopped.", "", "Start the relay again.")),
+            _ = &mut serving => break Err(failure(ErrorKind::Other, "the local API stopped", "", "Start the relay again.")),
         }
     };
     out.note("stopping ...");
@@ -71,6 +71,6 @@ pub(super) async fn run(out: Out, config: &Config) -> Result<(), Failure> {
         let _ = tokio::time::timeout(FAREWELL, serving).await;
     }
     drop(socket);
-    session::end(handle).await;
+    handle.shutdown().await;
     done
 }

@@ -15,7 +15,6 @@ use crate::node::Handle;
 use crate::node::NodeConfig;
 use crate::proto::event::Failure;
 use crate::proto::event::NodeEvent;
-use core::time::Duration;
 use rand::Rng;
 use std::fs;
 use std::io;
@@ -31,9 +30,6 @@ const BOOTSTRAP_FILE: &str = "bootstrap";
 const SECRET_FILE: &str = "convergent-secret";
 /// Longest of these files that is read.
 const FILE_MAX: u64 = 64 * 1024;
-
-/// How long a node may take to end.
-const FAREWELL: Duration = Duration::from_secs(10);
 
 /// A node to work with.
 #[derive(Debug)]
@@ -55,7 +51,7 @@ impl Session {
         if bootstrap.is_empty() {
             return Err(failure(
                 ErrorKind::NoNetwork,
-                "This computer knows no relay to start from, and no node runs here.",
+                "this computer knows no relay to start from, and no node runs here",
                 "",
                 "Add `--bootstrap LINK` with a relay's link, or start a node with `onionskin relay`. Nothing was sent.",
             ));
@@ -64,13 +60,12 @@ impl Session {
             data_dir: Some(config.data_dir()?),
             bootstrap: bootstrap.clone(),
             local_network: config.local_network,
-            relay: None,
             ..NodeConfig::default()
         })
         .await?;
         out.note("looking for the network ...");
         if let Err(why) = ready(events).await {
-            end(handle).await;
+            handle.shutdown().await;
             return Err(why);
         }
         // Only links that led somewhere are kept.
@@ -86,16 +81,9 @@ impl Session {
     /// Ends a client of this process; leaves a running node alone.
     pub(super) async fn close(self) {
         match self.node {
-            Node::InProcess(handle) => end(handle).await,
+            Node::InProcess(handle) => handle.shutdown().await,
             Node::Daemon(_) => {}
         }
-    }
-}
-
-/// Ends a node; a node that hangs does not keep the person waiting.
-pub(super) async fn end(handle: Handle) {
-    if tokio::time::timeout(FAREWELL, handle.shutdown()).await.is_err() {
-        tracing::warn!("the node did not end in time and is cut off");
     }
 }
 
@@ -138,7 +126,7 @@ pub(super) fn log(event: &NodeEvent) {
 }
 
 fn stopped() -> Failure {
-    failure(ErrorKind::NoNetwork, "No relay answers.", "", "Check the connection and the bootstrap link, then repeat the command.")
+    failure(ErrorKind::NoNetwork, "no relay answers", "", "Check the connection and the bootstrap link, then repeat the command.")
 }
 
 // --- what is kept in the data directory
@@ -175,7 +163,7 @@ pub(super) fn local_secret(config: &Config) -> Result<Secret<32>, Failure> {
         return <[u8; 32]>::try_from(bytes).map(Secret::new).map_err(|_| {
             failure(
                 ErrorKind::Other,
-                format!("{} is damaged.", path.display()),
+                format!("{} is damaged", path.display()),
                 "It was left as it is.",
                 "Restore it, or remove it: convergent documents get new keys then.",
             )

@@ -74,7 +74,7 @@ impl Daemon {
             Ok(Ok(stream)) => Ok(stream),
             Ok(Err(_)) | Err(_) => Err(failure(
                 ErrorKind::NoNetwork,
-                format!("No node answers at {}.", self.socket.display()),
+                format!("no node answers at {}", self.socket.display()),
                 "",
                 "Start one with `onionskin relay`, or name its data directory with --data-dir.",
             )),
@@ -192,7 +192,8 @@ impl Daemon {
 
     /// Counts living shares.
     pub async fn check(&self, key: &Key, sample: usize, watch: Watch<'_>) -> Result<CheckReport, Failure> {
-        let body = serde_json::json!({ "key": key.to_text(), "sample": sample }).to_string();
+        // No more than it takes: the verify key.
+        let body = serde_json::json!({ "key": key.verify_key().to_text(), "sample": sample }).to_string();
         let (response, _connection) = self.ask("POST", "/v1/check", body.into()).await?;
         let mut answer = Answer::new(response);
         loop {
@@ -253,7 +254,7 @@ async fn whole(response: Response<Incoming>) -> Result<Bytes, Failure> {
 }
 
 fn broken() -> Failure {
-    failure(ErrorKind::Other, "The running node broke the connection off.", "", "See whether it still runs: `onionskin status`.")
+    failure(ErrorKind::Other, "the running node broke the connection off", "", "See whether it still runs: `onionskin status`.")
 }
 
 /// A query value: everything but letters, digits and `-._` as `%xx`.

@@ -52,7 +52,7 @@ impl<'a, H: Operations> Running<'a, H> {
                 self.open = false;
                 Err(failure(
                     ErrorKind::Other,
-                    "The node stopped while it was at work.",
+                    "the node stopped while it was at work",
                     "",
                     "Start it again and repeat the command.",
                 ))
@@ -74,7 +74,7 @@ impl<H: Operations> Drop for Running<'_, H> {
 }
 
 fn confused() -> Failure {
-    failure(ErrorKind::Other, "The node and its client disagree: this is a bug in Onionskin.", "", "Please report it.")
+    failure(ErrorKind::Other, "the node and its client disagree: this is a bug in Onionskin", "", "Please report it.")
 }
 
 /// Publishes what the source gives. `convergent_key` is K_r of a convergent document, derived by the caller.

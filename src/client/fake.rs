@@ -9,6 +9,7 @@ use crate::proto::doc::key::ReadKey;
 use crate::proto::event::CheckReport;
 use crate::proto::event::Command;
 use crate::proto::event::Event;
+use crate::proto::event::Failure;
 use crate::proto::event::Progress;
 use crate::proto::event::Report;
 use crate::proto::event::Status;
@@ -46,7 +47,7 @@ pub(crate) struct Fake(pub(crate) Arc<Mutex<World>>);
 
 /// The read key of the `n`-th document.
 pub(crate) fn key(n: u8) -> ReadKey {
-    ReadKey::new(Secret::new([n; 32]), [n; 32], true)
+    ReadKey::new(Secret::new([n; 32]), [9; 32], false)
 }
 
 impl Fake {
@@ -92,6 +93,10 @@ impl Fake {
             return;
         };
         let length = document.len() as u64;
+        if offset > length {
+            let _ = tell.send(Event::Failed(Failure::offset_beyond_end())).await;
+            return;
+        }
         let found = Event::Found { length, name: Some("a name".into()), media_type: None };
         let _ = tell.send(found).await;
         let mut given = 0;
@@ -128,7 +133,7 @@ impl Operations for Fake {
         let fake = self.clone();
         match command {
             Command::Publish(wish) => {
-                let convergent = wish.convergent.map(|k| *k.expose());
+                let convergent = wish.convergent.map(|key| *key.expose());
                 self.0.lock().unwrap().asked = Some((wish.name, wish.lease_days, convergent));
                 tokio::spawn(fake.publish(wish.length, commands, tell));
             }

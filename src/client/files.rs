@@ -2,7 +2,7 @@
 //! name only when it is whole: nothing half-done is ever seen under that name. A part stays behind when a get fails, and the same get
 //! goes on from it.
 //!
-//! The tag is a hash over the key, so the same document finds its part again and others do not.
+//! The tag is a hash over the key ([`tag`]), so the same document finds its part again and others do not.
 
 use crate::base::ErrorKind;
 use crate::client::Found;
@@ -53,7 +53,7 @@ pub fn io_failure(doing: &str, path: &Path, error: &io::Error) -> Failure {
     } else {
         "Check the disk, then repeat the command."
     };
-    failure(ErrorKind::Other, format!("Cannot {doing} {}: {error}.", path.display()), "", next)
+    failure(ErrorKind::Other, format!("cannot {doing} {}: {error}", path.display()), "", next)
 }
 
 fn usage(what: String, next: &str) -> Failure {
@@ -77,7 +77,7 @@ impl FileSource {
     pub async fn open(path: &Path) -> Result<Self, Failure> {
         let file = tokio::fs::File::open(path).await.map_err(|e| {
             if e.kind() == io::ErrorKind::NotFound {
-                return usage(format!("There is no file {}.", path.display()), "Check the path. Nothing was sent.");
+                return usage(format!("there is no file {}", path.display()), "Check the path. Nothing was sent.");
             }
             io_failure("open", path, &e)
         })?;
@@ -99,13 +99,13 @@ impl FileSource {
         let meta = file.metadata().await.map_err(|e| io_failure("read", path, &e))?;
         if meta.is_dir() {
             return Err(usage(
-                format!("{} is a directory.", path.display()),
+                format!("{} is a directory", path.display()),
                 "Publish one file; an archive of the directory is one. Nothing was sent.",
             ));
         }
         if !meta.is_file() {
             return Err(usage(
-                format!("{} is not an ordinary file.", path.display()),
+                format!("{} is not an ordinary file", path.display()),
                 "Pipe it in and publish `-` instead. Nothing was sent.",
             ));
         }
@@ -136,7 +136,7 @@ impl FileSource {
     fn changed(&self) -> Failure {
         failure(
             ErrorKind::Other,
-            format!("{} changed while it was being published.", self.shown.display()),
+            format!("{} changed while it was being published", self.shown.display()),
             "No key was given out; what hosts already took cannot be read by anyone and expires.",
             "Publish it again once nothing writes to it, or publish a copy.",
         )
@@ -165,9 +165,9 @@ impl Source for FileSource {
 
 // --- fetching
 
-/// The tag of a key: 16 hex digits that tell nothing about it.
-pub fn tag(key_text: &str) -> String {
-    let digest = hash(Label::PartTag, &[key_text.as_bytes()]);
+/// The tag of a key in file names: the same for the same key, and says nothing about it.
+pub fn tag(key: &ReadKey) -> String {
+    let digest = hash(Label::PartTag, &[key.to_text().as_bytes()]);
     digest.iter().take(8).map(|b| format!("{b:02x}")).collect()
 }
 
@@ -180,7 +180,7 @@ fn resume_at(on_disk: u64) -> u64 {
 pub fn may_write(target: &Path, force: bool) -> Result<(), Failure> {
     match fs::symlink_metadata(target) {
         Ok(meta) if !meta.is_file() => {
-            return Err(usage(format!("{} is not an ordinary file.", target.display()), "Choose another name with -o."));
+            return Err(usage(format!("{} is not an ordinary file", target.display()), "Choose another name with -o."));
         }
         Ok(_) if !force => return Err(exists(target, "")),
         Ok(_) => {}
@@ -188,11 +188,11 @@ pub fn may_write(target: &Path, force: bool) -> Result<(), Failure> {
         Err(e) => return Err(io_failure("write", target, &e)),
     }
     if target.file_name().is_none() {
-        return Err(usage(format!("{} is not a file name.", target.display()), "Choose another name with -o."));
+        return Err(usage(format!("{} is not a file name", target.display()), "Choose another name with -o."));
     }
     if !directory_of(target).is_dir() {
         return Err(usage(
-            format!("There is no directory {}.", directory_of(target).display()),
+            format!("there is no directory {}", directory_of(target).display()),
             "Make it first, or choose another.",
         ));
     }
@@ -231,12 +231,11 @@ pub struct Fetched {
 pub async fn get_to_file<H: Operations>(
     node: &Node<H>,
     key: &ReadKey,
-    tag: &str,
     target: &Path,
     force: bool,
     watch: Watch<'_>,
 ) -> Result<Fetched, Failure> {
-    let mut part = Part::open(target, tag, force)?;
+    let mut part = Part::open(target, &tag(key), force)?;
     loop {
         let resumed = part.length;
         match node.get(key, resumed, &mut part, watch).await {
@@ -246,6 +245,8 @@ pub async fn get_to_file<H: Operations>(
             }
             // Not this document's beginning after all: start anew, once.
             Err(_) if part.stale => part.restart().await?,
+            // The node saw it first.
+            Err(why) if resumed > 0 && why.kind == ErrorKind::Usage => part.restart().await?,
             Err(why) => return Err(part.leave(why).await),
         }
     }
@@ -271,7 +272,7 @@ impl Part {
         may_write(target, force)?;
         let path = part_path(target, tag);
         if fs::symlink_metadata(&path).is_ok_and(|meta| !meta.is_file()) {
-            return Err(usage(format!("{} is in the way.", path.display()), "Remove it, then repeat the command."));
+            return Err(usage(format!("{} is in the way", path.display()), "Remove it, then repeat the command."));
         }
         let file = fs::OpenOptions::new()
             .read(true)
@@ -284,7 +285,7 @@ impl Part {
         if let Err(fs::TryLockError::WouldBlock) = file.try_lock() {
             return Err(failure(
                 ErrorKind::Other,
-                "Another get is fetching this document to the same place.",
+                "another get is fetching this document to the same place",
                 "Its part is untouched.",
                 "Let it finish, or choose another name with -o.",
             ));
@@ -360,7 +361,7 @@ impl Part {
 fn exists(target: &Path, kept: &str) -> Failure {
     failure(
         ErrorKind::Usage,
-        format!("{} exists already.", target.display()),
+        format!("{} exists already", target.display()),
         kept,
         "Choose another name with -o, or replace it with --force.",
     )
@@ -370,7 +371,7 @@ impl Sink for Part {
     async fn found(&mut self, found: Found) -> Result<(), Failure> {
         if found.length < self.on_disk {
             self.stale = true;
-            return Err(failure(ErrorKind::Other, "The part is longer than the document.", "", "Remove the part."));
+            return Err(failure(ErrorKind::Other, "the part is longer than the document", "", "Remove the part."));
         }
         self.found = found;
         Ok(())

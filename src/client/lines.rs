@@ -138,7 +138,7 @@ impl LineReader {
 pub fn garbled() -> Failure {
     failure(
         ErrorKind::Other,
-        "The running node answers in a way that this program does not understand.",
+        "the running node answers in a way that this program does not understand",
         "",
         "Make sure that the node and this program are of the same version.",
     )

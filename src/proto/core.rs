@@ -96,6 +96,9 @@ pub struct Core {
     network: NetworkId,
     identity: Option<Arc<IdentityKey>>,
     failed_clock: bool,
+    /// When the view was last known well enough, or the start.
+    since_ready: Time,
+    told_not_ready: bool,
     directories: Vec<NodeId>,
 }
 
@@ -139,6 +142,8 @@ impl Core {
             network: config.network,
             identity,
             failed_clock: false,
+            since_ready: env.now,
+            told_not_ready: false,
             directories: Vec::new(),
         })
     }
@@ -470,10 +475,22 @@ impl Core {
                 ctx.out.push(Output::Save { name: SAVED_PATHS, bytes: self.requests.policy.encode() });
             }
         }
-        if !self.ready && !self.ops.is_empty() && ctx.env.now.since(self.started) > limits::COVERAGE_DEADLINE {
-            let before = Time(ctx.env.now.0.saturating_sub(limits::COVERAGE_DEADLINE.as_micros() as u64));
+        if self.ready {
+            self.since_ready = ctx.env.now;
+            self.told_not_ready = false;
+            return;
+        }
+        // Nobody at all is a matter of a minute; a view that does not become complete, of ten.
+        let nobody = self.links.open_count() == 0 && self.overlay.view().counts().relays == 0;
+        let deadline = if nobody { limits::NOBODY_DEADLINE } else { limits::COVERAGE_DEADLINE };
+        if ctx.env.now.since(self.since_ready) > deadline {
             let why = self.why_not_ready();
+            let before = Time(ctx.env.now.0.saturating_sub(u64::try_from(deadline.as_micros()).unwrap_or(u64::MAX)));
             self.ops.give_up(ctx, &mut self.requests, &mut self.links, before, &why);
+            if !self.told_not_ready {
+                self.told_not_ready = true;
+                ctx.out.push(Output::Node(NodeEvent::NotReady(why)));
+            }
         }
     }
 

@@ -183,8 +183,12 @@ impl Failure {
 
     /// A text that should have been a key.
     pub fn mistyped(why: TextError) -> Self {
-        let what = format!("This is not a usable key: {why}.");
-        Self::new(ErrorKind::Usage, what, "", "Copy the whole key again. Nothing was sent.")
+        let next = if why == TextError::VerifyOnly {
+            "Ask for the read key, or use `onionskin check` with this one."
+        } else {
+            "Copy the whole key again."
+        };
+        Self::new(ErrorKind::Usage, format!("this is not a usable key: {why}"), "Nothing was sent.", next)
     }
 
     /// The top chunk of a document was not found.

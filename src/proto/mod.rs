@@ -95,8 +95,8 @@ pub enum Output {
         /// Which link.
         link: LinkId,
     },
-    /// Send whole cells. The core never has more than `limits::LINK_IN_FLIGHT` cells of data of a link out without a [`Input::Sent`],
-    /// and some 2,000 control cells.
+    /// Send whole cells. The core never has more than `limits::LINK_IN_FLIGHT` cells of a link out without a [`Input::Sent`], and
+    /// `limits::LINK_CONTROL_MAX` control cells on top.
     Send {
         /// On which link.
         link: LinkId,

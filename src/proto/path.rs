@@ -126,8 +126,8 @@ impl PathPolicy {
         self.relaxed
     }
 
-    /// Three relays, guard first. `None` if the view holds no such path now.
-    pub fn choose(&mut self, view: &View, env: &mut Env<'_>) -> Option<[NodeId; limits::HOPS]> {
+    /// Three relays, guard first, with a last hop that is none of `taken` if there is another. `None` if the view holds no path now.
+    pub fn choose(&mut self, view: &View, env: &mut Env<'_>, taken: &[NodeId]) -> Option<[NodeId; limits::HOPS]> {
         self.refresh(view, env);
         let guard = self.guards.iter().filter(|g| !self.aside(&g.node, env.now)).find_map(|g| view.get(&g.node).cloned())?;
         // The guard in use is the primary: it moves to the front, so that the choice lasts.
@@ -146,11 +146,11 @@ impl PathPolicy {
                 .choose(&mut *env.rng)
                 .cloned();
             let Some(second) = second else { continue };
-            let last = view
-                .usable()
-                .iter()
-                .filter(|l| self.me != Some(l.node()) && apart(l, &guard) && apart(l, &second) && !self.aside(&l.node(), env.now))
-                .choose(&mut *env.rng);
+            let fits = |l: &&Arc<Verified>| {
+                self.me != Some(l.node()) && apart(l, &guard) && apart(l, &second) && !self.aside(&l.node(), env.now)
+            };
+            let fresh = view.usable().iter().filter(fits).filter(|l| !taken.contains(&l.node())).choose(&mut *env.rng);
+            let last = fresh.or_else(|| view.usable().iter().filter(fits).choose(&mut *env.rng));
             if let Some(last) = last {
                 self.relaxed = Relaxed { groups: relaxed, layer2: self.layer2.len() < LAYER2 };
                 return Some([guard.node(), second.node(), last.node()]);
@@ -181,11 +181,19 @@ impl PathPolicy {
 
     /// Lets go of what has had its time or left the network, and fills sample and layer.
     fn refresh(&mut self, view: &View, env: &mut Env<'_>) {
+        // A client that has read no view yet knows its bootstrap relays only: they must not become its guards for that.
+        let counts = view.counts();
+        if counts.relays < limits::NETWORK_MIN_RELAYS || counts.groups < limits::NETWORK_MIN_GROUPS {
+            return;
+        }
         self.trouble.retain(|_, t| t.last + ASIDE_MAX * 2 > env.now);
         self.guards.retain(|g| g.until > env.wall);
         self.layer2.retain(|l| l.until > env.wall && (view.get(&l.node).is_some() || view.usable().is_empty()));
         let (me, usable) = (self.me, view.usable());
         let wanted = (usable.len() / 10).clamp(3, SAMPLE_MAX);
+        // A first start whose whole sample is out of reach may draw on, up to the sample's limit; one that ever worked waits instead.
+        let stuck = self.guards.iter().all(|g| !g.worked && self.aside(&g.node, env.now));
+        let wanted = if stuck { self.guards.len() + 1 } else { wanted };
         while self.guards.iter().filter(|g| view.get(&g.node).is_some()).count() < wanted && self.guards.len() < SAMPLE_MAX {
             let known: Vec<&Arc<Verified>> = self.guards.iter().filter_map(|g| view.get(&g.node)).collect();
             let new = usable

@@ -20,6 +20,7 @@ use crate::proto::path::PathPolicy;
 use crate::proto::slab::Key;
 use crate::wire::request::SessionType;
 use rand::RngExt;
+use rand::seq::IteratorRandom;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::collections::VecDeque;
@@ -438,9 +439,10 @@ impl Requests {
                     && domain.circuits.len() + domain.coming < domain.want
                 {
                     domain.coming += 1;
-                    // Any ready circuit will do, so which one is chance.
-                    let nth = if self.ready.is_empty() { 0 } else { ctx.env.rng.random_range(0..self.ready.len()) };
-                    if let Some(key) = self.ready.keys().nth(nth).copied() {
+                    // Any ready circuit with a last hop of its own will do, so which one is chance.
+                    let used: Vec<NodeId> = domain.paths.iter().map(|[.., last]| *last).collect();
+                    let last = |key: &Key| self.origins.path(*key).is_some_and(|[.., last]| !used.contains(&last));
+                    if let Some(key) = self.ready.keys().copied().filter(last).choose(&mut *ctx.env.rng) {
                         self.ready.remove(&key);
                         self.adopt(op, key);
                     } else if !self.start(ctx, view, Purpose::Op(op)) {
@@ -472,7 +474,12 @@ impl Requests {
         if self.building.len() >= BUILDING_MAX {
             return false;
         }
-        let Some(path) = self.policy.choose(view, ctx.env) else { return false };
+        let taken: Vec<NodeId> = match purpose {
+            Purpose::Op(op) => self.domains.get(&op).map(|d| d.paths.iter().map(|[.., last]| *last).collect()).unwrap_or_default(),
+            Purpose::Ready => self.ready.keys().filter_map(|k| self.origins.path(*k)).map(|[.., last]| last).collect(),
+            Purpose::Probe => Vec::new(),
+        };
+        let Some(path) = self.policy.choose(view, ctx.env, &taken) else { return false };
         match self.origins.build(ctx, view, path) {
             Some(key) => {
                 self.building.insert(key, purpose);

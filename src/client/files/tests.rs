@@ -5,14 +5,16 @@ use crate::client::fake::PIECE;
 use crate::client::fake::key;
 use std::io::Write;
 
-const TAG: &str = "0123456789abcdef";
+fn part_of(target: &Path) -> PathBuf {
+    part_path(target, &tag(&key(1)))
+}
 
 fn document(len: usize) -> Vec<u8> {
     (0..len).map(|i| (i * 7 + i / 256) as u8).collect()
 }
 
 async fn get(fake: &Fake, target: &Path, force: bool) -> Result<Fetched, Failure> {
-    get_to_file(&Node::InProcess(fake.clone()), &key(1), TAG, target, force, &mut |_| {}).await
+    get_to_file(&Node::InProcess(fake.clone()), &key(1), target, force, &mut |_| {}).await
 }
 
 fn fail_after(fake: &Fake, bytes: Option<u64>) {
@@ -49,7 +51,7 @@ async fn an_interrupted_get_goes_on_from_its_part() {
     fail_after(&fake, Some(3 << 20));
     let why = get(&fake, &target, false).await.unwrap_err();
     assert_eq!(why.kind, ErrorKind::NotFound);
-    let part = part_path(&target, TAG);
+    let part = part_of(&target);
     assert!(why.kept.contains(&format!("{} verified bytes", 2 << 20)), "{}", why.kept);
     assert!(why.kept.contains(part.to_str().unwrap()));
     assert_eq!(names(dir.path()), [part.file_name().unwrap().to_str().unwrap()]);
@@ -76,7 +78,7 @@ async fn a_torn_end_of_a_part_is_not_trusted() {
     let mut torn = whole.get(..2 << 20).unwrap().to_vec();
     let end = torn.len() - 1000;
     torn.get_mut(end..).unwrap().fill(0);
-    fs::write(part_path(&target, TAG), &torn).unwrap();
+    fs::write(part_of(&target), &torn).unwrap();
     let done = get(&Fake::with(1, &whole), &target, false).await.unwrap();
     assert_eq!(done.resumed, 1 << 20);
     assert_eq!(fs::read(&target).unwrap(), whole);
@@ -87,7 +89,7 @@ async fn a_part_longer_than_the_document_starts_anew() {
     let dir = tempfile::tempdir().unwrap();
     let target = dir.path().join("x.bin");
     for len in [100, (9 << 19) + 1] {
-        fs::write(part_path(&target, TAG), vec![9; 5 << 20]).unwrap();
+        fs::write(part_of(&target), vec![9; 5 << 20]).unwrap();
         let fake = Fake::with(1, &document(len));
         get(&fake, &target, true).await.unwrap();
         assert_eq!(fs::read(&target).unwrap(), document(len));
@@ -121,13 +123,13 @@ async fn nothing_is_replaced_without_force() {
 async fn what_appears_during_a_get_is_not_replaced() {
     let dir = tempfile::tempdir().unwrap();
     let target = dir.path().join("x");
-    let mut part = Part::open(&target, TAG, false).unwrap();
+    let mut part = Part::open(&target, &tag(&key(1)), false).unwrap();
     part.data(Bytes::from_static(b"abc")).await.unwrap();
     fs::write(&target, "mine").unwrap();
     let why = part.finish(false).await.unwrap_err();
     assert!(why.kept.contains("onionskin-part"), "{}", why.kept);
     assert_eq!(fs::read(&target).unwrap(), b"mine");
-    assert_eq!(fs::read(part_path(&target, TAG)).unwrap(), b"abc");
+    assert_eq!(fs::read(part_of(&target)).unwrap(), b"abc");
 }
 
 #[tokio::test]
@@ -145,17 +147,17 @@ async fn devices_directories_and_links_are_no_targets() {
 async fn two_gets_do_not_share_a_part() {
     let dir = tempfile::tempdir().unwrap();
     let target = dir.path().join("x");
-    let _held = Part::open(&target, TAG, false).unwrap();
-    let why = Part::open(&target, TAG, false).unwrap_err();
-    assert!(why.what.starts_with("Another get"), "{}", why.what);
+    let _held = Part::open(&target, &tag(&key(1)), false).unwrap();
+    let why = Part::open(&target, &tag(&key(1)), false).unwrap_err();
+    assert!(why.what.starts_with("another get"), "{}", why.what);
 }
 
 #[test]
 fn part_names_fit() {
-    let part = part_path(Path::new(&format!("/d/{}", "ä".repeat(120))), TAG);
+    let part = part_path(Path::new(&format!("/d/{}", "ä".repeat(120))), "abcdefgh");
     assert!(part.file_name().unwrap().len() <= 255);
-    assert_eq!(part_path(Path::new("a/b.txt"), TAG), Path::new("a/.b.txt.0123456789abcdef.onionskin-part"));
-    assert_ne!(tag("one key"), tag("another key"));
+    assert_eq!(part_path(Path::new("a/b.txt"), "tag"), Path::new("a/.b.txt.tag.onionskin-part"));
+    assert_ne!(tag(&key(1)), tag(&key(2)));
 }
 
 // --- publishing

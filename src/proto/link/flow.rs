@@ -28,8 +28,6 @@ use bytes::BytesMut;
 
 /// Room for this many cells is made at a time in a link's batch.
 const BATCH_CELLS: usize = 30;
-/// Cells beyond the transport's limit that control messages may add to a link; a peer that reads none of them is closed.
-const CONTROL_MAX: usize = 2048;
 /// Most cells queued in all ports together, 64 MiB: beyond it the circuit with the longest queue dies.
 const QUEUED_MAX: usize = (64 << 20) / CELL;
 /// Most cells in one port's queue: three legs and a circuit may end in one port, each with the largest window.
@@ -316,7 +314,7 @@ impl Links {
         body: &[u8; BODY],
     ) {
         let Some(link) = self.links.get(&id) else { return };
-        if link.in_flight + link.batch.len() / CELL > limits::LINK_IN_FLIGHT + CONTROL_MAX {
+        if link.in_flight + link.batch.len() / CELL > limits::LINK_IN_FLIGHT + limits::LINK_CONTROL_MAX {
             return self.close(ctx, id);
         }
         self.push(ctx, id, Header { circuit, command }, body);

@@ -200,7 +200,9 @@ impl Get {
         if self.deliver < layout.data_with_content() {
             return Goes::On;
         }
+        self.givers.extend(&self.tree.givers);
         self.report.hosts = self.givers.len() as u64;
+        self.report.shares += self.tree.shares;
         self.report.paths = user.paths();
         user.event(Event::Fetched(self.report.clone()));
         Goes::Over
@@ -350,8 +352,8 @@ impl Get {
         if !rest.is_empty() {
             user.event(Event::Data(rest));
         }
-        let report =
-            Report { bytes: length, chunks: 1, shares: limits::SHARES_NEEDED as u64, paths: user.paths(), ..self.report.clone() };
+        let (shares, hosts) = (self.tree.shares, self.tree.givers.len() as u64);
+        let report = Report { bytes: length, chunks: 1, shares, hosts, paths: user.paths(), ..self.report.clone() };
         user.event(Event::Fetched(report));
         Goes::Over
     }

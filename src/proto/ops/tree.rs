@@ -1,5 +1,6 @@
 //! From a key to the roots of all chunks: the walk down the manifest, common to get and check.
 
+use crate::base::NodeId;
 use crate::base::limits;
 use crate::proto::circuit::origin::RequestId;
 use crate::proto::doc::DocJob;
@@ -14,6 +15,7 @@ use crate::proto::ops::User;
 use crate::proto::ops::retrieve;
 use crate::proto::ops::retrieve::Retrieval;
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::collections::VecDeque;
 
 /// Manifest nodes fetched at once.
@@ -49,6 +51,10 @@ pub struct Tree {
     pub roots: Vec<[u8; 32]>,
     /// Roots of all manifest nodes, the top first.
     pub nodes: Vec<[u8; 32]>,
+    /// Hosts that gave a share.
+    pub givers: BTreeSet<NodeId>,
+    /// Shares received.
+    pub shares: u64,
     waiting: VecDeque<((u8, u64), [u8; 32])>,
     wants: BTreeMap<u64, Want>,
     leaves: BTreeMap<u64, Vec<[u8; 32]>>,
@@ -63,6 +69,8 @@ impl Tree {
             single: None,
             roots: Vec::new(),
             nodes: Vec::new(),
+            givers: BTreeSet::new(),
+            shares: 0,
             waiting: VecDeque::new(),
             wants: BTreeMap::new(),
             leaves: BTreeMap::new(),
@@ -147,6 +155,8 @@ impl Tree {
                 Some(_) => Failure::manifest_lost(asked, found),
             }),
             retrieve::Outcome::Chunk(sealed) => {
+                self.shares += want.retrieval.givers.len() as u64;
+                self.givers.extend(&want.retrieval.givers);
                 if !self.key.is_tree() {
                     self.wants.remove(&tag);
                     self.single = Some(sealed);
@@ -154,7 +164,6 @@ impl Tree {
                 }
                 let work = DocJob::OpenNode { key: self.key.clone(), top: self.top.clone(), place: want.place, sealed };
                 user.job(tag, Job::Document(work));
-                let _ = tags;
                 Outcome::Pending
             }
         }

@@ -69,7 +69,7 @@ const JOBS_MAX: usize = 32;
 /// Most descriptors being fetched.
 const FETCHING_MAX: usize = 4096;
 /// A descriptor that did not come is asked for again after this.
-const FETCH_AGAIN: Duration = Duration::from_secs(15);
+const FETCH_AGAIN: Duration = Duration::from_secs(5);
 /// Relays that we dialled before we had their descriptors.
 const EVIDENCE_MAX: usize = 256;
 /// How often tables are looked through.
@@ -164,8 +164,8 @@ pub struct Overlay {
     next_token: u64,
     jobs: BTreeMap<JobId, Work>,
     next_job: u64,
-    /// Descriptors asked for, by hint id, and when they may be asked for again.
-    fetching: BTreeMap<u64, Time>,
+    /// Descriptors asked for, by hint id: until when, and with which request.
+    fetching: BTreeMap<u64, (Time, u32)>,
     /// Relays that proved themselves where we dialled them, and whose descriptors are still to come.
     evidence: BTreeMap<NodeId, SocketAddr>,
     out: VecDeque<Output>,
@@ -297,14 +297,14 @@ impl Overlay {
         let late: Vec<u32> = self.requests.iter().filter(|(_, r)| r.deadline <= now).map(|(id, _)| *id).collect();
         for id in late {
             if let Some(request) = self.requests.remove(&id) {
-                self.lost(env, &request);
+                self.lost(env, id, &request);
             }
         }
         let stuck: Vec<u64> = self.dials.iter().filter(|(_, d)| d.deadline <= now).map(|(t, _)| *t).collect();
         for token in stuck {
             self.dialled(env, token, None);
         }
-        self.fetching.retain(|_, until| *until > now);
+        self.fetching.retain(|_, (until, _)| *until > now);
         if self.evidence.len() >= EVIDENCE_MAX {
             self.evidence.clear();
         }
@@ -375,7 +375,7 @@ impl Overlay {
         let lost: Vec<u32> = self.requests.iter().filter(|(_, r)| r.link == link).map(|(id, _)| *id).collect();
         for id in lost {
             if let Some(request) = self.requests.remove(&id) {
-                self.lost(env, &request);
+                self.lost(env, id, &request);
             }
         }
     }
@@ -453,10 +453,11 @@ impl Overlay {
     }
 
     /// A request that stays without answer.
-    fn lost(&mut self, env: &mut Env<'_>, request: &Request) {
+    fn lost(&mut self, env: &mut Env<'_>, id: u32, request: &Request) {
         match request.asked {
+            Asked::Fetch => self.fetching.retain(|_, (_, by)| *by != id),
             Asked::Snapshot { directory } => self.directory_failed(env, directory),
-            Asked::Near | Asked::Fetch | Asked::Announce | Asked::DialBack => {}
+            Asked::Near | Asked::Announce | Asked::DialBack => {}
         }
     }
 
@@ -478,6 +479,10 @@ impl Overlay {
             }
             Message::FetchReply { id, records } => {
                 if self.answered(link, id, |a| a == Asked::Fetch).is_some() {
+                    // What did not come may be asked of another at once.
+                    let came: Vec<u64> =
+                        records.iter().filter_map(|b| wire_record::peek(&b.0)).map(|(n, _)| record::hint_id(&n)).collect();
+                    self.fetching.retain(|hint, (_, by)| *by != id || came.contains(hint));
                     self.verify(link, records);
                 }
             }
@@ -545,7 +550,7 @@ impl Overlay {
         let free = FETCHING_MAX.saturating_sub(self.fetching.len());
         let mut wanted = Vec::new();
         for id in ids.iter().take(free.min(FETCH_MAX)) {
-            if self.fetching.get(id).is_none_or(|until| *until <= env.now) {
+            if self.fetching.get(id).is_none_or(|(until, _)| *until <= env.now) {
                 wanted.push(*id);
             }
         }
@@ -554,7 +559,8 @@ impl Overlay {
         }
         let marked = wanted.clone();
         if self.request(env, link, Asked::Fetch, |id| Message::Fetch { id, ids: wanted }) {
-            self.fetching.extend(marked.into_iter().map(|id| (id, env.now + FETCH_AGAIN)));
+            let request = self.next_request;
+            self.fetching.extend(marked.into_iter().map(|id| (id, (env.now + FETCH_AGAIN, request))));
         }
     }
 
@@ -574,7 +580,11 @@ impl Overlay {
             let newer = |(node, seq): (NodeId, u64)| self.view.entry(&node).is_none_or(|e| e.relay.descriptor().seq < seq);
             wire_record::peek(&b.0).is_some_and(newer)
         };
-        let fresh: Vec<Vec<u8>> = records.into_iter().filter(unknown).map(|b| b.0).collect();
+        let (fresh, known): (Vec<Blob>, Vec<Blob>) = records.into_iter().partition(unknown);
+        for (node, _) in known.iter().filter_map(|b| wire_record::peek(&b.0)) {
+            self.fetching.remove(&record::hint_id(&node));
+        }
+        let fresh: Vec<Vec<u8>> = fresh.into_iter().map(|b| b.0).collect();
         if !fresh.is_empty() && self.jobs.len() < JOBS_MAX {
             self.job(Work::Verify(link), OverlayJob::Verify(fresh));
         }
@@ -616,7 +626,7 @@ impl Overlay {
             }
             self.view_changed = true;
             if outcome == Inserted::New {
-                self.sweep.grew(env.now);
+                self.sweep.grew(env.now, self.view.counts().relays);
             }
             if let Some(addr) = self.evidence.remove(&node) {
                 self.view.prove(&node, &addr);

@@ -1,6 +1,6 @@
 //! Sweeps: "who is near this random place?", on a timer (D8). They fill a relay's view and measure how much of the network it knows.
 //!
-//! Targets are random and never the relay about to be used, so they tell nothing (attacks.md fact 4). A sweep asks a relay near the target,
+//! Targets walk evenly through the key space from a random start, and are never the relay about to be used, so they tell nothing (attacks.md fact 4). A sweep asks a relay near the target,
 //! because newcomers announce themselves there, and now and then a random one, so that no neighbourhood can hide.
 
 use crate::base::Env;
@@ -25,6 +25,10 @@ use rand::seq::IndexedRandom;
 use std::collections::BTreeMap;
 use std::collections::VecDeque;
 
+/// Step of the walk through the key space: 2^64 over the golden ratio, so that any number of steps leaves no large gap.
+const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
+/// Relays that one sweep brings surely; after relays / this many answers no stretch of the key space is unseen.
+const SURE: usize = 12;
 /// Hints asked for.
 const ASK: u16 = 32;
 /// Relays near a target that may be asked.
@@ -37,8 +41,12 @@ const SAMPLE_GROUPS_MAX: usize = 9;
 const QUIET: Duration = Duration::from_secs(5);
 /// Time between quick sweeps, in milliseconds: from, to.
 const QUICK_MS: (u64, u64) = (100, 200);
+/// The same in a local network.
+const QUICK_MS_LOCAL: (u64, u64) = (40, 80);
 /// Longest time between slow sweeps; large networks need shorter ones to see each descriptor several times in its life.
-const SLOW_MAX: Duration = Duration::from_secs(120);
+const SLOW_MAX: Duration = Duration::from_secs(60);
+/// The first slow sweeps are not that slow: the time between them doubles from here.
+const SLOW_FIRST: Duration = Duration::from_secs(1);
 /// The same in a local network.
 const SLOW_LOCAL: Duration = Duration::from_secs(5);
 /// All places are asked for about once in this many seconds.
@@ -65,7 +73,15 @@ struct Sample {
 #[derive(Debug)]
 pub struct Sweep {
     next: Time,
+    /// First bytes of the last target.
+    place: Option<u64>,
+    /// Answers so far.
+    answers: usize,
     grown: Time,
+    /// New relays since then.
+    new: usize,
+    /// Time to the next slow sweep.
+    slow: Duration,
     samples: BTreeMap<Group, VecDeque<Sample>>,
     order: VecDeque<Group>,
     sampled: Option<Time>,
@@ -76,16 +92,45 @@ pub struct Sweep {
 impl Sweep {
     pub(super) fn new(now: Time) -> Self {
         let (samples, order, strangers) = (BTreeMap::new(), VecDeque::new(), BTreeMap::new());
-        Self { next: now, grown: now, samples, order, sampled: None, strangers, ready: false }
+        Self {
+            next: now,
+            place: None,
+            answers: 0,
+            grown: now,
+            new: 0,
+            slow: SLOW_FIRST,
+            samples,
+            order,
+            sampled: None,
+            strangers,
+            ready: false,
+        }
     }
 
     pub(super) const fn next(&self) -> Time {
         self.next
     }
 
-    /// The view has a relay more.
-    pub(super) const fn grew(&mut self, now: Time) {
-        self.grown = now;
+    fn target(&mut self, env: &mut Env<'_>) -> [u8; 32] {
+        let place = self.place.map_or_else(|| env.rng.next_u64(), |p| p.wrapping_add(STEP));
+        self.place = Some(place);
+        let mut target = [0; 32];
+        env.rng.fill_bytes(&mut target);
+        for (t, b) in target.iter_mut().zip(place.to_be_bytes()) {
+            *t = b;
+        }
+        target
+    }
+
+    /// The view has a relay more, so there may be more to learn: sweeps come sooner again, and quickly after growth by a hundredth.
+    pub(super) fn grew(&mut self, now: Time, relays: usize) {
+        self.new += 1;
+        self.slow = SLOW_FIRST;
+        self.next = self.next.min(now + SLOW_FIRST);
+        if self.new * 100 > relays {
+            self.new = 0;
+            self.grown = now;
+        }
     }
 
     pub(super) fn wants_samples(&self, now: Time, view: &View) -> bool {
@@ -127,7 +172,9 @@ impl Sweep {
             .and_then(|m| view.get(&m))
             .is_some_and(|r| view.usable().iter().filter(|o| o.group() == r.group()).take(2).count() < 2);
         let askable = counts.groups.saturating_sub(usize::from(alone)).max(1);
-        let enough = shares.len() >= limits::COVERAGE_GROUPS.min(askable);
+        // A relay fills its view by sweeps: what they have not reached is missing in one stretch, which samples may miss as well.
+        let whole = me.is_none() || self.answers * SURE >= counts.relays;
+        let enough = whole && shares.len() >= limits::COVERAGE_GROUPS.min(askable);
         let network =
             counts.relays >= limits::NETWORK_MIN_RELAYS && (view.is_local() || counts.groups >= limits::NETWORK_MIN_GROUPS);
         Coverage { percent, groups: shares.len(), ready: enough && network && percent >= limits::COVERAGE_PERCENT }
@@ -143,11 +190,14 @@ impl Overlay {
         let wait = if quick {
             // A first relay, alone, need not knock ten times a second.
             let idle = if self.by_node.is_empty() { 10 } else { 1 };
-            Duration::from_millis(env.rng.random_range(QUICK_MS.0..=QUICK_MS.1) * idle)
+            let (from, to) = if self.view.is_local() { QUICK_MS_LOCAL } else { QUICK_MS };
+            Duration::from_millis(env.rng.random_range(from..=to) * idle)
         } else {
             let relays = u64::try_from(self.view.counts().relays).unwrap_or(u64::MAX).max(1);
             let longest = if self.view.is_local() { SLOW_LOCAL } else { SLOW_MAX };
             let mean = Duration::from_secs(ROUND_SECS * u64::from(ASK) / relays).min(longest);
+            let mean = mean.min(self.sweep.slow);
+            self.sweep.slow = self.sweep.slow.saturating_mul(2).min(longest);
             mean.mul_f64(env.rng.random_range(0.5..1.5))
         };
         self.sweep.next = env.now + wait;
@@ -155,8 +205,7 @@ impl Overlay {
     }
 
     fn sweep_once(&mut self, env: &mut Env<'_>, quick: bool) {
-        let mut target = [0; 32];
-        env.rng.fill_bytes(&mut target);
+        let target = self.sweep.target(env);
         let me = self.me();
         let mut near = self.view.near(&target, NEAREST);
         near.retain(|r| Some(r.node()) != me);
@@ -216,8 +265,7 @@ impl Overlay {
     /// A bootstrap relay answers: ask it for two places at once, to have relays of other groups to go on with.
     pub(super) fn joined(&mut self, env: &mut Env<'_>, link: LinkId) {
         for _ in 0..2 {
-            let mut target = [0; 32];
-            env.rng.fill_bytes(&mut target);
+            let target = self.sweep.target(env);
             self.ask_near(env, link, target);
         }
     }
@@ -235,6 +283,7 @@ impl Overlay {
             .map(|h| h.id)
             .collect();
         self.fetch(env, link, &wanted);
+        self.sweep.answers += 1;
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         self.sample(env, Group::of(&remote), count(known), count(hints.len()));
     }

@@ -25,6 +25,10 @@ const DIRECTORIES: usize = 3;
 const POLL: Duration = Duration::from_secs(3600);
 /// The same in a local network.
 const POLL_LOCAL: Duration = Duration::from_secs(10);
+/// The same until the view is known well enough to choose paths.
+const POLL_GROWING: Duration = Duration::from_secs(15);
+/// The same in a local network.
+const POLL_GROWING_LOCAL: Duration = Duration::from_millis(400);
 /// First wait after a failure; doubles up to `POLL`.
 const RETRY: Duration = Duration::from_secs(2);
 /// Pages that one snapshot may have: a full view and room.
@@ -145,7 +149,13 @@ impl Overlay {
         more: bool,
         records: Vec<Blob>,
     ) {
-        let poll = if self.view.is_local() { POLL_LOCAL } else { POLL };
+        // A view that is not known well enough yet may have been read while the directory's own was growing.
+        let poll = match (self.coverage().ready, self.view.is_local()) {
+            (true, false) => POLL,
+            (true, true) => POLL_LOCAL,
+            (false, false) => POLL_GROWING,
+            (false, true) => POLL_GROWING_LOCAL,
+        };
         let wait = poll.mul_f64(env.rng.random_range(0.5..1.5));
         let Some(d) = self.sync.get(directory) else { return };
         // Only forward, and only so far: a directory cannot keep us turning pages.
