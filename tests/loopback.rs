@@ -1,5 +1,7 @@
 //! Real nodes on real sockets: what the simulator cannot show.
 
+#![expect(clippy::unwrap_used, clippy::panic, clippy::wildcard_enum_match_arm, reason = "a test that fails may say so at once")]
+
 use bytes::Bytes;
 use onionskin::node::{Handle, NodeConfig, Pool, RelayConfig, start};
 use onionskin::proto::event::{Command, Event, NodeEvent, PublishWish};
@@ -26,19 +28,16 @@ async fn relay(i: u8, home: &Path, bootstrap: &[String], pool: &Pool) -> Handle 
 }
 
 async fn client(bootstrap: &[String], pool: &Pool) -> Handle {
-    let (handle, mut events): (Handle, mpsc::Receiver<NodeEvent>) = start(NodeConfig {
-        bootstrap: bootstrap.to_vec(),
-        local_network: true,
-        pool: Some(pool.clone()),
-        ..NodeConfig::default()
-    })
-    .await
-    .unwrap();
+    let (handle, mut events): (Handle, mpsc::Receiver<NodeEvent>) =
+        start(NodeConfig { bootstrap: bootstrap.to_vec(), local_network: true, pool: Some(pool.clone()), ..NodeConfig::default() })
+            .await
+            .unwrap();
     let ready = async {
         loop {
             match events.recv().await.expect("the node runs") {
                 NodeEvent::Ready => return,
-                other => eprintln!("client: {other:?}"),
+                NodeEvent::NotReady(why) => panic!("{why:?}"),
+                _ => {}
             }
         }
     };
@@ -59,8 +58,7 @@ async fn a_document_published_by_one_client_is_fetched_by_another() {
     let (writer, reader) = (client(&links, &pool).await, client(&links, &pool).await);
 
     let document: Vec<u8> = (0..300_000u32).flat_map(|i| i.to_le_bytes()).collect();
-    let wish =
-        PublishWish { length: document.len() as u64, name: None, media_type: None, lease_days: 30, convergent: None };
+    let wish = PublishWish { length: document.len() as u64, name: None, media_type: None, lease_days: 30, convergent: None };
     let (op, mut events) = writer.submit(Command::Publish(wish));
     let publish = async {
         loop {

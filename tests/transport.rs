@@ -1,5 +1,7 @@
 //! Links over real loopback sockets: what goes in comes out, bounds hold, and TLS is as the design says.
 
+#![expect(clippy::unwrap_used, clippy::wildcard_enum_match_arm, clippy::panic, reason = "a test that fails may say so at once")]
+
 use bytes::BytesMut;
 use onionskin::base::{LinkId, limits};
 use onionskin::node::doors::{Doors, accept};
@@ -145,9 +147,7 @@ async fn a_close_does_not_wait_for_a_peer_that_reads_nothing() {
     }
     tokio::time::sleep(Duration::from_millis(500)).await;
     tell.send(Order::Close).unwrap();
-    let down = async {
-        while !matches!(next(&mut here).await, Arrival::Input(Input::LinkDown { .. })) {}
-    };
+    let down = async { while !matches!(next(&mut here).await, Arrival::Input(Input::LinkDown { .. })) {} };
     timeout(Duration::from_secs(3), down).await.expect("closed after a second of grace");
 }
 

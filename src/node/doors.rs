@@ -1,8 +1,8 @@
 //! Who may come in: half-open links are few, in all and for each prefix, and open ones are bounded (attacks.md F, slowloris).
 
+use crate::base::LinkId;
 use crate::base::limits;
 use crate::base::net::Prefix;
-use crate::base::LinkId;
 use crate::node::inbox::{Arrival, Inbox};
 use crate::node::link;
 use crate::node::link::{Farewell, HalfOpen};

@@ -231,10 +231,8 @@ impl Loop {
         if let Event::Status(status) = &mut event {
             status.link.clone_from(&self.driver.link_text);
         }
-        let last = matches!(
-            event,
-            Event::Fetched(_) | Event::Published { .. } | Event::Checked(_) | Event::Status(_) | Event::Failed(_)
-        );
+        let last =
+            matches!(event, Event::Fetched(_) | Event::Published { .. } | Event::Checked(_) | Event::Status(_) | Event::Failed(_));
         let Some(asker) = self.ops.get(&op) else { return };
         if matches!(event, Event::Progress(_)) && asker.capacity() < OP_EVENTS / 4 {
             return;
@@ -273,7 +271,11 @@ impl Loop {
         };
         self.spins = self.spins.saturating_add(1);
         if self.spins == SPIN_TICKS {
-            tracing::error!(reason, late_us = now.since(at).as_micros(), "a core wants one tick after the other: this is a bug, please report it");
+            tracing::error!(
+                reason,
+                late_us = now.since(at).as_micros(),
+                "a core wants one tick after the other: this is a bug, please report it"
+            );
         }
     }
 

@@ -29,10 +29,14 @@ pub enum StartError {
     #[error("{0} is taken by another program. Nothing was changed. Stop that program, or choose another address with --listen")]
     PortInUse(SocketAddr),
     /// The address is not this machine's.
-    #[error("{0} is no address of this machine. Nothing was changed. Choose one that is with --listen, and name the public one with --advertise")]
+    #[error(
+        "{0} is no address of this machine. Nothing was changed. Choose one that is with --listen, and name the public one with --advertise"
+    )]
     NotOurs(SocketAddr),
     /// The system does not allow to listen there, or failed.
-    #[error("cannot listen on {addr}: {source}. Nothing was changed. Choose another address with --listen; ports below 1024 need a privilege")]
+    #[error(
+        "cannot listen on {addr}: {source}. Nothing was changed. Choose another address with --listen; ports below 1024 need a privilege"
+    )]
     Listen {
         /// Where.
         addr: SocketAddr,
@@ -40,7 +44,9 @@ pub enum StartError {
         source: io::Error,
     },
     /// No address to be reached at.
-    #[error("it is not clear where others reach this relay: it listens on {0}. Nothing was changed. Name its public address with --advertise")]
+    #[error(
+        "it is not clear where others reach this relay: it listens on {0}. Nothing was changed. Name its public address with --advertise"
+    )]
     Unreachable(SocketAddr),
     /// An address that only a local network can use.
     #[error(
@@ -71,10 +77,13 @@ pub enum StartError {
 impl StartError {
     /// An error of listening, sorted by what can be done about it.
     pub(super) fn listen(addr: SocketAddr, source: io::Error) -> Self {
-        match source.kind() {
-            io::ErrorKind::AddrInUse => Self::PortInUse(addr),
-            io::ErrorKind::AddrNotAvailable => Self::NotOurs(addr),
-            _ => Self::Listen { addr, source },
+        let kind = source.kind();
+        if kind == io::ErrorKind::AddrInUse {
+            Self::PortInUse(addr)
+        } else if kind == io::ErrorKind::AddrNotAvailable {
+            Self::NotOurs(addr)
+        } else {
+            Self::Listen { addr, source }
         }
     }
 

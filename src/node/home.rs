@@ -79,7 +79,9 @@ impl Home {
         for entry in std::fs::read_dir(dir.path("")).map_err(list)? {
             let name = entry.map_err(list)?.file_name();
             // What a crash left of a write that did not finish is no state.
-            let Some(name) = name.to_str().and_then(|n| n.strip_prefix(STATE_PREFIX)).filter(|n| !n.contains('.')) else { continue };
+            let Some(name) = name.to_str().and_then(|n| n.strip_prefix(STATE_PREFIX)).filter(|n| !n.contains('.')) else {
+                continue;
+            };
             if let Some(bytes) = dir.read(&format!("{STATE_PREFIX}{name}"))? {
                 saved.insert(name.to_owned(), bytes);
             }

@@ -6,8 +6,8 @@
 
 use crate::base::{LinkId, OpId};
 use crate::node::link::Order;
-use crate::proto::event::{Command, Event};
 use crate::proto::Input;
+use crate::proto::event::{Command, Event};
 use core::net::SocketAddr;
 use std::sync::Arc;
 use tokio::sync::mpsc;

@@ -38,11 +38,11 @@ use crate::node::inbox::{Arrival, Inbox};
 use crate::node::tcp::TlsTcp;
 use crate::node::tls::Tls;
 use crate::node::transport::{Listener, Transport};
+use crate::proto::Core;
 use crate::proto::core::{CoreConfig, Role};
 use crate::proto::event::{Command, Event, NodeEvent};
 use crate::proto::job::Shares;
 use crate::proto::link_text::LinkText;
-use crate::proto::Core;
 use crate::store::{Options, Store};
 use core::time::Duration;
 use std::net::SocketAddr;
@@ -164,9 +164,10 @@ pub async fn start(config: NodeConfig) -> Result<(Handle, mpsc::Receiver<NodeEve
     };
 
     let node = kept.identity.as_ref().map(|seed| IdentityKey::from_seed(seed).node_id());
-    let link = door.as_ref().zip(node).map(|(door, node)| {
-        LinkText { network: kept.network, node, addrs: door.advertise.clone() }.encode()
-    });
+    let link = door
+        .as_ref()
+        .zip(node)
+        .map(|(door, node)| LinkText { network: kept.network, node, addrs: door.advertise.clone() }.encode());
     let role = match (&door, kept.identity) {
         (Some(door), Some(identity)) => Role::Relay { identity, advertise: door.advertise.clone(), hosts: kept.shares.is_some() },
         _ => Role::Client,
