@@ -2,6 +2,8 @@
 //!
 //! `cargo bench --bench scale`, or `-- 100 300` for chosen sizes.
 
+#![expect(clippy::print_stdout, reason = "a bench prints")]
+
 #[path = "../tests/sim/mod.rs"]
 mod sim;
 

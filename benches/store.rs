@@ -3,6 +3,8 @@
 //! `cargo bench --bench store [-- [--quick | --million] [--dir DIR]]`. The data goes to DIR (default: the target directory) and is
 //! removed afterwards.
 
+#![expect(clippy::print_stdout, clippy::disallowed_methods, reason = "a bench prints, and reads the clock")]
+
 use onionskin::base::{Address, NetworkId};
 use onionskin::store::{Options, Put, Store};
 use sha2::{Digest, Sha256};

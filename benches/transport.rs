@@ -137,7 +137,7 @@ async fn link(total: usize) -> Figure {
             match arrival {
                 Arrival::Cells(Input::Cells { cells, .. }, _room) => left -= cells.len() / CELL,
                 Arrival::Up { orders, .. } => keep = orders,
-                _ => {}
+                Arrival::Input(_) | Arrival::Cells(..) | Arrival::Submit(..) | Arrival::Stop => {}
             }
         }
     }

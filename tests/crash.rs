@@ -1,6 +1,8 @@
 //! The power goes at every write and every sync of a recorded run: whatever was acknowledged is there afterwards, and nothing that
 //! does not verify is ever returned. Also: bytes that rot, and a disk that fills up or turns read-only under load.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test says what failed by failing")]
+
 use onionskin::base::{Address, NetworkId};
 use onionskin::store::disk::{Disk, DiskFile};
 use onionskin::store::{Options, Put, Store, StoreError, Verify};

@@ -1,5 +1,7 @@
 //! Every composition in `crypto` against committed vectors; where each file came from, and how to make it again, is told beside it.
 
+#![expect(clippy::print_stdout, reason = "names the vector that fails")]
+
 mod cgo {
     //! Counter Galois Onion: 94 public vectors at 509 bytes, and the independent reference at our own size.
 

@@ -177,7 +177,7 @@ async fn publish<H: Operations>(
     tokio::spawn(async move {
         let _slot = slot;
         let mut source = BodySource { body, ready: BytesMut::new() };
-        let key = ask.convergent.map(|digest| convergent_key(&service.secret, &digest));
+        let key = ask.convergent.map(|digest| convergent_key(&service.secret, &ask, &digest));
         let mut watch = tx.watch();
         let work = drive::publish(&service.node, ask, key, &mut source, &mut watch);
         let Some(done) = tx.unless_gone(work).await else { return };

@@ -1,5 +1,4 @@
 use super::*;
-use crate::client;
 use crate::client::Node;
 use crate::client::daemon::Daemon;
 use crate::client::fake::Fake;
@@ -79,7 +78,7 @@ async fn convergent_keys_come_from_the_nodes_own_secret() {
     let mut source = FileSource::spool(&b"abc"[..]).await.unwrap();
     let digest = source.digest().await.unwrap();
     served.node.publish(Publish { convergent: Some(digest), ..ask(3) }, None, &mut source, &mut |_| {}).await.unwrap();
-    let expected = *client::convergent_key(&Secret::new([7; 32]), &digest).expose();
+    let expected = *convergent_key(&Secret::new([7; 32]), &ask(3), &digest).expose();
     assert_eq!(served.fake.0.lock().unwrap().asked.as_ref().unwrap().2, Some(expected));
 }
 

@@ -4,6 +4,7 @@
 use crate::base::ErrorKind;
 use crate::cli::args::Demo;
 use crate::cli::output::Out;
+use crate::cli::output::count;
 use crate::cli::output::size;
 use crate::cli::session;
 use crate::client;
@@ -60,9 +61,11 @@ struct Network {
 
 impl Network {
     async fn close(self) {
+        let mut ends = tokio::task::JoinSet::new();
         for handle in self.clients.into_iter().chain(self.relays) {
-            handle.shutdown().await;
+            ends.spawn(async move { handle.shutdown().await });
         }
+        ends.join_all().await;
     }
 }
 
@@ -112,8 +115,8 @@ async fn show(
     network: &mut Network,
 ) -> Result<(), Failure> {
     let length = source.length();
-    let count = usize::from(args.relays);
-    out.note(&format!("network    starting {count} relays on 127.1.0.1 .. 127.{count}.0.1, with real sockets and TLS"));
+    let number = usize::from(args.relays);
+    out.note(&format!("network    starting {number} relays on 127.1.0.1 .. 127.{number}.0.1, with real sockets and TLS"));
     let started = Instant::now();
     let links = relays(args.relays, home, network).await?;
     let publisher = member(home, "publisher", &links, network).await?;
@@ -121,7 +124,8 @@ async fn show(
     let network_time = started.elapsed();
     out.note(&format!("           ready after {:.1} s", network_time.as_secs_f64()));
 
-    out.note(&format!("publish    {}, {}", file.display(), size(length)));
+    let shown = if file.starts_with(home) { "a page that comes with the program".to_owned() } else { file.display().to_string() };
+    out.note(&format!("publish    {shown}, {}", size(length)));
     let started = Instant::now();
     let ask = client::Publish { length, name: None, media_type: None, lease_days: Config::default().lease_days, convergent: None };
     let bar = out.bar("publishing");
@@ -145,7 +149,7 @@ async fn show(
     let told = Told {
         file,
         bytes: length,
-        relays: count,
+        relays: number,
         key: &key,
         published: &published.report,
         fetched: &fetched.report,
@@ -210,11 +214,12 @@ async fn member(home: &Path, name: &str, links: &[String], network: &mut Network
 
 /// How one side went: figures, and one of its circuits.
 fn tell(out: Out, word: &str, report: &Report, time: Duration) {
+    // Readers do not count hosts: they ask for shares wherever those are.
+    let hosts = if report.hosts > 0 { format!("{} hosts, ", report.hosts) } else { String::new() };
     out.note(&format!(
-        "           {word}: {} shares of {} chunks, {} hosts, {} circuits, {:.1} s",
+        "           {word}: {} shares of {}, {hosts}{} circuits, {:.1} s",
         report.shares,
-        report.chunks,
-        report.hosts,
+        count(report.chunks, "chunk"),
         report.paths.len(),
         time.as_secs_f64()
     ));

@@ -6,6 +6,7 @@ use crate::cli::args::Get;
 use crate::cli::args::Publish;
 use crate::cli::keys;
 use crate::cli::output::Out;
+use crate::cli::output::count;
 use crate::cli::output::foreign;
 use crate::cli::output::size;
 use crate::cli::session;
@@ -71,7 +72,7 @@ pub(super) async fn publish(out: Out, config: &Config, args: &Publish) -> Result
     let work = async {
         let session = Session::open(out, config).await?;
         let key = match convergent {
-            Some(digest) if !session.is_daemon() => Some(client::convergent_key(&session::local_secret(config)?, &digest)),
+            Some(digest) if !session.is_daemon() => Some(client::convergent_key(&session::local_secret(config)?, &ask, &digest)),
             Some(_) | None => None,
         };
         let bar = out.bar("publishing");
@@ -85,9 +86,9 @@ pub(super) async fn publish(out: Out, config: &Config, args: &Publish) -> Result
             .await?;
     let key = done.key.to_text();
     out.note(&format!(
-        "published {} in {} chunks: {} shares at {} hosts",
+        "published {} in {}: {} shares at {} hosts",
         size(done.report.bytes),
-        done.report.chunks,
+        count(done.report.chunks, "chunk"),
         done.report.shares,
         done.report.hosts
     ));

@@ -116,11 +116,16 @@ pub(super) fn foreign(text: &str) -> String {
     text.chars().take(FOREIGN_MAX).map(harmless).collect()
 }
 
+/// So many things: `1 chunk`, `2 chunks`.
+pub(super) fn count(n: u64, thing: &str) -> String {
+    format!("{n} {thing}{}", if n == 1 { "" } else { "s" })
+}
+
 /// Bytes for people: `999 bytes`, `1.5 MiB`.
 pub(super) fn size(bytes: u64) -> String {
     let units = ["KiB", "MiB", "GiB", "TiB"];
     if bytes < 1024 {
-        return format!("{bytes} byte{}", if bytes == 1 { "" } else { "s" });
+        return count(bytes, "byte");
     }
     let mut value = bytes as f64;
     let mut unit = "";

@@ -158,8 +158,11 @@ pub fn failure(kind: ErrorKind, what: impl Into<String>, kept: impl Into<String>
     Failure { kind, what: what.into(), kept: kept.into(), next: next.into() }
 }
 
-/// K_r of a convergent document: from the node's local secret and the SHA-256 of the content (D13). Without the secret nobody can tell
-/// whether a guessed document was published.
-pub fn convergent_key(local: &Secret<32>, digest: &[u8; 32]) -> Secret<32> {
-    derive(Label::Convergent, local.expose(), &[digest])
+/// K_r of a convergent document: from the node's local secret, the SHA-256 of the content, and everything else that is sealed under it, so
+/// that one key never seals two texts (D13). Without the secret nobody can tell whether a guessed document was published.
+pub fn convergent_key(local: &Secret<32>, ask: &Publish, digest: &[u8; 32]) -> Secret<32> {
+    let text = |t: &Option<String>| t.clone().unwrap_or_default().into_bytes();
+    let parts = [digest.to_vec(), ask.length.to_be_bytes().to_vec(), text(&ask.name), text(&ask.media_type)];
+    let parts: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
+    derive(Label::Convergent, local.expose(), &parts)
 }

@@ -55,7 +55,6 @@ impl OnionKey {
     }
 
     /// From [`OnionKey::to_bytes`].
-    #[expect(clippy::needless_pass_by_value, reason = "the key moves in, so no second copy stays with the caller")]
     pub fn from_bytes(bytes: Secret<32>) -> Self {
         let secret = StaticSecret::from(*bytes.expose());
         let public = PublicKey::from(&secret).to_bytes();
@@ -156,7 +155,6 @@ pub fn server(
 ///
 /// # Errors
 /// Wrong length, or not that relay's answer to this message.
-#[expect(clippy::needless_pass_by_value, reason = "a state serves one answer")]
 pub fn client2(state: ClientState, reply: &[u8]) -> Result<Secret<160>, CryptoError> {
     state.agree(reply)
 }
@@ -372,75 +370,5 @@ mod tests {
         assert_eq!(OnionKey::from_bytes(key.to_bytes()).public(), key.public());
         let (state, _) = client1(&mut rng, &NET, &RELAY, &key.public()).unwrap();
         assert_eq!(format!("{key:?} {state:?}"), "OnionKey(..) ClientState(..)");
-    }
-}
-#[cfg(test)]
-mod bench {
-    use super::*;
-    use rand::SeedableRng;
-    use std::time::Instant;
-    #[test]
-    fn bench() {
-        let mut rng = rand::rngs::StdRng::seed_from_u64(1);
-        let key = OnionKey::generate(&mut rng);
-        let (net, id) = (NetworkId([1; 32]), NodeId([2; 32]));
-        let (st, msg) = client1(&mut rng, &net, &id, &key.public()).unwrap();
-        let (reply, _) = server(&mut rng, &net, &id, &[&key], &msg).unwrap();
-        let n = 3000u32;
-        for _ in 0..2 {
-            let t = Instant::now();
-            for _ in 0..n {
-                std::hint::black_box(client1(&mut rng, &net, &id, &key.public()).unwrap());
-            }
-            println!("client1 {:?}", t.elapsed() / n);
-            let t = Instant::now();
-            for _ in 0..n {
-                std::hint::black_box(server(&mut rng, &net, &id, &[&key], &msg).unwrap());
-            }
-            println!("server {:?}", t.elapsed() / n);
-            let t = Instant::now();
-            for _ in 0..n {
-                std::hint::black_box(st.agree(&reply).unwrap());
-            }
-            println!("client2 {:?}", t.elapsed() / n);
-        }
-        use crate::crypto::session as s;
-        let hk = crate::crypto::keys::HostKey::generate(&mut rng, 1).unwrap();
-        let hp = hk.public();
-        let t = Instant::now();
-        for _ in 0..n {
-            std::hint::black_box(s::open(&mut rng, &net, &id, &hp, [0, 1]).unwrap());
-        }
-        println!("open {:?}", t.elapsed() / n);
-        let (c, m) = s::open(&mut rng, &net, &id, &hp, [0, 1]).unwrap();
-        let t = Instant::now();
-        for _ in 0..n {
-            std::hint::black_box(s::accept(&net, &id, &hk, &m).unwrap());
-        }
-        println!("accept {:?}", t.elapsed() / n);
-        let (h, _) = s::accept(&net, &id, &hk, &m).unwrap();
-        let plain = vec![7; 33000];
-        for _ in 0..2 {
-            let t = Instant::now();
-            for _ in 0..n {
-                std::hint::black_box(h.seal_response(&mut rng, 1, &plain, 33968).unwrap());
-            }
-            println!("seal {:?}", t.elapsed() / n);
-            let sealed = h.seal_response(&mut rng, 1, &plain, 33968).unwrap();
-            let mut buf = sealed.clone();
-            let t = Instant::now();
-            for _ in 0..n {
-                buf.copy_from_slice(&sealed);
-                std::hint::black_box(c.open_response(1, &mut buf).unwrap());
-            }
-            println!("open (with copy) {:?}", t.elapsed() / n);
-            let small = h.seal_response(&mut rng, 1, &[], 33968).unwrap();
-            let t = Instant::now();
-            for _ in 0..n {
-                buf.copy_from_slice(&small);
-                std::hint::black_box(c.open_response(1, &mut buf).unwrap());
-            }
-            println!("open all-padding {:?}", t.elapsed() / n);
-        }
     }
 }

@@ -229,7 +229,7 @@ impl Core {
                 match owner {
                     Owner::HopPrev(key) => self.hops.outbound(ctx, &mut self.links, self.overlay.view(), key, early, body),
                     Owner::HopNext(key) => self.hops.inbound(ctx, &mut self.links, key, body),
-                    Owner::Leg(key, stream) => self.hops.from_host(ctx, &mut self.links, key, stream, port, body),
+                    Owner::Leg(key, stream) => self.hops.leg_cell(ctx, &mut self.links, key, stream, port, body),
                     Owner::Host(key) => {
                         if let Some(keys) = &self.keys {
                             self.host.data(ctx, &mut self.links, keys, &self.acceptance, key, body);

@@ -290,6 +290,11 @@ pub enum JobResult {
 }
 
 impl Job {
+    /// Whether it may wait for the disk.
+    pub const fn touches_disk(&self) -> bool {
+        matches!(self, Self::Serve { .. })
+    }
+
     /// Does the work; takes microseconds to some milliseconds. `shares`: the store of a host; without one, requests are answered with
     /// "full" and "miss".
     pub fn run(self, rng: &mut dyn CryptoRng, shares: Option<&dyn Shares>) -> JobResult {

@@ -266,7 +266,7 @@ fn a_newer_format_is_refused_and_left_alone() {
     let head = place.dir.join("head");
     let now = std::fs::read(&head).unwrap();
     let mut newer = b"S\x02anything at all".to_vec();
-    newer.extend(super::head::check_sum(&newer).to_be_bytes());
+    newer.extend(head::check_sum(&newer).to_be_bytes());
     std::fs::write(&head, &newer).unwrap();
     assert!(matches!(Store::open(&place.dir, options(1)), Err(StoreError::Newer { found: 2, known: 1 })));
     assert_eq!(std::fs::read(&head).unwrap(), newer);

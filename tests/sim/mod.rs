@@ -3,7 +3,13 @@
 //! Links, clocks, disks and jobs are simulated; everything that decides is the code that runs in production. Adversaries live here, outside
 //! honest code: a lying disk ([`disk::Disk`]), a tampering wire ([`Tamper`]). An observer sees every transmission.
 
-#![allow(dead_code, reason = "each test uses a part of the world")]
+#![allow(dead_code, unreachable_pub, reason = "each test uses a part of the world")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::wildcard_enum_match_arm,
+    reason = "a test ends where it fails, prints its seed, and looks at the events that it waits for"
+)]
 
 pub mod disk;
 pub mod people;
@@ -18,7 +24,7 @@ use onionskin::base::{Env, Time, Wall};
 use onionskin::crypto::keys::IdentityKey;
 use onionskin::crypto::secret::Secret;
 use onionskin::proto::core::{Core, CoreConfig, Role};
-use onionskin::proto::overlay::record::Verified;
+use onionskin::proto::overlay::record::{RecordError, Verified};
 use onionskin::proto::overlay::{JobOutcome, OverlayJob};
 use onionskin::proto::{Command, Event, Input, Job, JobResult, NodeEvent, Output};
 use onionskin::wire::cell::CELL;
@@ -37,6 +43,11 @@ const JOB_TIME: Duration = Duration::from_micros(200);
 
 /// What a node on the way does to cells that it sends, instead of what it should.
 pub type Tamper = Box<dyn FnMut(&mut StdRng, &mut BytesMut) -> Fate>;
+
+/// What a global observer does with each transmission.
+pub type Observer = Box<dyn FnMut(&Seen<'_>)>;
+
+type Checked = Result<Arc<Verified>, RecordError>;
 
 /// What becomes of a batch after tampering.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,7 +117,7 @@ pub struct World {
     /// The network that honest nodes belong to.
     pub network: NetworkId,
     /// Sees every transmission.
-    pub observer: Option<Box<dyn FnMut(&Seen<'_>)>>,
+    pub observer: Option<Observer>,
     /// Who dialled whom, ever: the other end saw the dialler's address.
     pub dials: BTreeSet<(usize, usize)>,
     /// Steps after which all cores check themselves; zero is never.
@@ -116,7 +127,7 @@ pub struct World {
     timers: BTreeSet<(Time, usize)>,
     ends: BTreeMap<(usize, LinkId), End>,
     by_addr: BTreeMap<SocketAddr, usize>,
-    verified: BTreeMap<Vec<u8>, Result<Arc<Verified>, onionskin::proto::overlay::record::RecordError>>,
+    verified: BTreeMap<Vec<u8>, Checked>,
     next: u64,
     next_op: u64,
     steps: u64,
@@ -363,7 +374,7 @@ impl World {
             self.deliver(item.node, item.input);
         }
         self.steps += 1;
-        if self.check_every > 0 && self.steps % self.check_every == 0 {
+        if self.check_every > 0 && self.steps.is_multiple_of(self.check_every) {
             self.nodes.iter().filter_map(|n| n.core.as_ref()).for_each(Core::check);
         }
         true
@@ -476,7 +487,7 @@ impl World {
     }
 
     fn send(&mut self, from: usize, link: LinkId, mut cells: BytesMut) {
-        assert!(!cells.is_empty() && cells.len() % CELL == 0, "a length that is not the cell's");
+        assert!(!cells.is_empty() && cells.len().is_multiple_of(CELL), "a length that is not the cell's");
         let count = cells.len() / CELL;
         let node = &mut self.nodes[from];
         node.cells_sent += count as u64;

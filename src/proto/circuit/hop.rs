@@ -56,6 +56,7 @@ enum Next {
 #[derive(Debug)]
 enum Leg {
     /// The link to the host is being opened; these bodies wait. Bounded by the credit of the client's side.
+    #[expect(clippy::vec_box, reason = "a body of 2 KiB moves here and on without a copy")]
     Waiting(Vec<Box<[u8; BODY]>>),
     Open(PortKey),
 }
@@ -198,7 +199,7 @@ impl Hops {
     }
 
     /// A cell on a leg: from the host to this last hop.
-    pub(in crate::proto) fn from_host(
+    pub(in crate::proto) fn leg_cell(
         &mut self,
         ctx: &mut Ctx<'_, '_>,
         links: &mut Links,

@@ -331,6 +331,7 @@ impl Origins {
     }
 
     /// Sends a request to a host, on a session that is open or on a new one. The circuit must stand.
+    #[expect(clippy::too_many_arguments, reason = "the parts of the core that it works on are lent one by one")]
     pub(in crate::proto) fn request(
         &mut self,
         ctx: &mut Ctx<'_, '_>,

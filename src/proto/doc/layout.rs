@@ -44,7 +44,8 @@ impl Layout {
     pub const fn new(length: u64) -> Self {
         let class = if length <= limits::SMALL_DOCUMENT_MAX { Class::Small } else { Class::Large };
         let content = length.div_ceil(class.capacity() as u64);
-        Self { length, class, data: padme(if content == 0 { 1 } else { content }) }
+        // Two at least: the parity of a single chunk would be that chunk again, at the same address.
+        Self { length, class, data: padme(if content < 2 { 2 } else { content }) }
     }
 
     /// Data chunks that hold bytes of the document; the others are padding.

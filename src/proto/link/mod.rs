@@ -150,6 +150,7 @@ pub struct Links {
     ports: Slab<Port>,
     timers: TimerTable<LinkTimer>,
     /// Buffers of queued cells, kept for reuse.
+    #[expect(clippy::vec_box, reason = "cells of 2 KiB move between the queues and here without a copy")]
     spare: Vec<Box<[u8; CELL]>>,
     queued: usize,
     /// Credit granted beyond the first window of each port.

@@ -90,12 +90,8 @@ impl Check {
                 self.tree.begin(user, &mut self.tags);
                 tree::Outcome::Pending
             }
-            Heard::Answer(tag, request, answer) if self.tree.owns(tag) => {
-                self.tree.answer(user, &mut self.tags, tag, request, answer)
-            }
-            Heard::Failed(tag, request, blame) if self.tree.owns(tag) => {
-                self.tree.failed(user, &mut self.tags, tag, request, blame)
-            }
+            Heard::Answer(tag, request, answer) if self.tree.owns(tag) => self.tree.answer(user, tag, request, answer),
+            Heard::Failed(tag, request, blame) if self.tree.owns(tag) => self.tree.failed(user, tag, request, blame),
             Heard::Job(tag, result) if self.tree.owns(tag) => self.tree.job(user, &mut self.tags, tag, result),
             Heard::Answer(tag, request, mut answer) => {
                 if let Some(census) = self.counting.get_mut(&tag)

@@ -113,12 +113,8 @@ impl Get {
                 self.tree.begin(user, &mut self.tags);
                 tree::Outcome::Pending
             }
-            Heard::Answer(tag, request, answer) if self.tree.owns(tag) => {
-                self.tree.answer(user, &mut self.tags, tag, request, answer)
-            }
-            Heard::Failed(tag, request, blame) if self.tree.owns(tag) => {
-                self.tree.failed(user, &mut self.tags, tag, request, blame)
-            }
+            Heard::Answer(tag, request, answer) if self.tree.owns(tag) => self.tree.answer(user, tag, request, answer),
+            Heard::Failed(tag, request, blame) if self.tree.owns(tag) => self.tree.failed(user, tag, request, blame),
             Heard::Job(tag, result) if self.tree.owns(tag) => self.tree.job(user, &mut self.tags, tag, result),
             Heard::Answer(tag, request, answer) => {
                 let Some(chunk) = self.chunks.get_mut(&tag) else { return Goes::On };
@@ -328,15 +324,26 @@ impl Get {
                 let Some(chunks) = chunks else { return self.fail(user, Failure::void()) };
                 let lost = self.repairs.remove(&group).map(|r| r.lost).unwrap_or_default();
                 for (slot, sealed) in chunks {
-                    if let Some(number) = layout.data_of_slot(slot).filter(|_| lost.contains(&slot)) {
-                        if number < layout.data_with_content() && number >= self.deliver {
-                            self.open(user, &layout, number, sealed);
-                        }
+                    if let Some(number) = layout.data_of_slot(slot).filter(|_| lost.contains(&slot))
+                        && number < layout.data_with_content()
+                        && number >= self.deliver
+                    {
+                        self.open(user, &layout, number, sealed);
                     }
                 }
                 Goes::On
             }
-            _ => self.fail(user, Failure::bug("a job was lost")),
+            JobResult::LinkProof(_)
+            | JobResult::LinkCheck(_)
+            | JobResult::CircuitServer(_)
+            | JobResult::CircuitStart(_)
+            | JobResult::CircuitReply(_)
+            | JobResult::HostOpen(_)
+            | JobResult::SessionOpen(_)
+            | JobResult::Serve(_)
+            | JobResult::Document(_)
+            | JobResult::Overlay(_)
+            | JobResult::Lost => self.fail(user, Failure::bug("a job was lost")),
         }
     }
 

@@ -255,6 +255,7 @@ impl Ops {
     }
 
     /// A job is done.
+    #[expect(clippy::too_many_arguments, reason = "the parts of the core that it works on are lent one by one")]
     pub(in crate::proto) fn job_done(
         &mut self,
         ctx: &mut Ctx<'_, '_>,

@@ -101,28 +101,26 @@ impl Tree {
     pub(in crate::proto) fn answer(
         &mut self,
         user: &mut User<'_, '_, '_>,
-        tags: &mut u64,
         tag: u64,
         request: RequestId,
         answer: SealedAnswer,
     ) -> Outcome {
         let Some(want) = self.wants.get_mut(&tag) else { return Outcome::Pending };
         let outcome = want.retrieval.answer(user, tag, request, answer);
-        self.retrieved(user, tags, tag, outcome)
+        self.retrieved(user, tag, outcome)
     }
 
     /// A failure of one of the walk's requests.
     pub(in crate::proto) fn failed(
         &mut self,
         user: &mut User<'_, '_, '_>,
-        tags: &mut u64,
         tag: u64,
         request: RequestId,
         host_to_blame: bool,
     ) -> Outcome {
         let Some(want) = self.wants.get_mut(&tag) else { return Outcome::Pending };
         let outcome = want.retrieval.failed(user, tag, request, host_to_blame);
-        self.retrieved(user, tags, tag, outcome)
+        self.retrieved(user, tag, outcome)
     }
 
     /// One of the walk's jobs is done.
@@ -131,7 +129,7 @@ impl Tree {
         match result {
             JobResult::OpenAnswers(found) => {
                 let outcome = want.retrieval.opened(user, tag, found);
-                self.retrieved(user, tags, tag, outcome)
+                self.retrieved(user, tag, outcome)
             }
             JobResult::Document(DocJobResult::Node(node)) => {
                 let place = want.place;
@@ -141,11 +139,21 @@ impl Tree {
                     None => Outcome::Failed(Failure::manifest_lies()),
                 }
             }
-            _ => Outcome::Failed(Failure::bug("a job came back as another")),
+            JobResult::LinkProof(_)
+            | JobResult::LinkCheck(_)
+            | JobResult::CircuitServer(_)
+            | JobResult::CircuitStart(_)
+            | JobResult::CircuitReply(_)
+            | JobResult::HostOpen(_)
+            | JobResult::SessionOpen(_)
+            | JobResult::Serve(_)
+            | JobResult::Document(_)
+            | JobResult::Overlay(_)
+            | JobResult::Lost => Outcome::Failed(Failure::bug("a job came back as another")),
         }
     }
 
-    fn retrieved(&mut self, user: &mut User<'_, '_, '_>, tags: &mut u64, tag: u64, outcome: retrieve::Outcome) -> Outcome {
+    fn retrieved(&mut self, user: &mut User<'_, '_, '_>, tag: u64, outcome: retrieve::Outcome) -> Outcome {
         let Some(want) = self.wants.get(&tag) else { return Outcome::Pending };
         match outcome {
             retrieve::Outcome::Pending => Outcome::Pending,

@@ -521,8 +521,17 @@ impl Overlay {
                 self.send(env.now, link, &Message::AnnounceAck { id });
             }
             Message::DialBack { id, port } => self.dial_back(env, link, id, port),
-            other => {
-                if let Some(answer) = self.answer(&other) {
+            Message::Near { .. }
+            | Message::NearReply { .. }
+            | Message::Fetch { .. }
+            | Message::FetchReply { .. }
+            | Message::AnnounceAck { .. }
+            | Message::Snapshot { .. }
+            | Message::SnapshotPage { .. }
+            | Message::Digest { .. }
+            | Message::DigestReply { .. }
+            | Message::DialBackReply { .. } => {
+                if let Some(answer) = self.answer(&message) {
                     self.send(env.now, link, &answer);
                 }
             }

@@ -458,7 +458,12 @@ impl Hand {
 fn dials(outputs: &[Output]) -> Vec<(SocketAddr, u64)> {
     let pick = |o: &Output| match o {
         Output::Dial { addr, token, fresh: true, .. } => Some((*addr, *token)),
-        _ => None,
+        Output::Dial { .. }
+        | Output::Send { .. }
+        | Output::Release { .. }
+        | Output::Blame { .. }
+        | Output::Job(..)
+        | Output::Event(_) => None,
     };
     outputs.iter().filter_map(pick).collect()
 }
