@@ -2,12 +2,7 @@
 //!
 //! `cargo bench --bench transport [-- MIB]`. Machine noise hits both sides alike, so the ratios are the figures to compare.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::wildcard_enum_match_arm,
-    clippy::print_stdout,
-    reason = "a bench prints what it measured and stops when it cannot"
-)]
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a bench prints what it measured and stops when it cannot")]
 
 use bytes::BytesMut;
 use onionskin::base::{JobId, LinkId, NetworkId, Wall, limits};
