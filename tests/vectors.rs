@@ -15,7 +15,7 @@ mod cgo {
         data_encoding::HEXLOWER.decode(value.as_str().expect("a string").as_bytes()).expect("hex")
     }
 
-    fn array<const N: usize>(value: &Value) -> [u8; N] {
+    pub(super) fn array<const N: usize>(value: &Value) -> [u8; N] {
         hex(value).try_into().expect("a field of fixed length")
     }
 
@@ -167,5 +167,42 @@ mod cgo {
         let file: Value = serde_json::from_str(text).expect("JSON");
         assert_eq!((uiv::update_offset(BODY), uiv::cleared_bits(BODY)), (133, 8));
         assert_eq!(all::<BODY>(|name| file[name].clone()), 56);
+    }
+}
+
+mod ntor {
+    //! The circuit handshake: its deterministic end, against an implementation of its own in `vectors/ntor.py`.
+
+    use crate::cgo::array;
+    use onionskin::base::NetworkId;
+    use onionskin::base::NodeId;
+    use onionskin::crypto::ntor;
+    use onionskin::crypto::secret::Secret;
+    use serde_json::Value;
+
+    #[test]
+    fn keys_and_proof_from_fixed_secrets() {
+        let file: Value = serde_json::from_str(include_str!("vectors/ntor.json")).expect("JSON");
+        let vectors = file["vectors"].as_array().expect("a list of vectors");
+        assert_eq!(vectors.len(), 4);
+        for v in vectors {
+            let onion_key = ntor::OnionKey::from_bytes(Secret::new(array(&v["b"])));
+            assert_eq!(onion_key.public(), array(&v["B"]));
+            let shared = ["xy", "xb", "kem_shared"].map(|name| array::<32>(&v[name])).concat();
+            let (auth, keys) = ntor::finish(
+                &Secret::init(|out| out.copy_from_slice(&shared)),
+                &ntor::Transcript {
+                    net: &NetworkId(array(&v["net"])),
+                    relay: &NodeId(array(&v["relay"])),
+                    onion: &onion_key.public(),
+                    x: &array(&v["X"]),
+                    ek: &array(&v["kem_public"]),
+                    y: &array(&v["Y"]),
+                    ct: &array(&v["kem_ciphertext"]),
+                },
+            );
+            assert_eq!(auth.expose(), &array(&v["auth"]));
+            assert_eq!(keys.expose(), &array(&v["keys"]));
+        }
     }
 }

@@ -1,17 +1,17 @@
 //! Counter Galois Onion (Tor proposal 359, eprint 2025/583), the onion layer of relay cells (design D5), for any body size.
 //!
-//! A body is a tag (16 bytes) and a payload. Every layer is a wide-block cipher over the whole body, chained to the cell before: change,
-//! drop, repeat or swap one cell, and that cell and all after it are noise to everyone behind (attacks.md G12). The tag doubles as
-//! recognition: a cell is for the hop whose nonce its tag decrypts or encrypts to. Keys and nonce move on one way with every cell that a
-//! hop accepts or originates, so a seized relay cannot open what it recognised before.
+//! A body is a tag (16 bytes) and a payload. Every layer is a wide-block cipher over the whole body, chained to the cell before:
+//! change, drop, repeat or swap one cell, and that cell and all after it are noise to everyone behind (attacks.md G12). The tag
+//! doubles as recognition: a cell is for the hop whose nonce its tag decrypts or encrypts to. Keys and nonce move on one way with
+//! every cell that a hop accepts or originates, so a seized relay cannot open what it recognised before.
 //!
 //! ```text
 //! hop keys   160 bytes: away from the client 80 | towards the client 80;  each K 64 | N 16
 //! state      by direction: K (expanded), N the next nonce, T' the tag last seen on the encrypted side
 //! ```
 //!
-//! Relays only encrypt and clients only decrypt, whatever the direction: [`RelayLayer`] holds no decryption schedule, and an idle circuit
-//! costs a relay under 1.5 KiB. Nothing here allocates per cell.
+//! Relays only encrypt and clients only decrypt, whatever the direction: [`RelayLayer`] holds no decryption schedule, and an idle
+//! circuit costs a relay under 1.5 KiB. Nothing here allocates per cell.
 //!
 //! For 509-byte bodies this is what Tor runs, checked on its public vectors; for our own size see [`uiv`] and `tests/vectors/cgo`.
 
@@ -227,8 +227,8 @@ impl<const BODY: usize> ClientLayers<BODY> {
         }
     }
 
-    /// A cell from the nearest hop: takes layers off in place until one hop recognises it. The hop that sent it (0 is the nearest), with
-    /// the payload behind the tag; or `None`: the cell was not what any hop sent, and so will be all after it.
+    /// A cell from the nearest hop: takes layers off in place until one hop recognises it. The hop that sent it (0 is the nearest),
+    /// with the payload behind the tag; or `None`: the cell was not what any hop sent, and so will be all after it.
     #[must_use]
     pub fn receive(&mut self, ad: u8, body: &mut [u8; BODY]) -> Option<usize> {
         for (hop, layer) in self.hops.iter_mut().enumerate() {

@@ -177,15 +177,23 @@ impl ClientState {
     }
 }
 
-/// Everything both ends saw.
-struct Transcript<'a> {
-    net: &'a NetworkId,
-    relay: &'a NodeId,
-    onion: &'a [u8; 32],
-    x: &'a [u8; 32],
-    ek: &'a [u8; KEM_PUBLIC],
-    y: &'a [u8; 32],
-    ct: &'a [u8; KEM_CIPHERTEXT],
+/// Everything both ends saw; all of it is public.
+#[derive(Clone, Copy)]
+pub struct Transcript<'a> {
+    /// Which network.
+    pub net: &'a NetworkId,
+    /// Whom the client means.
+    pub relay: &'a NodeId,
+    /// B, that relay's onion key.
+    pub onion: &'a [u8; 32],
+    /// X, the client's ephemeral key.
+    pub x: &'a [u8; 32],
+    /// ek, the client's ephemeral ML-KEM-768 key.
+    pub ek: &'a [u8; KEM_PUBLIC],
+    /// Y, the relay's ephemeral key.
+    pub y: &'a [u8; 32],
+    /// ct, encapsulated to ek.
+    pub ct: &'a [u8; KEM_CIPHERTEXT],
 }
 
 fn secret_input(xy: &[u8; 32], xb: &[u8; 32], kem: &[u8]) -> Secret<96> {
@@ -197,8 +205,9 @@ fn secret_input(xy: &[u8; 32], xb: &[u8; 32], kem: &[u8]) -> Secret<96> {
     })
 }
 
-/// From the shared secrets and the transcript to AUTH and the keys of the circuit. Pure: the vector below pins it.
-fn finish(secret: &Secret<96>, t: &Transcript<'_>) -> (Secret<32>, Secret<160>) {
+/// From the shared secrets, `X25519(x, Y) | X25519(x, B) | kem secret`, and the transcript to AUTH and the keys of the circuit.
+/// Pure, and public for the vectors that pin it (`tests/vectors/ntor.json`).
+pub fn finish(secret: &Secret<96>, t: &Transcript<'_>) -> (Secret<32>, Secret<160>) {
     let transcript = hash(Label::NtorSeed, &[PROTOCOL, &t.net.0, &t.relay.0, t.onion, t.x, t.ek, t.y, t.ct]);
     let seed: Secret<32> = derive(Label::NtorSeed, secret.expose(), &[&transcript]);
     let verify: Secret<32> = derive(Label::NtorVerify, secret.expose(), &[&transcript]);

@@ -6,11 +6,11 @@
 //! UIV+        Y_L = ET(J, H | X_R, X_L);  Y_R = X_R ^ PRF(S, Y_L, 0)                          key J 32 | S 32
 //! ```
 //!
-//! A body is X_L (16 bytes) and X_R (the rest); H is the tag of the cell before (T') and one byte of associated data. Encrypting cannot be
-//! steered by who changes its input, decrypting can: relays always encrypt, clients always decrypt.
+//! A body is X_L (16 bytes) and X_R (the rest); H is the tag of the cell before (T') and one byte of associated data. Encrypting
+//! cannot be steered by who changes its input, decrypting can: relays always encrypt, clients always decrypt.
 //!
-//! Two constants follow from the body size: C ([`update_offset`]) keeps new keys apart from the pad, and `clear` zeroes so many low bits
-//! ([`cleared_bits`]) that adding a block number never carries. For 509 bytes they are the public ones, 31 and 6.
+//! Two constants follow from the body size: C ([`update_offset`]) keeps new keys apart from the pad, and `clear` zeroes so many low
+//! bits ([`cleared_bits`]) that adding a block number never carries. For 509 bytes they are the public ones, 31 and 6.
 
 use crate::crypto::secret::Secret;
 use aes::Aes128Dec;
@@ -116,8 +116,8 @@ impl<P: Permutation> Et<P> {
     }
 
     /// POLYVAL of the tweak, padded with zeros to whole blocks. Everything goes to the hash in runs of four blocks, which it takes
-    /// several times faster than single ones: leading zero blocks change nothing (the sum starts at zero), and so fill up the first run;
-    /// the last run is completed in a buffer, and the run between is hashed where it lies.
+    /// several times faster than single ones: leading zero blocks change nothing (the sum starts at zero), and so fill up the first
+    /// run; the last run is completed in a buffer, and the run between is hashed where it lies.
     fn tweak(&self, previous: &[u8; BLOCK], ad: u8, right: &[u8]) -> Block {
         const RUN: usize = 4 * BLOCK;
         let mut hash = self.hash.clone();
@@ -292,7 +292,8 @@ impl<P: Permutation, const BODY: usize> Uiv<P, BODY> {
         self.prf.update(nonce)
     }
 
-    /// Whether two keys are the same, without showing either: keyed permutations and hashes are compared by what they do to one input.
+    /// Whether two keys are the same, without showing either: keyed permutations and hashes are compared by what they do to one
+    /// input.
     pub(super) fn same_key(&self, other: &Self) -> bool {
         let probe = |uiv: &Self| {
             let mut et = [1; BLOCK];

@@ -1,0 +1,106 @@
+//! Encoding (seal, code, hash; document-level parity included) and decoding (verify eight shares, rebuild, code anew, compare, open), per
+//! core, against the sum of the primitives in the same run.
+
+use chacha20poly1305::aead::AeadInOut;
+use chacha20poly1305::{ChaCha20Poly1305, KeyInit};
+use onionskin::base::limits;
+use onionskin::crypto::secret::Secret;
+use onionskin::proto::doc::key::ReadKey;
+use onionskin::proto::doc::layout::Layout;
+use onionskin::proto::doc::share::{self, EncodedChunk};
+use onionskin::proto::doc::{DocJob, DocJobResult};
+use onionskin::wire::share::Class;
+use reed_solomon_simd::ReedSolomonEncoder;
+use sha2::{Digest, Sha256};
+use std::hint::black_box;
+use std::sync::Arc;
+
+/// Nanoseconds that this thread has spent on a processor: other jobs on the machine do not count.
+fn cpu_ns() -> u64 {
+    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").expect("Linux tells");
+    stat.split_whitespace().next().and_then(|ns| ns.parse().ok()).expect("a number")
+}
+
+/// Mean CPU seconds of one call, over about a second of them, best of three rounds.
+fn time(mut f: impl FnMut()) -> f64 {
+    f();
+    let mut best = f64::MAX;
+    for _ in 0..3 {
+        let (began, mut calls) = (cpu_ns(), 0);
+        let spent = loop {
+            f();
+            calls += 1;
+            let spent = cpu_ns() - began;
+            if spent > 300_000_000 {
+                break spent;
+            }
+        };
+        best = best.min(spent as f64 / 1e9 / f64::from(calls));
+    }
+    best
+}
+
+fn encode_group(layout: &Layout, k_r: &Secret<32>, plain: &[u8]) -> Vec<Arc<EncodedChunk>> {
+    let mut data = Vec::new();
+    for number in 0..limits::GROUP_DATA as u64 {
+        let job = DocJob::EncodeChunk { k_r: k_r.clone(), layout: layout.clone(), number, plain: plain.to_vec().into() };
+        let DocJobResult::Encoded(Some(chunks)) = job.run() else { unreachable!("encodes") };
+        data.extend(chunks);
+    }
+    let DocJobResult::Encoded(Some(parity)) = (DocJob::EncodeParity { data: data.clone(), count: limits::GROUP_PARITY }).run() else {
+        unreachable!("encodes")
+    };
+    data.into_iter().chain(parity).collect()
+}
+
+fn main() {
+    println!("class | what | MB/s of document | primitives alone | ratio | bar");
+    for (class, length) in [(Class::Small, 4u64 << 20), (Class::Large, 64 << 20)] {
+        let layout = Layout::new(length);
+        let k_r = Secret::new([7; 32]);
+        let plain = vec![5u8; class.capacity()];
+        let (share, chunk) = (class.share_len(), class.chunk_len());
+        let group_bytes = (plain.len() * limits::GROUP_DATA) as f64;
+
+        // Primitives, per chunk: one sealing, one coding of 8 into 24, and a hash of all 24 shares.
+        let cipher = ChaCha20Poly1305::new(&[1; 32].into());
+        let mut buffer = plain.clone();
+        let seal = time(|| {
+            black_box(cipher.encrypt_inout_detached(&[0; 12].into(), b"", buffer.as_mut_slice().into()).unwrap());
+        });
+        let sealed = vec![9u8; chunk];
+        let code = time(|| {
+            let mut encoder = ReedSolomonEncoder::new(8, 16, share).unwrap();
+            sealed.chunks_exact(share).for_each(|s| encoder.add_original_shard(s).unwrap());
+            black_box(encoder.encode().unwrap().recovery_iter().map(<[u8]>::len).sum::<usize>());
+        });
+        let hash = time(|| {
+            black_box(Sha256::digest(&sealed));
+        });
+        let primitives = 32.0 * seal + 40.0 * (code + 3.0 * hash) + 8.0 * code;
+
+        let encode = time(|| {
+            black_box(encode_group(&layout, &k_r, &plain));
+        });
+        line(class, "encode", group_bytes / encode, group_bytes / primitives, 180.0);
+
+        let chunks = encode_group(&layout, &k_r, &plain);
+        let salt = [3; 16];
+        // Half of the eight are parity: the usual case, for a reader gets any of 24.
+        let blobs: Vec<Vec<u8>> = [0, 2, 4, 6, 9, 13, 17, 21].iter().map(|i| chunks[0].share_blob(*i, salt)).collect();
+        let key = ReadKey::new(k_r.clone(), [0; 32], true);
+        let decode = time(|| {
+            let shares: Vec<_> = blobs.iter().map(|b| share::verify_share(b).unwrap().1).collect();
+            let parts: Vec<_> = shares.iter().map(|s| (s.index, share::leaf_of(s), s.data)).collect();
+            let sealed = share::rebuild(class, &chunks[0].root, &parts).unwrap();
+            let job = DocJob::OpenChunk { key: key.clone(), layout: layout.clone(), number: 0, sealed };
+            black_box(job.run());
+        });
+        line(class, "decode", plain.len() as f64 / decode, plain.len() as f64 / (seal + code + 3.0 * hash), 400.0);
+    }
+}
+
+fn line(class: Class, what: &str, got: f64, limit: f64, bar: f64) {
+    let verdict = if got / 1e6 >= bar { "holds" } else { "misses" };
+    println!("{class:?} | {what} | {:.0} | {:.0} | {:.2} | {bar:.0} {verdict}", got / 1e6, limit / 1e6, got / limit);
+}
