@@ -75,7 +75,7 @@ impl ManifestNode {
 
     /// The chunk's plaintext, without the zeros behind it.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let mut w = Writer::with_capacity(64 + 32 * self.children.len() + self.private.len());
+        let mut w = Writer::with_capacity(self.children.as_flattened().len().saturating_add(self.private.len()).saturating_add(64));
         w.u8(KIND).u8(VERSION).u8(self.level).u64(self.index).u64(self.chunks).u8(self.class.to_u8()).raw(&self.commitment);
         w.u16(u16::try_from(self.children.len()).unwrap_or(u16::MAX));
         for child in &self.children {

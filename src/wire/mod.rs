@@ -3,6 +3,8 @@
 //! Nothing here panics on any input. Lengths are checked against [`crate::base::limits`] before anything is allocated, trailing
 //! bytes are refused, and every value has exactly one encoding.
 
+#![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::arithmetic_side_effects))]
+
 pub mod cell;
 pub mod codec;
 pub mod hello;

@@ -62,14 +62,14 @@ impl SessionType {
     pub const fn request_len(self) -> usize {
         match self.kind {
             Kind::Fetch => RELAY_DATA,
-            Kind::Store => self.class.cells_per_share() * RELAY_DATA,
+            Kind::Store => self.class.cells_per_share().saturating_mul(RELAY_DATA),
         }
     }
 
     /// Bytes of one sealed response: whole cells.
     pub const fn response_len(self) -> usize {
         match self.kind {
-            Kind::Fetch => self.class.cells_per_share() * RELAY_DATA,
+            Kind::Fetch => self.class.cells_per_share().saturating_mul(RELAY_DATA),
             Kind::Store => RELAY_DATA,
         }
     }
@@ -118,7 +118,7 @@ pub struct Store<'a> {
 impl<'a> Store<'a> {
     /// The request's bytes.
     pub fn to_bytes(self) -> Vec<u8> {
-        let mut w = Writer::with_capacity(6 + self.ticket.1.len() + self.blob.len());
+        let mut w = Writer::with_capacity(self.blob.len().saturating_add(self.ticket.1.len()).saturating_add(6));
         w.u8(1).u16(self.lease_days).u8(self.ticket.0).bytes16(self.ticket.1).raw(self.blob);
         w.into_bytes()
     }
@@ -135,7 +135,7 @@ impl<'a> Store<'a> {
 
 /// What a host says to a fetch: a blob, or nothing.
 pub fn fetched(blob: Option<&[u8]>) -> Vec<u8> {
-    let mut w = Writer::with_capacity(1 + blob.map_or(0, <[u8]>::len));
+    let mut w = Writer::with_capacity(blob.map_or(0, <[u8]>::len).saturating_add(1));
     w.u8(u8::from(blob.is_none())).raw(blob.unwrap_or_default());
     w.into_bytes()
 }

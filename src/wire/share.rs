@@ -53,17 +53,17 @@ impl Class {
 
     /// Bytes of a sealed chunk.
     pub const fn chunk_len(self) -> usize {
-        limits::SHARES_NEEDED * self.share_len()
+        limits::SHARES_NEEDED.saturating_mul(self.share_len())
     }
 
     /// Bytes of plaintext in a chunk.
     pub const fn capacity(self) -> usize {
-        self.chunk_len() - SEAL_TAG
+        self.chunk_len().saturating_sub(SEAL_TAG)
     }
 
     /// Bytes of a share blob.
     pub const fn blob_len(self) -> usize {
-        SHARE_OVERHEAD + self.share_len()
+        SHARE_OVERHEAD.saturating_add(self.share_len())
     }
 
     /// Cells that carry a share with its request's or response's framing.
