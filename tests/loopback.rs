@@ -1,15 +1,11 @@
 //! Real nodes on real sockets: what the simulator cannot show.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::print_stderr,
-    clippy::wildcard_enum_match_arm,
-    reason = "a test fails loudly, and looks at the events that it waits for"
-)]
+#![expect(clippy::unwrap_used, clippy::panic, clippy::wildcard_enum_match_arm, reason = "a test that fails may say so at once")]
 
 use bytes::Bytes;
-use onionskin::node::{Handle, NodeConfig, Pool, RelayConfig, start};
+use onionskin::node::{Handle, NodeConfig, Pool, RelayConfig, StartError, start};
 use onionskin::proto::event::{Command, Event, NodeEvent, PublishWish};
+use onionskin::store::StoreError;
 use std::path::Path;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -41,7 +37,8 @@ async fn client(bootstrap: &[String], pool: &Pool) -> Handle {
         loop {
             match events.recv().await.expect("the node runs") {
                 NodeEvent::Ready => return,
-                other => eprintln!("client: {other:?}"),
+                NodeEvent::NotReady(why) => panic!("{why:?}"),
+                _ => {}
             }
         }
     };
@@ -104,4 +101,42 @@ async fn a_document_published_by_one_client_is_fetched_by_another() {
     let again = relay(1, home.path(), &[], &pool).await;
     assert_eq!(again.node_id(), relays[0].node_id());
     again.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn starts_that_cannot_work_say_why_and_leave_nothing_running() {
+    let home = tempfile::tempdir().unwrap();
+    let pool = Pool::new(None).unwrap();
+    let running = relay(1, home.path(), &[], &pool).await;
+    let other = relay(2, home.path(), &[], &pool).await;
+    let (link, foreign) = (running.bootstrap_link().unwrap(), other.bootstrap_link().unwrap());
+    let taken = onionskin::proto::link_text::LinkText::decode(&link).unwrap().addrs[0];
+    let listen = |listen: &str| Some(RelayConfig { listen: listen.parse().unwrap(), advertise: Vec::new(), quota: 1 << 20 });
+    let config = |dir: &str, links: &[&String], relay| NodeConfig {
+        data_dir: Some(home.path().join(dir)),
+        bootstrap: links.iter().map(|l| (*l).clone()).collect(),
+        local_network: true,
+        relay,
+        pool: Some(pool.clone()),
+        ..NodeConfig::default()
+    };
+    let refused = async |config| start(config).await.map(|_| ()).expect_err("this cannot work");
+
+    assert!(matches!(refused(config("a", &[], listen(&taken.to_string()))).await, StartError::PortInUse(at) if at == taken));
+    assert!(matches!(refused(config("relay-1", &[], listen("127.0.0.1:0"))).await, StartError::Disk(StoreError::InUse(_))));
+    assert!(matches!(refused(config("b", &[], None)).await, StartError::NoWayIn));
+    assert!(matches!(refused(config("c", &[&link, &foreign], None)).await, StartError::Networks));
+    assert!(matches!(refused(config("d", &[&link[..40].to_owned()], None)).await, StartError::Link(_)));
+    assert!(matches!(refused(config("e", &[], listen("0.0.0.0:0"))).await, StartError::Unreachable(_)));
+    assert!(matches!(refused(config("f", &[], listen("192.0.2.1:0"))).await, StartError::NotOurs(_)));
+    let public = NodeConfig { local_network: false, ..config("g", &[], listen("127.0.0.1:0")) };
+    assert!(matches!(refused(public).await, StartError::NotPublic(_)));
+
+    // The directories that were opened for nothing are free again, and a relay stays with its network.
+    other.shutdown().await;
+    assert!(matches!(refused(config("relay-2", &[&link], listen("127.0.0.1:0"))).await, StartError::OtherNetwork));
+    let (again, _events) = start(config("relay-2", &[&foreign], listen("127.0.0.1:0"))).await.unwrap();
+    assert_eq!(again.node_id(), other.node_id());
+    again.shutdown().await;
+    running.shutdown().await;
 }

@@ -44,6 +44,7 @@ impl Clock {
 #[derive(Clone, Copy, Debug)]
 pub struct OsChance;
 
+#[expect(clippy::disallowed_methods, reason = "the crate's one source of chance")]
 impl TryRng for OsChance {
     type Error = Infallible;
 

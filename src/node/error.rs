@@ -76,12 +76,14 @@ pub enum StartError {
 
 impl StartError {
     /// An error of listening, sorted by what can be done about it.
-    #[expect(clippy::wildcard_enum_match_arm, reason = "the standard library's list grows, and only two kinds matter here")]
     pub(super) fn listen(addr: SocketAddr, source: io::Error) -> Self {
-        match source.kind() {
-            io::ErrorKind::AddrInUse => Self::PortInUse(addr),
-            io::ErrorKind::AddrNotAvailable => Self::NotOurs(addr),
-            _ => Self::Listen { addr, source },
+        let kind = source.kind();
+        if kind == io::ErrorKind::AddrInUse {
+            Self::PortInUse(addr)
+        } else if kind == io::ErrorKind::AddrNotAvailable {
+            Self::NotOurs(addr)
+        } else {
+            Self::Listen { addr, source }
         }
     }
 

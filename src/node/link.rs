@@ -25,7 +25,7 @@ const CLOSE_GRACE: Duration = Duration::from_secs(1);
 /// Rounds of one poll before other tasks get their turn.
 const ROUNDS: usize = 8;
 
-/// What the driver tells a link. The queue is bounded by `limits::LINK_IN_FLIGHT`, which the driver enforces.
+/// What the driver tells a link. The driver bounds the queue, by cells.
 #[derive(Debug)]
 pub enum Order {
     /// Whole cells to be sent.

@@ -3,9 +3,9 @@
 //! Jobs that wait for the disk have threads of their own: many, so that the store can make many shares durable with one sync, and apart, so
 //! that no circuit waits behind a sync.
 //!
-//! Jobs are short, some tens of microseconds, so handing one over must cost little: own threads behind one lock beat the runtime's
-//! blocking pool, which `benches/transport.rs` shows. Queue: at most [`JOBS_MAX`] jobs; one more is lost at once, and a job that panics is
-//! lost and logged as a bug. A lost job comes back as [`JobResult::Lost`], which its core treats as "did not verify".
+//! Most jobs are short, some tens of microseconds. Handing one over costs some 10 us of CPU, as much as with the runtime's own blocking pool
+//! (`benches/transport.rs`), but that one starts hundreds of threads in a burst, and here they are as many as is right.
+//! Queue: at most [`JOBS_MAX`] jobs; one more is lost at once, and a job that panics is lost and logged as a bug. A lost job comes back as [`JobResult::Lost`], which its core treats as "did not verify".
 
 use crate::base::JobId;
 use crate::node::env::os_rng;

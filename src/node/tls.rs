@@ -185,3 +185,31 @@ fn certify(provider: &CryptoProvider, wall: Wall) -> Result<CertifiedKey, rustls
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
     CertifiedKey::from_der(vec![certificate.der().clone()], key, provider)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_certificate_key_is_renewed_after_a_week_and_not_before() {
+        let clock = Clock::start();
+        let provider = provider();
+        let certificate = Certificate::new(&provider, clock).unwrap();
+        let first = Arc::clone(&certificate.current.lock().unwrap().1);
+        let week = clock.now() + CERTIFICATE_LIFE;
+        assert!(!certificate.is_due(clock.now() + CERTIFICATE_LIFE / 2));
+        assert!(certificate.is_due(week));
+        certificate.renew(&provider, clock.wall(), week).unwrap();
+        assert!(!certificate.is_due(week));
+        assert_ne!(first.cert, certificate.current.lock().unwrap().1.cert);
+    }
+
+    #[test]
+    fn certificates_say_nothing_of_this_program() {
+        let made = certify(&provider(), Clock::start().wall()).unwrap();
+        let der = made.cert.first().unwrap().to_vec();
+        for word in ["rcgen", "onion", "self signed"] {
+            assert!(!der.windows(word.len()).any(|w| w == word.as_bytes()), "{word}");
+        }
+    }
+}
