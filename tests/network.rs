@@ -119,3 +119,23 @@ fn small_networks_come_together_whatever_the_seed() {
         assert!(known.iter().all(|k| *k == relays), "{relays} relays, seed {seed}: {known:?}");
     }
 }
+
+/// Descriptors of dead relays live on for a day, so a client that starts now sees a view of which half is dead.
+#[test]
+fn a_fresh_client_comes_through_a_view_that_is_half_dead() {
+    for seed in 0..12 {
+        let (mut world, _, _) = World::with_people(24, seed);
+        let mut dead = std::collections::BTreeSet::new();
+        while dead.len() < 12 {
+            let at = world.random(0..24);
+            if dead.insert(at) {
+                world.switch_off(at);
+            }
+        }
+        let began = world.now;
+        let client = world.client();
+        let ready = world.run_until(std::time::Duration::from_secs(30), |w| w.ready(client));
+        println!("seed {seed}: ready after {:?}", world.now.since(began));
+        assert!(ready);
+    }
+}

@@ -41,7 +41,8 @@ const READY_LIFE: Duration = Duration::from_secs(300);
 const QUEUE_DEADLINE: Duration = Duration::from_secs(30);
 /// Circuits that may fail in a row before building pauses: failing circuits must not make a client rush through paths (attacks.md fact 7).
 const FAILURES_BEFORE_PAUSE: u32 = 8;
-/// How long it pauses, doubled with each further failure up to a minute.
+/// How long it pauses, doubled with each further failure up to two seconds: hops that fail are set aside meanwhile (`path`), so that even a
+/// client whose view is half dead comes through.
 const PAUSE: Duration = Duration::from_millis(250);
 
 /// Hosts of one region share this tag; zero is "everyone".
@@ -342,7 +343,7 @@ impl Requests {
         if purpose.is_some() && hops < limits::HOPS {
             self.failures = self.failures.saturating_add(1);
             if self.failures >= FAILURES_BEFORE_PAUSE {
-                let doublings = (self.failures - FAILURES_BEFORE_PAUSE).min(8);
+                let doublings = (self.failures - FAILURES_BEFORE_PAUSE).min(3);
                 self.paused_until = ctx.env.now + PAUSE * (1 << doublings);
             }
             if self.policy.failed(&path, hops, ctx.env) {

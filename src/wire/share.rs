@@ -141,7 +141,7 @@ mod tests {
             bad[at] = value;
             assert_eq!(ShareRef::read(&bad), Err(error));
         }
-        assert_eq!(ShareRef::read(&blob[1..]), Err(DecodeError::Invalid));
+        assert!(ShareRef::read(&blob[1..]).is_err());
         assert_eq!(ShareRef::read(&[blob.as_slice(), &[0]].concat()), Err(DecodeError::Trailing));
     }
 }
