@@ -2,6 +2,7 @@
 //!
 //! The choices are drawn from a printed seed; `ONIONSKIN_SEED=N` repeats them.
 
+#![expect(clippy::disallowed_methods, reason = "processes run in real time")]
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test ends where it fails, and prints its seed")]
 
 mod procs;
