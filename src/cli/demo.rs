@@ -95,7 +95,7 @@ pub(super) async fn run(out: Out, args: &Demo) -> Result<(), Failure> {
                 ErrorKind::NoNetwork,
                 format!("the demo was not done within {} seconds", patience.as_secs()),
                 "",
-                "Try it on a machine that is less busy, or with fewer relays: --relays 12.",
+                "Try it again when this machine is less busy.",
             )))
         }
         _ = tokio::signal::ctrl_c() => Err(failure(ErrorKind::Other, "stopped by you", "", "Repeat the command.")),
