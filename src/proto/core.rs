@@ -99,6 +99,8 @@ pub struct Core {
     /// When the view was last known well enough, or the start.
     since_ready: Time,
     told_not_ready: bool,
+    /// Whether a client has read a whole snapshot since its start.
+    has_snapshot: bool,
     directories: Vec<NodeId>,
 }
 
@@ -144,6 +146,7 @@ impl Core {
             failed_clock: false,
             since_ready: env.now,
             told_not_ready: false,
+            has_snapshot: false,
             directories: Vec::new(),
         })
     }
@@ -496,6 +499,11 @@ impl Core {
 
     /// A client's overlay plane needs to know its directory relays, and samples taken through circuits.
     fn guide_client(&mut self, ctx: &mut Ctx<'_, '_>) {
+        // Before a whole snapshot is read, kept guards may be missing from the view only because they come later in it.
+        self.has_snapshot |= self.overlay.snapshots_complete() > 0;
+        if !self.has_snapshot {
+            return;
+        }
         if self.overlay.wants_samples(ctx.env.now) {
             let mut target = [0; 32];
             ctx.env.rng.fill_bytes(&mut target);

@@ -96,7 +96,9 @@ impl StoreError {
     /// What a person can do about it, for exit codes.
     pub const fn kind(&self) -> ErrorKind {
         match self {
-            Self::InUse(_) | Self::WrongNetwork | Self::Exposed { .. } => ErrorKind::Usage,
+            Self::WrongNetwork | Self::Exposed { .. } => ErrorKind::Usage,
+            // Not a slip of the keyboard: the same command works when the other node has ended.
+            Self::InUse(_) => ErrorKind::Other,
             Self::DiskFull(_) => ErrorKind::Refused,
             Self::Newer { .. }
             | Self::Damaged { .. }
