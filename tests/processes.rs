@@ -250,6 +250,42 @@ fn full_hosts_refuse() {
     assert!(ran.stderr.contains("No key was made"), "{}", ran.stderr);
 }
 
+/// One link is all that anybody needs, for a network's first relays too.
+#[test]
+fn one_link_is_enough() {
+    let place = Place::default();
+    let mut relays = Vec::new();
+    let mut link = String::new();
+    for i in 0..6 {
+        let (dir, listen) = (format!("r{i}"), free(ip(i)).to_string());
+        let mut args = vec!["relay", "--local-network", "--data-dir", &dir, "--listen", &listen];
+        if i > 0 {
+            args.extend(["--bootstrap", &link]);
+        }
+        let mut relay = place.start(&dir, &args);
+        // All others come at the same time.
+        if i == 0 {
+            link = relay.first_line();
+        }
+        relays.push(relay);
+    }
+    for relay in &mut relays {
+        relay.first_line();
+    }
+    let until = Instant::now() + Duration::from_secs(30);
+    for i in 0..6 {
+        loop {
+            let dir = format!("r{i}");
+            let status = place.run("status", &["status", "--json", "--data-dir", &dir], PATIENCE).good().json();
+            if status["ready"] == true && status["relays"] == 6 {
+                break;
+            }
+            assert!(Instant::now() < until, "relay {i}: {status}");
+            sleep(Duration::from_millis(200));
+        }
+    }
+}
+
 #[test]
 fn wrong_places_are_named_and_nothing_is_lost() {
     let place = Place::default();

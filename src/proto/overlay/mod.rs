@@ -640,7 +640,8 @@ impl Overlay {
             if let Some(addr) = self.evidence.remove(&node) {
                 self.view.prove(&node, &addr);
             }
-            if self.view.get(&node).is_none() && self.is_relay() {
+            // Whoever waits for its witnesses needs them known; and in a network that only begins, they are how its first relays meet.
+            if self.is_relay() && (self.view.get(&node).is_none() || !self.sweep.ready()) {
                 let strangers = relay.descriptor().receipts.iter().map(|r| r.witness);
                 missing.extend(strangers.filter(|w| self.view.entry(w).is_none()).map(|w| record::hint_id(&w)));
             }

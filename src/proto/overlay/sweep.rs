@@ -111,6 +111,11 @@ impl Sweep {
         self.next
     }
 
+    /// Whether the view was known well enough when last measured.
+    pub(super) const fn ready(&self) -> bool {
+        self.ready
+    }
+
     fn target(&mut self, env: &mut Env<'_>) -> [u8; 32] {
         let place = self.place.map_or_else(|| env.rng.next_u64(), |p| p.wrapping_add(STEP));
         self.place = Some(place);

@@ -1,6 +1,7 @@
 //! The view: every usable relay that this node knows (D8), and which of them host (D9).
 //!
-//! *Seen* means that a chain of dial-back receipts leads from a relay that this node dialled itself to the relay. *Usable* means seen, with
+//! *Seen* means that dial-back receipts connect the relay, over any number of others, with a relay that this node dialled itself: the
+//! witness spoke with its subject, and the subject with its witness, so a receipt connects both ways. *Usable* means seen, with
 //! receipts of enough seen witnesses in distinct groups: three, or as many as there are groups beside one. A *host* is a usable relay that
 //! says so, on IPv4, whose receipts show its address unchanged for a day. All of it follows from descriptors alone, so views of different
 //! nodes agree as soon as they hold the same descriptors.
@@ -19,6 +20,7 @@ use crate::proto::overlay::record::hint_id;
 use crate::proto::overlay::region;
 use crate::proto::overlay::region::Walk;
 use crate::wire::overlay::Digest;
+use crate::wire::record::Receipt;
 use core::net::SocketAddr;
 use rand::CryptoRng;
 use rand::RngExt;
@@ -52,7 +54,7 @@ pub struct Entry {
     pub usable: bool,
     /// Whether it hosts shares.
     pub host: bool,
-    /// Whether a chain of receipts leads here from a relay we dialled.
+    /// Whether receipts connect it with a relay we dialled.
     seen: bool,
     /// Whether we dialled it ourselves at its first address.
     proven: bool,
@@ -112,8 +114,8 @@ pub struct View {
     log: BTreeMap<u64, Arc<Verified>>,
     /// Not usable relays by arrival.
     pending: BTreeMap<u64, NodeId>,
-    /// (witness, subject) hints of relays that would gain if the witness became seen.
-    waiting: BTreeSet<(u64, u64)>,
+    /// Every receipt of every entry, as (witness, subject) hints: a witness that becomes seen makes its subjects seen.
+    receipts: BTreeSet<(u64, u64)>,
     arrivals: u64,
     seen_groups: BTreeMap<Group, u32>,
     groups: BTreeMap<Group, u32>,
@@ -136,7 +138,7 @@ impl View {
             places: BTreeMap::new(),
             log: BTreeMap::new(),
             pending: BTreeMap::new(),
-            waiting: BTreeSet::new(),
+            receipts: BTreeSet::new(),
             arrivals: 0,
             seen_groups: BTreeMap::new(),
             groups: BTreeMap::new(),
@@ -181,6 +183,7 @@ impl View {
         self.arrivals += 1;
         let arrival = self.arrivals;
         self.pending.insert(arrival, node);
+        self.receipts.extend(relay.descriptor().receipts.iter().map(|r| (hint_id(&r.witness), relay.hint_id())));
         if seen {
             *self.seen_groups.entry(relay.group()).or_insert(0) += 1;
         }
@@ -213,7 +216,9 @@ impl View {
         self.retire(node);
         let Some(entry) = self.entries.remove(node) else { return };
         self.pending.remove(&entry.arrival);
-        self.unwait(&entry.relay);
+        for receipt in &entry.relay.descriptor().receipts {
+            self.receipts.remove(&(hint_id(&receipt.witness), entry.relay.hint_id()));
+        }
         if entry.seen {
             drop_count(&mut self.seen_groups, entry.relay.group());
         }
@@ -277,7 +282,7 @@ impl View {
         if self.usable.is_empty() { None } else { self.usable.get(rng.random_range(0..self.usable.len())) }
     }
 
-    /// Up to `max` relays that no chain of receipts leads to, oldest first.
+    /// Up to `max` relays that no receipts connect with us, oldest first.
     pub fn strangers(&self, max: usize) -> impl Iterator<Item = &Arc<Verified>> {
         self.pending.values().take(max).filter_map(|n| self.entries.get(n)).filter(|e| !e.seen).map(|e| &e.relay)
     }
@@ -339,17 +344,23 @@ impl View {
         limits::RECEIPTS_NEEDED.min(self.seen_groups.len().saturating_sub(1))
     }
 
-    /// Decides anew about a relay and, if it became seen, about those who wait for it. Bounded: a descriptor becomes seen once.
+    /// Decides anew about a relay and, if it became seen, about its subjects and witnesses. Bounded: a descriptor becomes seen once.
     fn settle(&mut self, node: NodeId, before: usize) {
         let mut work = vec![node];
         while let Some(node) = work.pop() {
             if self.judge(&node) {
                 let hint = hint_id(&node);
-                let subjects = self.waiting.range((hint, 0)..=(hint, u64::MAX));
-                work.extend(subjects.filter_map(|(_, s)| self.by_hint(*s)).map(|e| e.relay.node()));
+                work.extend(self.subjects(hint).map(|e| e.relay.node()));
+                let witnesses = self.entries.get(&node).into_iter().flat_map(|e| counting(&e.relay)).map(|r| r.witness);
+                work.extend(witnesses.filter(|w| self.entries.get(w).is_some_and(|e| !e.seen)));
             }
         }
         self.resettle_if_changed(before);
+    }
+
+    /// Entries with a receipt of this witness.
+    fn subjects(&self, witness: u64) -> impl Iterator<Item = &Entry> {
+        self.receipts.range((witness, 0)..=(witness, u64::MAX)).filter_map(|(_, subject)| self.by_hint(*subject))
     }
 
     /// The number of needed receipts changes a handful of times in a network's life; then everything is decided anew.
@@ -367,23 +378,22 @@ impl View {
         let Some(entry) = self.entries.get(node) else { return false };
         let relay = Arc::clone(&entry.relay);
         let d = relay.descriptor();
-        let today = d.published.day();
         let own = relay.group();
         let (mut witnesses, mut old): (Vec<Group>, Vec<Group>) = (Vec::new(), Vec::new());
-        let mut chained = false;
-        for receipt in d.receipts.iter().filter(|r| r.addr == relay.addr() && r.witness != d.node) {
-            let fresh = receipt.day.saturating_add(limits::RECEIPT_LIFE_DAYS) >= today && receipt.day <= today.saturating_add(1);
-            let Some(witness) = self.entries.get(&receipt.witness).filter(|w| fresh && w.seen) else { continue };
-            chained = true;
+        let mut connected = false;
+        for receipt in counting(&relay) {
+            let Some(witness) = self.entries.get(&receipt.witness).filter(|w| w.seen) else { continue };
+            connected = true;
             let group = witness.relay.group();
             if group != own && !witnesses.contains(&group) {
                 witnesses.push(group);
             }
-            if group != own && !old.contains(&group) && receipt.day.saturating_add(2) <= today {
+            if group != own && !old.contains(&group) && receipt.day.saturating_add(2) <= d.published.day() {
                 old.push(group);
             }
         }
-        let seen = entry.seen || entry.proven || chained;
+        let vouched = |e: &Entry| e.seen && counting(&e.relay).any(|r| r.witness == d.node);
+        let seen = entry.seen || entry.proven || connected || self.subjects(relay.hint_id()).any(vouched);
         let became_seen = seen && !entry.seen;
         if became_seen {
             *self.seen_groups.entry(own).or_insert(0) += 1;
@@ -396,21 +406,8 @@ impl View {
         if let Some(entry) = self.entries.get_mut(node) {
             entry.seen = seen;
         }
-        if usable && witnesses.len() >= limits::RECEIPTS_NEEDED && (host || d.host_key.is_none()) {
-            self.unwait(&relay);
-        } else {
-            for receipt in &d.receipts {
-                self.waiting.insert((hint_id(&receipt.witness), relay.hint_id()));
-            }
-        }
         self.mark(node, usable, host);
         became_seen
-    }
-
-    fn unwait(&mut self, relay: &Verified) {
-        for receipt in &relay.descriptor().receipts {
-            self.waiting.remove(&(hint_id(&receipt.witness), relay.hint_id()));
-        }
     }
 
     /// Brings all indexes in line with the decision.
@@ -533,6 +530,16 @@ impl View {
         assert_eq!(self.digest.counts.iter().sum::<u32>() as usize, self.usable.len());
         assert_eq!(self.seen_groups.values().sum::<u32>() as usize, self.entries.values().filter(|e| e.seen).count());
     }
+}
+
+/// The receipts of a relay that count: fresh when it was described, for its first address, and not its own.
+fn counting(relay: &Verified) -> impl Iterator<Item = &Receipt> {
+    let d = relay.descriptor();
+    let today = d.published.day();
+    d.receipts.iter().filter(move |r| {
+        let fresh = r.day.saturating_add(limits::RECEIPT_LIFE_DAYS) >= today && r.day <= today.saturating_add(1);
+        fresh && r.addr == relay.addr() && r.witness != d.node
+    })
 }
 
 fn drop_count<K: Ord>(counts: &mut BTreeMap<K, u32>, key: K) {

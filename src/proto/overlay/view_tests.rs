@@ -96,6 +96,36 @@ fn a_late_witness_makes_waiting_relays_usable() {
     view.check();
 }
 
+/// A relay whose own receipts come from strangers is connected with all whom it was a witness for, and they with it, in any order.
+#[test]
+fn receipts_connect_both_ways() {
+    let by = |witness: u8, i: u8| {
+        let mut d = plain(NodeId([i; 32]), addr(i, 1));
+        d.receipts =
+            vec![Receipt { witness: NodeId([witness; 32]), subject: d.node, addr: d.addrs[0], day: NOW.day(), sig: [0; 64] }];
+        at(d)
+    };
+    // 20 was a witness of 21, and 22 of 20; only 21 was dialled.
+    let chain = [by(90, 22), by(22, 20), by(20, 21)];
+    for order in [[0, 1, 2], [2, 1, 0], [1, 0, 2], [1, 2, 0]] {
+        let mut view = View::new(false);
+        let mut seen = 0;
+        for i in order {
+            view.insert(Arc::clone(&chain[i]), NOW);
+            view.prove(&NodeId([21; 32]), &addr(21, 1));
+            seen = view.entries().filter(|e| e.seen).count();
+            view.check();
+        }
+        assert_eq!(seen, 3, "{order:?}");
+        // Without the one between them, the far end was never heard of.
+        let mut view = View::new(false);
+        view.insert(Arc::clone(&chain[0]), NOW);
+        view.insert(Arc::clone(&chain[2]), NOW);
+        view.prove(&NodeId([21; 32]), &addr(21, 1));
+        assert_eq!(view.entries().filter(|e| e.seen).count(), 1);
+    }
+}
+
 #[test]
 fn hosts_need_an_address_unchanged_for_a_day() {
     let mut view = View::new(false);
