@@ -86,7 +86,8 @@ pub struct Core {
     hops: Hops,
     host: Host,
     keys: Option<Arc<NodeKeys>>,
-    acceptance: Arc<Acceptance>,
+    /// Which chunks the host takes; made anew when it is needed after the view changed.
+    acceptance: Option<Arc<Acceptance>>,
     overlay: Overlay,
     requests: Requests,
     ops: Ops,
@@ -134,7 +135,7 @@ impl Core {
             hops: Hops::default(),
             host: Host::default(),
             keys,
-            acceptance: Arc::default(),
+            acceptance: None,
             overlay,
             requests: Requests::new(config.network, policy, active),
             ops: Ops::default(),
@@ -235,7 +236,8 @@ impl Core {
                     Owner::Leg(key, stream) => self.hops.leg_cell(ctx, &mut self.links, key, stream, port, body),
                     Owner::Host(key) => {
                         if let Some(keys) = &self.keys {
-                            self.host.data(ctx, &mut self.links, keys, &self.acceptance, key, body);
+                            let rule = accept_rule(&mut self.acceptance, &self.overlay);
+                            self.host.data(ctx, &mut self.links, keys, &rule, key, body);
                         }
                     }
                     Owner::Origin(key) => self.requests.origins().inbound(ctx, &mut self.links, key, body),
@@ -286,10 +288,12 @@ impl Core {
                 self.requests.origins().replied(ctx, links, key, keys);
             }
             (JobFor::HostOpen(key), JobResult::HostOpen(opened)) => {
-                self.host.opened(ctx, links, &self.acceptance, key, opened);
+                let rule = accept_rule(&mut self.acceptance, &self.overlay);
+                self.host.opened(ctx, links, &rule, key, opened);
             }
             (JobFor::Serve(key, n), JobResult::Serve(answer)) => {
-                self.host.served(ctx, links, &self.acceptance, key, n, answer);
+                let rule = accept_rule(&mut self.acceptance, &self.overlay);
+                self.host.served(ctx, links, &rule, key, n, answer);
             }
             (JobFor::SessionOpen(key, stream), JobResult::SessionOpen(opened)) => {
                 self.requests.origins().session_open(ctx, links, key, stream, opened);
@@ -305,7 +309,10 @@ impl Core {
             (JobFor::CircuitServer(link, circuit), _) => self.hops.created(ctx, links, link, circuit, None),
             (JobFor::CircuitStart(key) | JobFor::CircuitReply(key), _) => self.requests.origins().end(ctx, links, key),
             (JobFor::HostOpen(key), _) => self.host.end(ctx, links, key),
-            (JobFor::Serve(key, n), _) => self.host.served(ctx, links, &self.acceptance, key, n, None),
+            (JobFor::Serve(key, n), _) => {
+                let rule = accept_rule(&mut self.acceptance, &self.overlay);
+                self.host.served(ctx, links, &rule, key, n, None);
+            }
             (JobFor::SessionOpen(key, stream), _) => {
                 self.requests.origins().session_open(ctx, links, key, stream, None);
             }
@@ -414,8 +421,7 @@ impl Core {
 
     fn overlay_event(&mut self, ctx: &mut Ctx<'_, '_>, event: overlay::Event) {
         match event {
-            overlay::Event::ViewChanged => self.acceptance = Arc::new(self.accept_rule()),
-            overlay::Event::Coverage(_) => {}
+            overlay::Event::ViewChanged => self.acceptance = None,
             overlay::Event::Clock(offset, level) => {
                 let minutes = offset.unsigned_abs() / 60;
                 self.failed_clock = level == overlay::ClockLevel::Fail;
@@ -524,14 +530,6 @@ impl Core {
         Failure::not_ready(counts.relays, counts.groups, (coverage.groups > 0).then_some(coverage.percent))
     }
 
-    /// Which chunks this host takes.
-    fn accept_rule(&self) -> Acceptance {
-        let Some(me) = self.overlay.me().and_then(|me| self.overlay.view().get(&me)) else { return Acceptance::default() };
-        let mut positions = vec![me.position()];
-        positions.extend(me.former().iter().map(|(position, _)| *position));
-        Acceptance::of(self.overlay.view(), positions)
-    }
-
     /// How the node is, for its own user.
     fn status(&self, now: Time) -> Status {
         let counts = self.overlay.view().counts();
@@ -558,4 +556,14 @@ impl Core {
             uptime_secs: now.since(self.started).as_secs(),
         }
     }
+}
+
+/// Which chunks this host takes: as kept, or by the present view.
+fn accept_rule(kept: &mut Option<Arc<Acceptance>>, overlay: &Overlay) -> Arc<Acceptance> {
+    Arc::clone(kept.get_or_insert_with(|| {
+        let Some(me) = overlay.me().and_then(|me| overlay.view().get(&me)) else { return Arc::default() };
+        let mut positions = vec![me.position()];
+        positions.extend(me.former().iter().map(|(position, _)| *position));
+        Arc::new(Acceptance::of(overlay.view(), positions))
+    }))
 }

@@ -75,13 +75,14 @@ impl Outbox {
         let data = rest.get(..room).unwrap_or(rest);
         let last = data.len() == rest.len();
         let flags = if first { FIRST } else { 0 } | if last { LAST } else { 0 };
-        let n = u16::try_from(data.len() + if first { 4 } else { 0 }).unwrap_or(u16::MAX);
-        let total = u32::try_from(message.len()).unwrap_or(u32::MAX).to_be_bytes();
+        let [t0, t1, t2, t3] = u32::try_from(message.len()).unwrap_or(u32::MAX).to_be_bytes();
+        let [n0, n1] = u16::try_from(data.len() + if first { 4 } else { 0 }).unwrap_or(u16::MAX).to_be_bytes();
+        let head = [flags, n0, n1, t0, t1, t2, t3];
+        let head = if first { &head[..] } else { &head[..3] };
         let mut body = [0; BODY];
-        let head = core::iter::once(flags).chain(n.to_be_bytes()).chain(total.into_iter().filter(|_| first));
-        for (to, from) in body.iter_mut().zip(head.chain(data.iter().copied())) {
-            *to = from;
-        }
+        let (to_head, to_data) = body.split_at_mut(head.len());
+        to_head.copy_from_slice(head);
+        to_data[..data.len()].copy_from_slice(data);
         self.sent += data.len();
         self.bytes -= data.len();
         if last {

@@ -156,8 +156,6 @@ pub enum Output {
 pub enum Event {
     /// Relays came, went or changed.
     ViewChanged,
-    /// The measured coverage crossed the bar, or fell below it.
-    Coverage(Coverage),
     /// The own clock against the others', in seconds (positive: the others are ahead).
     Clock(i64, ClockLevel),
     /// A witness saw another address than the advertised one.

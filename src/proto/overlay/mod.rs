@@ -177,6 +177,8 @@ pub struct Overlay {
     housekeeping: Time,
     expire_at: Time,
     view_changed: bool,
+    /// As last measured: it is asked for after every input.
+    coverage: Coverage,
 }
 
 impl Overlay {
@@ -207,6 +209,7 @@ impl Overlay {
             housekeeping: env.now + HOUSEKEEPING,
             expire_at: env.now + EXPIRE_EVERY,
             view_changed: false,
+            coverage: Coverage::default(),
             config,
         }
     }
@@ -227,8 +230,8 @@ impl Overlay {
     }
 
     /// How much of the network is known.
-    pub fn coverage(&self) -> Coverage {
-        self.sweep.coverage(&self.view, self.me())
+    pub const fn coverage(&self) -> Coverage {
+        self.coverage
     }
 
     /// Whether a client needs coverage samples taken through circuits: a `Near` request for a random place, sent to a random relay.
@@ -256,6 +259,7 @@ impl Overlay {
         }
         self.tick(env);
         if core::mem::take(&mut self.view_changed) {
+            self.measure(env.now);
             self.out.push_back(Output::Event(Event::ViewChanged));
         }
     }

@@ -13,8 +13,6 @@ use crate::proto::overlay::Asked;
 use crate::proto::overlay::Overlay;
 use crate::proto::overlay::Purpose;
 use crate::proto::overlay::io::Coverage;
-use crate::proto::overlay::io::Event;
-use crate::proto::overlay::io::Output;
 use crate::proto::overlay::io::Peer;
 use crate::proto::overlay::view::View;
 use crate::wire::overlay::Hint;
@@ -139,7 +137,7 @@ impl Sweep {
     }
 
     pub(super) fn wants_samples(&self, now: Time, view: &View) -> bool {
-        let every = if self.coverage(view, None).ready { CLIENT_SAMPLE_LATER } else { CLIENT_SAMPLE_EVERY };
+        let every = if self.ready { CLIENT_SAMPLE_LATER } else { CLIENT_SAMPLE_EVERY };
         view.counts().relays > 0 && self.sampled.is_none_or(|at| now >= at + every)
     }
 
@@ -295,13 +293,14 @@ impl Overlay {
 
     pub(super) fn sample(&mut self, env: &Env<'_>, group: Group, known: u32, total: u32) {
         self.sweep.add(env.now, group, Sample { known: known.min(total), total });
-        let coverage = self.coverage();
-        if coverage.ready != self.sweep.ready {
-            self.sweep.ready = coverage.ready;
-            if coverage.ready {
-                self.witness.widen(env.now);
-            }
-            self.out.push_back(Output::Event(Event::Coverage(coverage)));
+        self.measure(env.now);
+    }
+
+    /// Measures the coverage anew, after a sample or a change of the view.
+    pub(super) fn measure(&mut self, now: Time) {
+        self.coverage = self.sweep.coverage(&self.view, self.me());
+        if !core::mem::replace(&mut self.sweep.ready, self.coverage.ready) && self.coverage.ready {
+            self.witness.widen(now);
         }
     }
 }
