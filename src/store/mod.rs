@@ -13,7 +13,7 @@
 //! `benches/store.rs` measures it. One file for each share would stamp each with its moment of arrival.
 //!
 //! **Acknowledged means kept.** [`Store::put`] returns when the share's slab and then the index row are synced. Many threads putting at
-//! once share both syncs: whoever comes first writes for all who wait, and nobody waits for company. A crash between the two leaves
+//! once share both syncs: whoever comes first writes for all who wait, and a lone put never waits for company. A crash between the two leaves
 //! bytes in a slot that the index calls free. A slot is reused only after the change that freed it is synced.
 //!
 //! **Checked on read.** A blob is its own proof: the caller's [`Verify`] derives address and index from it. What does not verify is

@@ -7,14 +7,21 @@ use crate::store::{EXPIRE_CHANGES, EXPIRE_ROWS, Expired, Put, Share, Store, Writ
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// Shares of one commit: 8 MiB of large ones, a few hundredths of a second on a disk of its day.
 const BATCH_MAX: usize = 256;
 
+/// How long a batch waits for company when the one before had some: a sync costs the disk as much for one share as for twenty.
+const LINGER: Duration = Duration::from_millis(30);
+/// So many shares wait no longer: more of them make a sync hardly cheaper by the share.
+const COMPANY_ENOUGH: usize = 16;
+
 type Answer = Arc<Mutex<Option<Result<Put, StoreError>>>>;
 
 /// Who waits to be written. The first to come writes for all who came before it starts; those who come meanwhile are the next batch,
-/// and one of them writes it. So a lone put never waits, and the busier the disk the more shares go with one sync.
+/// and one of them writes it, after a moment in which more may come. So a lone put never waits, and the busier the disk the more shares go
+/// with one sync.
 ///
 /// # Invariants
 /// While `leading` is false nobody's share is being written. A share leaves `waiting` only together with a promise to fill its answer.
@@ -28,6 +35,8 @@ pub(super) struct Queue {
 struct Waiting {
     shares: Vec<(Share, Answer)>,
     leading: bool,
+    /// Somebody came while another led.
+    company: bool,
 }
 
 /// Answers everyone and hands the lead on, whatever happens to the leader.
@@ -58,6 +67,10 @@ impl Queue {
         let mine: Answer = Arc::default();
         let mut waiting = self.lock();
         waiting.shares.push((share, Arc::clone(&mine)));
+        waiting.company |= waiting.leading;
+        if waiting.shares.len() == COMPANY_ENOUGH {
+            self.changed.notify_all();
+        }
         loop {
             if let Some(answer) = mine.lock().unwrap_or_else(PoisonError::into_inner).take() {
                 return answer;
@@ -67,6 +80,10 @@ impl Queue {
                 continue;
             }
             waiting.leading = true;
+            if core::mem::take(&mut waiting.company) {
+                let few = |waiting: &mut Waiting| waiting.shares.len() < COMPANY_ENOUGH;
+                waiting = self.changed.wait_timeout_while(waiting, LINGER, few).unwrap_or_else(PoisonError::into_inner).0;
+            }
             let batch = waiting.shares.len().min(BATCH_MAX);
             let (shares, answers): (Vec<_>, Vec<_>) = waiting.shares.drain(..batch).unzip();
             drop(waiting);

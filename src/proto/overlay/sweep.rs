@@ -171,9 +171,7 @@ impl Sweep {
         let percent = shares.get(shares.len().saturating_sub(1) / 2).copied().unwrap_or(0);
         let counts = view.counts();
         // Our own group cannot be asked if we are alone in it.
-        let alone = me
-            .and_then(|m| view.get(&m))
-            .is_some_and(|r| view.usable().iter().filter(|o| o.group() == r.group()).take(2).count() < 2);
+        let alone = me.and_then(|m| view.get(&m)).is_some_and(|r| view.in_group(&r.group()) < 2);
         let askable = counts.groups.saturating_sub(usize::from(alone)).max(1);
         // A relay fills its view by sweeps: what they have not reached is missing in one stretch, which samples may miss as well.
         let whole = me.is_none() || self.answers * SURE >= counts.relays;

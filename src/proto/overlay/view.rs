@@ -324,6 +324,11 @@ impl View {
         self.groups.keys()
     }
 
+    /// How many usable relays a group has.
+    pub fn in_group(&self, group: &Group) -> u32 {
+        self.groups.get(group).copied().unwrap_or(0)
+    }
+
     /// The digest of the usable relays, for cross-checks.
     pub const fn digest(&self) -> Digest {
         self.digest
