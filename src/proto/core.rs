@@ -551,6 +551,7 @@ impl Core {
             links: self.links.open_count() as u64,
             circuits_own: self.requests.circuits() as u64,
             circuits_carried: self.hops.len() as u64,
+            circuit_build_us: self.requests.build_time().and_then(|t| u64::try_from(t.as_micros()).ok()),
             warnings,
             link: None,
             uptime_secs: now.since(self.started).as_secs(),

@@ -342,6 +342,8 @@ pub struct Status {
     pub circuits_own: u64,
     /// Circuits carried for others.
     pub circuits_carried: u64,
+    /// Median of what the last circuits took to build, in microseconds, links dialled for them included; once one was built.
+    pub circuit_build_us: Option<u64>,
     /// What is weaker than it should be, in words: few relays, rules kept only as far as a small network allows, clock off.
     pub warnings: Vec<String>,
     /// This relay's bootstrap link, if it is one.

@@ -31,6 +31,8 @@ use std::time::Duration;
 const READY_TARGET: usize = limits::DOCUMENT_CIRCUITS + 2;
 /// Most circuits of one operation: two regions' worth of hosts at three a circuit.
 const PER_OP_MAX: usize = 24;
+/// Circuits whose building time is remembered, for the status.
+const BUILD_TIMES: usize = 32;
 /// Most circuits being built at once.
 const BUILDING_MAX: usize = 12;
 /// Requests of one host that may wait on one circuit behind those in flight.
@@ -141,6 +143,8 @@ pub struct Requests {
     paused_until: Time,
     housekeeping: Time,
     active: bool,
+    /// What the last circuits took to build.
+    build_times: VecDeque<Duration>,
     events: VecDeque<RequestEvent>,
 }
 
@@ -160,6 +164,7 @@ impl Requests {
             paused_until: Time(0),
             housekeeping: Time(0),
             active,
+            build_times: VecDeque::new(),
             events: VecDeque::new(),
         }
     }
@@ -295,6 +300,10 @@ impl Requests {
 
     fn built(&mut self, ctx: &mut Ctx<'_, '_>, links: &mut Links, key: Key) {
         self.failures = 0;
+        if self.build_times.len() == BUILD_TIMES {
+            self.build_times.pop_front();
+        }
+        self.build_times.push_back(self.origins.age(key, ctx.env.now));
         if let Some(path) = self.origins.path(key) {
             self.policy.worked(&path);
             let [guard, ..] = path;
@@ -313,6 +322,13 @@ impl Requests {
                 self.ready.insert(key, ctx.env.now + life);
             }
         }
+    }
+
+    /// The median of what the last circuits took to build, links that had to be dialled for them included.
+    pub fn build_time(&self) -> Option<Duration> {
+        let mut times: Vec<Duration> = self.build_times.iter().copied().collect();
+        times.sort_unstable();
+        times.get(times.len() / 2).copied()
     }
 
     fn pin(&self, links: &mut Links, guard: &NodeId) {
