@@ -18,7 +18,7 @@ const EXPIRE_REST: Duration = Duration::from_secs(1);
 
 /// The check of every share that is read ([`crate::store::Verify`]).
 pub fn verify(blob: &[u8]) -> Option<(Address, u8)> {
-    verify_share(blob).ok().map(|(address, share)| (address, share.index))
+    verify_share(blob).ok().map(|v| (v.address, v.share.index))
 }
 
 /// The store as jobs see it: today comes from the clock.

@@ -19,6 +19,7 @@ use crate::crypto::session::ClientSession;
 use crate::crypto::session::HostSession;
 use crate::proto::doc;
 use crate::proto::doc::share;
+use crate::proto::doc::share::Verified;
 use crate::proto::event::Failure;
 use crate::proto::host::Acceptance;
 use crate::proto::overlay::JobOutcome;
@@ -368,7 +369,7 @@ fn stored(shares: Option<&dyn Shares>, class: Class, store: &request::Store<'_>,
     if store.ticket.0 != request::TICKET_NONE {
         return Stored::TicketWanted;
     }
-    let Some((address, share)) = share::verify_share(store.blob).ok().filter(|(_, share)| share.class == class) else {
+    let Some(Verified { address, share, .. }) = share::verify_share(store.blob).ok().filter(|v| v.share.class == class) else {
         return Stored::Invalid;
     };
     if !acceptance.accepts(&address) {
@@ -396,10 +397,10 @@ fn open_answers(
         let opened = answer.session.open_response(answer.n, &mut answer.sealed).ok();
         match opened.and_then(|plain| request::read_fetched(plain).ok()) {
             Some(Some(blob)) => match share::verify_share(blob) {
-                Ok((at, share)) if at == *address => {
+                Ok(Verified { address: at, leaf, share }) if at == *address => {
                     givers.push(answer.host);
                     if have.insert(share.index) {
-                        shares.0.push((share.index, share::leaf_of(&share), share.data.to_vec()));
+                        shares.0.push((share.index, leaf, share.data.to_vec()));
                     }
                 }
                 _ => liars += 1,

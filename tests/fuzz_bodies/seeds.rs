@@ -8,6 +8,7 @@ use onionskin::base::StreamId;
 use onionskin::base::Wall;
 use onionskin::crypto::keys::IdentityKey;
 use onionskin::crypto::secret::Secret;
+use onionskin::proto::doc::code::BLOCK;
 use onionskin::proto::doc::key::ReadKey;
 use onionskin::proto::doc::key::decode_text;
 use onionskin::proto::doc::share::encode_chunk;
@@ -152,7 +153,7 @@ fn records() -> Vec<Vec<u8>> {
 }
 
 fn shares() -> Vec<Vec<u8>> {
-    let chunk = encode_chunk(vec![6; Class::Small.chunk_len()], Class::Small).expect("a chunk");
+    let chunk = encode_chunk(vec![[6; BLOCK]; Class::Small.chunk_len() / BLOCK], Class::Small).expect("a chunk");
     let node = |level, count: u8, private: usize| ManifestNode {
         level,
         index: u64::from(level),

@@ -1,8 +1,9 @@
 //! Documents: from bytes to chunks to shares, and back. Pure functions; heavy ones run as [`DocJob`]s beside the core.
 //!
-//! [`layout`] says where a document's bytes lie, [`share`] makes and checks shares, [`node`] makes and opens manifest nodes, [`key`] is what
-//! people pass on. `proto::ops` decides when which of them is needed.
+//! [`layout`] says where a document's bytes lie, [`code`] does the erasure coding, [`share`] makes and checks shares, [`node`] makes and opens
+//! manifest nodes, [`key`] is what people pass on. `proto::ops` decides when which of them is needed.
 
+pub mod code;
 pub mod key;
 pub mod layout;
 pub mod node;
@@ -169,18 +170,16 @@ fn encode(key: &Secret<32>, class: Class, plain: &[u8]) -> Result<Arc<EncodedChu
     if plain.len() > class.capacity() {
         return Err(CryptoError);
     }
-    let mut chunk = Vec::with_capacity(class.chunk_len());
-    chunk.extend_from_slice(plain);
-    chunk.resize(class.chunk_len(), 0);
-    seal::seal(key, &mut chunk)?;
+    let mut chunk = share::padded(plain, class)?;
+    seal::seal(key, chunk.as_flattened_mut())?;
     Ok(Arc::new(share::encode_chunk(chunk, class)?))
 }
 
 fn encode_parity(data: &[Arc<EncodedChunk>], count: usize) -> Result<Vec<Arc<EncodedChunk>>, CryptoError> {
     let class = data.first().ok_or(CryptoError)?.class;
     let parts: Vec<&[u8]> = data.iter().map(|c| c.sealed()).collect();
-    let parity = share::parity(parts.into_iter(), count, class.chunk_len())?;
-    parity.chunks_exact(class.chunk_len()).map(|c| share::encode_chunk(c.to_vec(), class).map(Arc::new)).collect()
+    let parity = code::parity(&parts, count, class.chunk_len())?;
+    parity.into_iter().map(|sealed| share::encode_chunk(sealed, class).map(Arc::new)).collect()
 }
 
 fn open_chunk(k_r: &Secret<32>, layout: &Layout, number: u64, mut sealed: Vec<u8>) -> Result<Vec<u8>, CryptoError> {
@@ -227,19 +226,11 @@ fn repair_group(
     let place = |slot: u64| slot.checked_sub(first).and_then(|p| usize::try_from(p).ok()).ok_or(CryptoError);
     let parts: Vec<(usize, &[u8])> =
         have.iter().take(data).map(|(slot, sealed)| Ok((place(*slot)?, sealed.as_slice()))).collect::<Result<_, CryptoError>>()?;
-    let len = layout.class.chunk_len();
-    let all = share::restore(data, parity, len, &parts)?;
-    let mut lost = Vec::new();
-    for (slot, sealed) in (first..).zip(all.chunks_exact(len)) {
-        if !have.contains_key(&slot) {
-            let again = share::encode_chunk(sealed.to_vec(), layout.class)?;
-            if roots.get(place(slot)?) != Some(&again.root) {
-                return Err(CryptoError);
-            }
-            lost.push((slot, sealed.to_vec()));
-        }
-    }
-    Ok(lost)
+    code::restore(data, parity, layout.class.chunk_len(), &parts, |place, sealed| {
+        let again = share::encode_chunk(share::padded(sealed, layout.class)?, layout.class)?;
+        let slot = first + place as u64;
+        if roots.get(place) == Some(&again.root) { Ok((slot, again.into_sealed())) } else { Err(CryptoError) }
+    })
 }
 
 const _: () = assert!(limits::GROUP_DATA == 4 * limits::GROUP_PARITY);

@@ -6,11 +6,13 @@ use crate::crypto::CryptoError;
 use crate::crypto::kdf::Label;
 use crate::crypto::kdf::derive;
 use crate::crypto::kdf::hash;
+use crate::crypto::kdf::hash_long;
 use crate::crypto::secret::Secret;
+use crate::proto::doc::code;
+use crate::proto::doc::code::BLOCK;
+use crate::proto::doc::code::Block;
 use crate::wire::share::Class;
 use crate::wire::share::ShareRef;
-use reed_solomon_simd::ReedSolomonDecoder;
-use reed_solomon_simd::ReedSolomonEncoder;
 
 const K: usize = limits::SHARES_NEEDED;
 const N: usize = limits::SHARES_TOTAL;
@@ -24,10 +26,8 @@ pub struct EncodedChunk {
     pub class: Class,
     /// Merkle root over the share hashes.
     pub root: [u8; 32],
-    /// The sealed chunk: shares 0..8.
-    sealed: Vec<u8>,
-    /// Shares 8..24.
-    parity: Vec<u8>,
+    /// All shares, one behind the other.
+    shards: Vec<Block>,
     tree: Box<[[u8; 32]; 2 * LEAVES]>,
 }
 
@@ -38,17 +38,22 @@ impl core::fmt::Debug for EncodedChunk {
 }
 
 impl EncodedChunk {
-    /// The sealed chunk itself.
+    /// The sealed chunk itself: shares 0 to 7.
     pub fn sealed(&self) -> &[u8] {
-        &self.sealed
+        self.shards.as_flattened().get(..self.class.chunk_len()).unwrap_or_default()
+    }
+
+    /// The sealed chunk alone, in the same memory; the rest of that is given back.
+    pub fn into_sealed(self) -> Vec<u8> {
+        let mut sealed = self.shards.into_flattened();
+        sealed.truncate(self.class.chunk_len());
+        sealed.shrink_to_fit();
+        sealed
     }
 
     /// A share's data; empty if there is no such share.
     pub fn data(&self, index: u8) -> &[u8] {
-        let (len, i) = (self.class.share_len(), usize::from(index));
-        let shares = if i < K { &self.sealed } else { &self.parity };
-        let at = if i < K { i } else { i - K } * len;
-        shares.get(at..at + len).unwrap_or_default()
+        self.shards.as_flattened().chunks_exact(self.class.share_len()).nth(usize::from(index)).unwrap_or_default()
     }
 
     /// The blob of a share of the copy that this salt makes.
@@ -74,7 +79,7 @@ pub fn address(root: &[u8; 32], class: Class, salt: &[u8; 16]) -> Address {
 }
 
 fn leaf(index: u8, data: &[u8]) -> [u8; 32] {
-    hash(Label::ShareLeaf, &[&[index], data])
+    hash_long(Label::ShareLeaf, data, index)
 }
 
 /// The tree as a heap: node 1 is the root, node `LEAVES + i` leaf `i`; leaves past the last share are zero.
@@ -92,96 +97,87 @@ fn tree(leaves: impl Iterator<Item = [u8; 32]>) -> Box<[[u8; 32]; 2 * LEAVES]> {
     nodes
 }
 
-/// Codes a sealed chunk into its shares.
-pub fn encode_chunk(sealed: Vec<u8>, class: Class) -> Result<EncodedChunk, CryptoError> {
-    if sealed.len() != class.chunk_len() {
+/// Bytes, padded with zeros to the length of a chunk, with room for the shares that [`encode_chunk`] adds.
+///
+/// # Errors
+/// More bytes than a chunk has.
+pub fn padded(bytes: &[u8], class: Class) -> Result<Vec<Block>, CryptoError> {
+    if bytes.len() > class.chunk_len() {
         return Err(CryptoError);
     }
-    let parity = parity(sealed.chunks_exact(class.share_len()), N - K, class.share_len())?;
-    Ok(finish(sealed, parity, class, &[]))
+    let (whole, rest) = bytes.as_chunks();
+    let mut shards = Vec::with_capacity(N * class.share_len() / BLOCK);
+    shards.extend_from_slice(whole);
+    if !rest.is_empty() {
+        let mut last = [0; BLOCK];
+        last.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
+        shards.push(last);
+    }
+    shards.resize(class.chunk_len() / BLOCK, [0; BLOCK]);
+    Ok(shards)
+}
+
+/// Codes a sealed chunk into its shares.
+///
+/// # Errors
+/// Not the length of a chunk.
+pub fn encode_chunk(mut sealed: Vec<Block>, class: Class) -> Result<EncodedChunk, CryptoError> {
+    code::extend(&mut sealed, class.share_len() / BLOCK)?;
+    Ok(finish(sealed, class, &[]))
 }
 
 /// Hashes all shares but those whose leaf is known, and builds the tree.
-fn finish(sealed: Vec<u8>, parity: Vec<u8>, class: Class, known: &[(u8, [u8; 32])]) -> EncodedChunk {
-    let len = class.share_len();
-    let shares = sealed.chunks_exact(len).chain(parity.chunks_exact(len));
+fn finish(shards: Vec<Block>, class: Class, known: &[(u8, [u8; 32])]) -> EncodedChunk {
+    let shares = shards.as_flattened().chunks_exact(class.share_len());
     let tree = tree(
         (0..)
             .zip(shares)
             .map(|(index, data)| known.iter().find(|(i, _)| *i == index).map_or_else(|| leaf(index, data), |(_, leaf)| *leaf)),
     );
     let [_, root, ..] = *tree;
-    EncodedChunk { class, root, sealed, parity, tree }
+    EncodedChunk { class, root, shards, tree }
 }
 
-/// Reed-Solomon parity of equal parts, back to back.
-pub fn parity<'a>(parts: impl ExactSizeIterator<Item = &'a [u8]>, count: usize, len: usize) -> Result<Vec<u8>, CryptoError> {
-    let mut encoder = ReedSolomonEncoder::new(parts.len(), count, len).map_err(|_| CryptoError)?;
-    for part in parts {
-        encoder.add_original_shard(part).map_err(|_| CryptoError)?;
-    }
-    let coded = encoder.encode().map_err(|_| CryptoError)?;
-    let mut parity = Vec::with_capacity(count * len);
-    coded.recovery_iter().for_each(|part| parity.extend_from_slice(part));
-    Ok(parity)
-}
-
-/// All original parts, from enough distinct parts of a code of `data + parity`; `have` names originals first, then parity.
-pub fn restore(data: usize, parity: usize, len: usize, have: &[(usize, &[u8])]) -> Result<Vec<u8>, CryptoError> {
-    let mut all = vec![0; data * len];
-    let mut missing = vec![true; data];
-    for (i, part) in have.iter().filter(|(i, _)| *i < data) {
-        all.get_mut(i * len..(i + 1) * len).filter(|to| to.len() == part.len()).ok_or(CryptoError)?.copy_from_slice(part);
-        *missing.get_mut(*i).ok_or(CryptoError)? = false;
-    }
-    if !missing.contains(&true) {
-        return Ok(all);
-    }
-    let mut decoder = ReedSolomonDecoder::new(data, parity, len).map_err(|_| CryptoError)?;
-    for (i, part) in have {
-        match i.checked_sub(data) {
-            None => decoder.add_original_shard(*i, part),
-            Some(i) => decoder.add_recovery_shard(i, part),
-        }
-        .map_err(|_| CryptoError)?;
-    }
-    let restored = decoder.decode().map_err(|_| CryptoError)?;
-    for (i, part) in restored.restored_original_iter() {
-        all.get_mut(i * len..(i + 1) * len).ok_or(CryptoError)?.copy_from_slice(part);
-    }
-    Ok(all)
+/// A share that agrees with itself, and where that makes it belong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verified<'a> {
+    /// Where it belongs. A share that came for another address is not the one that was asked for.
+    pub address: Address,
+    /// Its leaf hash, for [`rebuild`].
+    pub leaf: [u8; 32],
+    /// The share.
+    pub share: ShareRef<'a>,
 }
 
 /// Checks a share alone: its path leads to a root, and root and salt to the address that is given back.
-pub fn verify_share(blob: &[u8]) -> Result<(Address, ShareRef<'_>), CryptoError> {
+///
+/// # Errors
+/// Bytes that are no share blob.
+pub fn verify_share(blob: &[u8]) -> Result<Verified<'_>, CryptoError> {
     let share = ShareRef::read(blob).map_err(|_| CryptoError)?;
-    let mut at = leaf(share.index, share.data);
+    let leaf = leaf(share.index, share.data);
+    let mut at = leaf;
     let mut place = usize::from(share.index);
     for sibling in &share.path {
         let pair = if place % 2 == 0 { [at, *sibling] } else { [*sibling, at] };
         at = hash(Label::ShareNode, &[pair.as_flattened()]);
         place /= 2;
     }
-    Ok((address(&at, share.class, &share.salt), share))
+    Ok(Verified { address: address(&at, share.class, &share.salt), leaf, share })
 }
 
-/// Rebuilds a chunk from 8 distinct shares that were verified against `root`, codes it anew and compares the root: a publisher whose shares
-/// are not one codeword would otherwise show different documents to different readers.
+/// Rebuilds a chunk from 8 distinct shares (index, leaf, data) that were verified against `root`, all 24 shares of it, and compares the
+/// root: a publisher whose shares are not one codeword would otherwise show different documents to different readers.
 ///
 /// The leaves of the given shares need no second hash: they are part of the codeword that they define, and their hashes led to `root`.
+///
+/// # Errors
+/// Not 8 distinct shares of this class, or they are not of one codeword with this root.
 pub fn rebuild(class: Class, root: &[u8; 32], shares: &[(u8, [u8; 32], &[u8])]) -> Result<Vec<u8>, CryptoError> {
-    let len = class.share_len();
-    let have: Vec<(usize, &[u8])> = shares.iter().map(|(index, _, data)| (usize::from(*index), *data)).collect();
-    let known: Vec<(u8, [u8; 32])> = shares.iter().map(|(index, leaf, _)| (*index, *leaf)).collect();
-    let sealed = restore(K, N - K, len, &have)?;
-    let parity = parity(sealed.chunks_exact(len), N - K, len)?;
-    let again = finish(sealed, parity, class, &known);
-    if again.root == *root { Ok(again.sealed) } else { Err(CryptoError) }
-}
-
-/// The leaf hash of a verified share, for [`rebuild`].
-pub fn leaf_of(share: &ShareRef<'_>) -> [u8; 32] {
-    leaf(share.index, share.data)
+    let shares: &[_; K] = shares.try_into().map_err(|_| CryptoError)?;
+    let shards = code::interpolate(&shares.map(|(index, _, data)| (index, data)), class.share_len() / BLOCK)?;
+    let again = finish(shards, class, &shares.map(|(index, leaf, _)| (index, leaf)));
+    if again.root == *root { Ok(again.into_sealed()) } else { Err(CryptoError) }
 }
 
 #[cfg(test)]
@@ -193,13 +189,13 @@ mod tests {
     fn chunk(fill: u64) -> EncodedChunk {
         use rand::Rng;
         use rand::SeedableRng;
-        let mut sealed = vec![0; Class::Small.chunk_len()];
-        rand::rngs::StdRng::seed_from_u64(fill).fill_bytes(&mut sealed);
+        let mut sealed = padded(&[], Class::Small).unwrap();
+        rand::rngs::StdRng::seed_from_u64(fill).fill_bytes(sealed.as_flattened_mut());
         encode_chunk(sealed, Class::Small).unwrap()
     }
 
     fn verified(blobs: &[Vec<u8>]) -> Vec<(u8, [u8; 32], &[u8])> {
-        blobs.iter().map(|b| verify_share(b).unwrap().1).map(|s| (s.index, leaf_of(&s), s.data)).collect()
+        blobs.iter().map(|b| verify_share(b).unwrap()).map(|v| (v.share.index, v.leaf, v.share.data)).collect()
     }
 
     proptest! {
@@ -209,7 +205,7 @@ mod tests {
             let c = chunk(fill);
             let blobs: Vec<_> = indexes.iter().map(|i| c.share_blob(*i, [5; 16])).collect();
             for b in &blobs {
-                prop_assert_eq!(verify_share(b).unwrap().0, address(&c.root, Class::Small, &[5; 16]));
+                prop_assert_eq!(verify_share(b).unwrap().address, address(&c.root, Class::Small, &[5; 16]));
             }
             prop_assert_eq!(rebuild(Class::Small, &c.root, &verified(&blobs)).unwrap(), c.sealed());
         }
@@ -220,8 +216,24 @@ mod tests {
             let mut blob = c.share_blob(9, [5; 16]);
             blob[at] ^= 1 << bit;
             let right = address(&c.root, Class::Small, &[5; 16]);
-            prop_assert!(verify_share(&blob).map_or(true, |(at, _)| at != right));
+            prop_assert!(verify_share(&blob).map_or(true, |v| v.address != right));
         }
+    }
+
+    #[test]
+    fn bytes_are_padded_to_a_chunk_and_never_cut() {
+        let len = Class::Small.chunk_len();
+        for n in [0, 1, 63, 64, 65, len - 64, len - 1, len] {
+            let bytes: Vec<u8> = (0..n).map(|i| i as u8 | 1).collect();
+            let chunk = padded(&bytes, Class::Small).unwrap();
+            assert_eq!(chunk.as_flattened(), [bytes, vec![0; len - n]].concat());
+        }
+        for n in [len + 1, len + 63, len + 64, 2 * len] {
+            assert!(padded(&vec![1; n], Class::Small).is_err());
+        }
+        let mut short = padded(&[], Class::Small).unwrap();
+        short.pop();
+        assert!(encode_chunk(short, Class::Small).is_err());
     }
 
     #[test]
