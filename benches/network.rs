@@ -4,7 +4,12 @@
 //! Other work on the machine changes wall figures by several times, so the limits are measured before and after, in the same run, and
 //! ratios to them are printed too.
 
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a bench ends where it fails")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    reason = "a bench measures wall time and ends where it fails"
+)]
 
 #[path = "../tests/procs/mod.rs"]
 mod procs;
@@ -161,7 +166,10 @@ fn main() {
     let (quick, big) = (has("--quick"), has("--big"));
     let rounds = if quick { 1 } else { 5 };
     let before = limits();
-    println!("limits  raw TCP {:.2} GB/s, memory copy {:.1} GB/s, SHA-256 {:.2} GB/s on one core", before.tcp, before.copy, before.hash);
+    println!(
+        "limits  raw TCP {:.2} GB/s, memory copy {:.1} GB/s, SHA-256 {:.2} GB/s on one core",
+        before.tcp, before.copy, before.hash
+    );
 
     let started = Instant::now();
     let net = Network::start(24, "40GiB");
@@ -171,7 +179,10 @@ fn main() {
     let (idle, before_idle) = (Duration::from_secs(if quick { 2 } else { 10 }), net.cpu());
     std::thread::sleep(idle);
     let spent = net.cpu().since(before_idle).sum() / idle.as_secs_f64();
-    println!("        24 idle relays take {:.1} ms of processor a second, all together; it is part of the figures below", spent * 1e3);
+    println!(
+        "        24 idle relays take {:.1} ms of processor a second, all together; it is part of the figures below",
+        spent * 1e3
+    );
     let resident = net.relays.iter().filter_map(|r| memory(r.process.as_ref()?.pid(), "VmRSS")).map(|kib| kib as f64 / 1024.0);
     line("resident, an idle relay that knows 24", median(resident.collect()), "MiB", false, 30.0, "");
 
@@ -205,16 +216,19 @@ fn main() {
         ran.time.as_secs_f64()
     });
     line("get 1 KiB, new client from link to disk", median(fresh.collect()), "s", false, 2.0, "");
-    let socket = net.place.path(&net.relays[5].dir).join("api.sock");
+    let socket = net.place.path(&net.relays[FROM].dir).join("api.sock");
     through_socket(&socket, small);
     let warm = median((0..rounds * 5).map(|_| through_socket(&socket, small)).collect());
     line("get 1 KiB, warm node through its socket", warm, "ms", false, 20.0, "");
-    let dir = &net.relays[5].dir;
+    let dir = &net.relays[FROM].dir;
     let cli = (0..rounds).map(|_| {
         let args = ["get", small, "-o", "cli-copy", "--force", "--data-dir", dir];
         net.place.run("get", &args, PATIENCE).good().time.as_secs_f64() * 1e3
     });
     println!("        the same by a command through the socket {:>9.2} ms", median(cli.collect()));
+
+    let built = net.status(FROM)["circuit_build_us"].as_u64().map_or(f64::NAN, |us| us as f64 / 1e3);
+    line("three-hop circuit built by that node, median", built, "ms", false, 5.0, "");
 
     let gib = if big { 4 } else { 1 };
     if quick {
@@ -228,10 +242,17 @@ fn main() {
         line(&format!("resident at most, get {gib} GiB"), got.ran.memory as f64 / 1024.0, "MiB", false, 150.0, "");
         assert!(digest(&net.place.path("big")) == digest(&net.place.path("big-copy")), "what came back differs");
         let mib = (gib * 1024) as f64;
-        println!("        {gib} GiB: published at {:.1} MiB/s, got at {:.1}", mib / put.ran.time.as_secs_f64(), mib / got.ran.time.as_secs_f64());
+        println!(
+            "        {gib} GiB: published at {:.1} MiB/s, got at {:.1}",
+            mib / put.ran.time.as_secs_f64(),
+            mib / got.ran.time.as_secs_f64()
+        );
         let most = net.relays.iter().filter_map(|r| memory(r.process.as_ref()?.pid(), "VmHWM")).max().unwrap_or(0);
         println!("        most that any relay had resident: {:.1} MiB", most as f64 / 1024.0);
     }
     let after = limits();
-    println!("limits  afterwards: raw TCP {:.2} GB/s, memory copy {:.1} GB/s, SHA-256 {:.2} GB/s", after.tcp, after.copy, after.hash);
+    println!(
+        "limits  afterwards: raw TCP {:.2} GB/s, memory copy {:.1} GB/s, SHA-256 {:.2} GB/s",
+        after.tcp, after.copy, after.hash
+    );
 }
