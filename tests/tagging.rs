@@ -1,4 +1,4 @@
-//! Tagging (attacks.md G12): whoever alters, drops, swaps, repeats or injects cells on any leg of a circuit of three hops makes that cell
+//! Tagging (T09): whoever alters, drops, swaps, repeats or injects cells on any leg of a circuit of three hops makes that cell
 //! noise to everyone behind. No far side recognises it, and every cause gives the same answer. Away from the client, all cells after it are
 //! noise as well; towards the client, the client ends the circuit with the first that it does not recognise.
 //!

@@ -11,7 +11,7 @@ pub enum Blame {
     Bug,
 }
 
-/// What a person can do about a failure. Each kind is one exit code of the command line (design section 4).
+/// What a person can do about a failure. Each kind is one exit code of the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ErrorKind {
     /// A command, key or option is mistyped: correct it. Nothing was sent.

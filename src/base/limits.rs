@@ -9,7 +9,7 @@ pub const EXTENSION_MAX: usize = 2048;
 
 /// Shares that rebuild a chunk.
 pub const SHARES_NEEDED: usize = 8;
-/// Shares of a chunk: 3x storage, 8 of 24 fails once in 10^7 at 80 % uptime (storage.md G).
+/// Shares of a chunk: 3x storage, 8 of 24 fails once in 10^7 when hosts are up 80 % of the time (T21).
 pub const SHARES_TOTAL: usize = 24;
 /// Depth of the tree over 24 share hashes, padded to 32 leaves.
 pub const SHARE_PATH: usize = 5;
@@ -67,7 +67,7 @@ pub const CIRCUIT_HOSTS_PER_REGION: usize = 3;
 /// Circuits for a document of more than one chunk.
 pub const DOCUMENT_CIRCUITS: usize = 8;
 
-// --- links (D2; attacks.md F, slowloris)
+// --- links (D2, T35)
 
 /// One deadline for dial, TLS and first cells together: a slow peer cannot hold a half-open link longer.
 pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
@@ -111,7 +111,7 @@ pub const SKEW_MAX_SECS: u64 = 3 * 3600;
 /// Clock offset at which the node warns.
 pub const SKEW_WARN_SECS: u64 = 600;
 
-// --- network (design section 2, D8)
+// --- network (D8)
 
 /// Fewest relays that make a network.
 pub const NETWORK_MIN_RELAYS: usize = 6;
@@ -119,7 +119,7 @@ pub const NETWORK_MIN_RELAYS: usize = 6;
 pub const NETWORK_MIN_GROUPS: usize = 4;
 /// Below this many relays the node says that anonymity is weak.
 pub const NETWORK_WEAK_BELOW: usize = 50;
-/// Share of sampled relays that a node must know before it chooses paths, in percent (attacks.md fact 6).
+/// Share of sampled relays that a node must know before it chooses paths, in percent (D8, T29).
 pub const COVERAGE_PERCENT: u32 = 97;
 /// Address groups that a coverage measurement must come from.
 pub const COVERAGE_GROUPS: usize = 5;

@@ -28,7 +28,7 @@ impl Add<Duration> for Time {
 pub struct Wall(pub u64);
 
 impl Wall {
-    /// Days since 1970: the finest time that ever reaches a host's disk (D15, attacks.md E).
+    /// Days since 1970: the finest time that ever reaches a host's disk (D15, T40).
     pub const fn day(self) -> u32 {
         (self.0 / 86_400) as u32
     }

@@ -1,7 +1,7 @@
 //! Counter Galois Onion (Tor proposal 359, eprint 2025/583), the onion layer of relay cells (design D5), for any body size.
 //!
 //! A body is a tag (16 bytes) and a payload. Every layer is a wide-block cipher over the whole body, chained to the cell before:
-//! change, drop, repeat or swap one cell, and that cell and all after it are noise to everyone behind (attacks.md G12). The tag
+//! change, drop, repeat or swap one cell, and that cell and all after it are noise to everyone behind (T09). The tag
 //! doubles as recognition: a cell is for the hop whose nonce its tag decrypts or encrypts to. Keys and nonce move on one way with
 //! every cell that a hop accepts or originates, so a seized relay cannot open what it recognised before.
 //!

@@ -1,4 +1,4 @@
-//! Who may come in: half-open links are few, in all and for each prefix, and open ones are bounded (attacks.md F, slowloris).
+//! Who may come in: half-open links are few, in all and for each prefix, and open ones are bounded (T35).
 
 use crate::base::LinkId;
 use crate::base::limits;

@@ -6,7 +6,7 @@
 //! * No relay twice, never ourselves, no two hops in one address group or family. Weights are uniform: nothing that a relay says of itself
 //!   makes it likelier.
 //!
-//! Failures move as little as they can, because whoever can make a client choose again can make it choose badly (attacks.md fact 7): a hop
+//! Failures move as little as they can, because whoever can make a client choose again can make it choose badly (T12): a hop
 //! that fails is set aside for a while, new guards and layer-2 relays are drawn a few times a day at most, and when nothing answers at all
 //! it is the network that is down, not the guards.
 

@@ -41,7 +41,7 @@ const STREAM_BACKLOG: usize = 2 * limits::SESSION_IN_FLIGHT as usize;
 const READY_LIFE: Duration = Duration::from_secs(300);
 /// A request that finds no circuit for this long fails.
 const QUEUE_DEADLINE: Duration = Duration::from_secs(30);
-/// Circuits that may fail in a row before building pauses: failing circuits must not make a client rush through paths (attacks.md fact 7).
+/// Circuits that may fail in a row before building pauses: failing circuits must not make a client rush through paths (T12).
 const FAILURES_BEFORE_PAUSE: u32 = 8;
 /// How long it pauses, doubled with each further failure up to two seconds: hops that fail are set aside meanwhile (`path`), so that even a
 /// client whose view is half dead comes through.

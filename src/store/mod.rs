@@ -20,7 +20,7 @@
 //! dropped, counted in [`Stats::damaged`], and never returned; repair is the network's. Putting a share that is held compares it with
 //! what lies on disk and writes it anew if that differs.
 //!
-//! **What a seized disk tells** (D19; design section 3): addresses held and the day each lease ends, but no order within a slab.
+//! **What a seized disk tells** (D19, T40): addresses held and the day each lease ends, but no order within a slab.
 //! Slabs fill one after the other, so which slab a share is in says roughly when it came, at the grain of 64 MiB. Beyond this room's
 //! reach: the file system keeps to the nanosecond when each slab and the index last changed, and where on the medium it put what came
 //! together; the index shows which pages the last few commits touched; removed shares stay readable in their slots until reused.

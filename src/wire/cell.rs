@@ -36,7 +36,7 @@ pub enum Command {
     Created = 2,
     /// A relay cell.
     Relay = 3,
-    /// The circuit ends. Carries no reason (D6, attacks.md G12).
+    /// The circuit ends. Carries no reason (D6, T10).
     Destroy = 4,
     /// Credits for many circuits of this link at once.
     Credit = 5,

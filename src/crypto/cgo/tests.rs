@@ -189,7 +189,7 @@ fn an_unknown_hop_wipes_the_body() {
     assert_eq!(client.receive(RELAY, &mut body), None);
 }
 
-/// An idle circuit at a relay, both directions (attacks.md F: memory by open circuits).
+/// An idle circuit at a relay, both directions (T35).
 #[test]
 fn a_relay_keeps_little_of_a_circuit() {
     let bytes = size_of::<RelayLayer<{ cell::BODY }>>();

@@ -2,7 +2,7 @@
 //!
 //! A hop has a port towards the client and at most one onwards; the last hop has legs to hosts instead. It takes one layer off (outbound)
 //! or puts one on (inbound), both by encryption, and cannot tell whether a cell that is not for it makes sense: that is for the next hop to
-//! find out. Every failure destroys the circuit, in both directions, without a reason (attacks.md G12).
+//! find out. Every failure destroys the circuit, in both directions, without a reason (T10).
 
 use crate::base::CircuitId;
 use crate::base::LinkId;
@@ -37,7 +37,7 @@ use std::sync::Arc;
 
 /// Most legs of one circuit at once: the hosts of a few regions.
 const LEGS_MAX: usize = 32;
-/// Most circuit handshakes that one link may have waiting: beyond it creates are refused before any public-key work (attacks.md F).
+/// Most circuit handshakes that one link may have waiting: beyond it creates are refused before any public-key work (T36).
 const PENDING_PER_LINK: usize = 256;
 /// Relays in an answer to a sample request: half a cell.
 const SAMPLE_MAX: usize = 128;

@@ -1,7 +1,7 @@
 //! Positions (D9) and regions (D10): which hosts hold the shares of a key, computed from the own view alone.
 //!
 //! Distances are XOR distances over the first 16 bytes. A region holds *every* admitted host inside a radius that is expected to hold 24,
-//! not the k closest: identities crowded next to a key add to the region and push nobody out (attacks.md, model B).
+//! not the k closest: identities crowded next to a key add to the region and push nobody out (T22).
 
 use crate::base::NetworkId;
 use crate::base::Position;
