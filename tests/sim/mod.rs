@@ -47,6 +47,9 @@ pub type Tamper = Box<dyn FnMut(&mut StdRng, &mut BytesMut) -> Fate>;
 /// What a global observer does with each transmission.
 pub type Observer = Box<dyn FnMut(&Seen<'_>)>;
 
+/// Stands around each batch of cells that a node handles: which node, how many cells, and the step to be done.
+pub type Around = Box<dyn FnMut(usize, usize, &mut dyn FnMut())>;
+
 type Checked = Result<Arc<Verified>, RecordError>;
 
 /// What becomes of a batch after tampering.
@@ -118,6 +121,8 @@ pub struct World {
     pub network: NetworkId,
     /// Sees every transmission.
     pub observer: Option<Observer>,
+    /// Measures how batches are handled.
+    pub around: Option<Around>,
     /// Who dialled whom, ever: the other end saw the dialler's address.
     pub dials: BTreeSet<(usize, usize)>,
     /// Steps after which all cores check themselves; zero is never.
@@ -170,6 +175,7 @@ impl World {
             nodes: Vec::new(),
             network: NetworkId(network),
             observer: None,
+            around: None,
             dials: BTreeSet::new(),
             check_every: 0,
             rng,
@@ -396,7 +402,17 @@ impl World {
         let node = &mut self.nodes[index];
         let Some(core) = node.core.as_mut() else { return };
         let mut env = Env { now, wall, rng: &mut node.rng };
-        core.handle(&mut env, input);
+        let cells = if let Input::Cells { cells, .. } = &input { cells.len() / CELL } else { 0 };
+        let mut input = Some(input);
+        let mut step = || {
+            if let Some(input) = input.take() {
+                core.handle(&mut env, input);
+            }
+        };
+        match self.around.as_mut() {
+            Some(around) if cells > 0 => around(index, cells, &mut step),
+            _ => step(),
+        }
         while let Some(output) = self.nodes[index].core.as_mut().and_then(Core::poll_output) {
             self.output(index, output);
         }
