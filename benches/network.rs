@@ -161,7 +161,10 @@ fn main() {
     let (quick, big) = (has("--quick"), has("--big"));
     let rounds = if quick { 1 } else { 5 };
     let before = limits();
-    println!("limits  raw TCP {:.2} GB/s, memory copy {:.1} GB/s, SHA-256 {:.2} GB/s on one core", before.tcp, before.copy, before.hash);
+    println!(
+        "limits  raw TCP {:.2} GB/s, memory copy {:.1} GB/s, SHA-256 {:.2} GB/s on one core",
+        before.tcp, before.copy, before.hash
+    );
 
     let started = Instant::now();
     let net = Network::start(24, "40GiB");
@@ -171,7 +174,10 @@ fn main() {
     let (idle, before_idle) = (Duration::from_secs(if quick { 2 } else { 10 }), net.cpu());
     std::thread::sleep(idle);
     let spent = net.cpu().since(before_idle).sum() / idle.as_secs_f64();
-    println!("        24 idle relays take {:.1} ms of processor a second, all together; it is part of the figures below", spent * 1e3);
+    println!(
+        "        24 idle relays take {:.1} ms of processor a second, all together; it is part of the figures below",
+        spent * 1e3
+    );
     let resident = net.relays.iter().filter_map(|r| memory(r.process.as_ref()?.pid(), "VmRSS")).map(|kib| kib as f64 / 1024.0);
     line("resident, an idle relay that knows 24", median(resident.collect()), "MiB", false, 30.0, "");
 
@@ -228,10 +234,17 @@ fn main() {
         line(&format!("resident at most, get {gib} GiB"), got.ran.memory as f64 / 1024.0, "MiB", false, 150.0, "");
         assert!(digest(&net.place.path("big")) == digest(&net.place.path("big-copy")), "what came back differs");
         let mib = (gib * 1024) as f64;
-        println!("        {gib} GiB: published at {:.1} MiB/s, got at {:.1}", mib / put.ran.time.as_secs_f64(), mib / got.ran.time.as_secs_f64());
+        println!(
+            "        {gib} GiB: published at {:.1} MiB/s, got at {:.1}",
+            mib / put.ran.time.as_secs_f64(),
+            mib / got.ran.time.as_secs_f64()
+        );
         let most = net.relays.iter().filter_map(|r| memory(r.process.as_ref()?.pid(), "VmHWM")).max().unwrap_or(0);
         println!("        most that any relay had resident: {:.1} MiB", most as f64 / 1024.0);
     }
     let after = limits();
-    println!("limits  afterwards: raw TCP {:.2} GB/s, memory copy {:.1} GB/s, SHA-256 {:.2} GB/s", after.tcp, after.copy, after.hash);
+    println!(
+        "limits  afterwards: raw TCP {:.2} GB/s, memory copy {:.1} GB/s, SHA-256 {:.2} GB/s",
+        after.tcp, after.copy, after.hash
+    );
 }

@@ -348,6 +348,9 @@ impl Core {
             }
         }
         self.gate(ctx);
+        if self.requests.policy.take_changed() {
+            ctx.out.push(Output::Save { name: SAVED_PATHS, bytes: self.requests.policy.encode() });
+        }
         self.links.flush(ctx);
     }
 
@@ -456,9 +459,6 @@ impl Core {
                 };
                 self.overlay.handle(ctx.env, sample);
             }
-            RequestEvent::SavePaths => {
-                ctx.out.push(Output::Save { name: SAVED_PATHS, bytes: self.requests.policy.encode() });
-            }
             event @ (RequestEvent::Answer { .. } | RequestEvent::Failed { .. }) => {
                 self.ops.request_event(ctx, &mut self.requests, &mut self.links, self.overlay.view(), event);
             }
@@ -475,7 +475,6 @@ impl Core {
             self.ready = ready;
             if ready {
                 ctx.out.push(Output::Node(NodeEvent::Ready));
-                ctx.out.push(Output::Save { name: SAVED_PATHS, bytes: self.requests.policy.encode() });
             }
         }
         if self.ready {

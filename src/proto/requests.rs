@@ -4,7 +4,6 @@
 //! * No circuit meets more than three hosts of one region, and none whose last hop is the host itself.
 //! * More than one chunk means eight or more circuits with distinct last hops. A network too small for a rule keeps it as far as it can.
 
-use crate::base::LinkId;
 use crate::base::NetworkId;
 use crate::base::NodeId;
 use crate::base::OpId;
@@ -121,8 +120,6 @@ pub enum RequestEvent {
         /// As `View::sample` of that relay wrote it.
         data: Vec<u8>,
     },
-    /// The state of guards and layers changed and wants to be kept.
-    SavePaths,
 }
 
 /// The user plane's circuits and requests.
@@ -296,7 +293,7 @@ impl Requests {
     fn built(&mut self, ctx: &mut Ctx<'_, '_>, links: &mut Links, key: Key) {
         self.failures = 0;
         if let Some(path) = self.origins.path(key) {
-            self.policy.worked(&path);
+            self.policy.worked(&path, ctx.env);
             let [guard, ..] = path;
             self.pin(links, &guard);
         }
@@ -346,9 +343,7 @@ impl Requests {
                 let doublings = (self.failures - FAILURES_BEFORE_PAUSE).min(3);
                 self.paused_until = ctx.env.now + PAUSE * (1 << doublings);
             }
-            if self.policy.failed(&path, hops, ctx.env) {
-                self.events.push_back(RequestEvent::SavePaths);
-            }
+            self.policy.failed(&path, hops, ctx.env);
         }
     }
 
@@ -475,11 +470,14 @@ impl Requests {
         if self.building.len() >= BUILDING_MAX {
             return false;
         }
-        let taken: Vec<NodeId> = match purpose {
+        let mut taken: Vec<NodeId> = match purpose {
             Purpose::Op(op) => self.domains.get(&op).map(|d| d.paths.iter().map(|[.., last]| *last).collect()).unwrap_or_default(),
             Purpose::Ready => self.ready.keys().filter_map(|k| self.origins.path(*k)).map(|[.., last]| last).collect(),
             Purpose::Probe => Vec::new(),
         };
+        // Those that are being built count as well.
+        let coming = self.building.iter().filter(|(_, p)| **p == purpose).filter_map(|(key, _)| self.origins.path(*key));
+        taken.extend(coming.map(|[.., last]| last));
         let Some(path) = self.policy.choose(view, ctx.env, &taken) else { return false };
         match self.origins.build(ctx, view, path) {
             Some(key) => {
@@ -500,10 +498,5 @@ impl Requests {
     /// Does what is due.
     pub(in crate::proto) fn tick(&mut self, ctx: &mut Ctx<'_, '_>, links: &mut Links) {
         self.origins.tick(ctx, links);
-    }
-
-    /// The link over which the guard is reached, if it is open.
-    pub fn guard_link(&self, links: &Links) -> Option<LinkId> {
-        links.open_link(&self.policy.guard()?)
     }
 }
