@@ -206,6 +206,7 @@ impl Core {
     pub fn check(&self) {
         self.links.check();
         self.overlay.check();
+        self.requests.check();
     }
 
     /// Lends the way out to a step, beside the rest of the core.

@@ -495,6 +495,24 @@ impl Requests {
         [own, self.origins.timeout()].into_iter().flatten().min()
     }
 
+    /// Checks what must always hold: no circuit has two masters. For tests and the simulator.
+    #[doc(hidden)]
+    pub fn check(&self) {
+        let mut seen = BTreeSet::new();
+        let of_ops = self.domains.values().flat_map(|d| d.circuits.keys());
+        for key in self.ready.keys().chain(self.building.keys()).chain(of_ops) {
+            assert!(seen.insert(*key), "a circuit with two masters");
+        }
+        for (op, domain) in &self.domains {
+            for request in domain.circuits.keys().flat_map(|key| self.origins.requests(*key)) {
+                assert!(self.owners.get(&request).is_none_or(|owner| owner == op), "a request on another's circuit");
+            }
+        }
+        for key in self.ready.keys().chain(self.building.keys()) {
+            assert!(self.origins.requests(*key).next().is_none(), "a request on nobody's circuit");
+        }
+    }
+
     /// Does what is due.
     pub(in crate::proto) fn tick(&mut self, ctx: &mut Ctx<'_, '_>, links: &mut Links) {
         self.origins.tick(ctx, links);

@@ -6,6 +6,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test uses a part of the world")]
 #![allow(
     clippy::unwrap_used,
+    clippy::panic,
     clippy::print_stdout,
     clippy::wildcard_enum_match_arm,
     reason = "a test ends where it fails, prints its seed, and looks at the events that it waits for"
@@ -13,6 +14,7 @@
 
 pub mod disk;
 pub mod people;
+pub mod puppet;
 
 use bytes::BytesMut;
 use disk::Disk;
@@ -94,6 +96,8 @@ pub struct Node {
     pub cells_sent: u64,
     /// Batches sent.
     pub messages_sent: u64,
+    /// What came for a node without a mind ([`puppet`]).
+    pub letters: Option<Vec<Input>>,
     seed: Secret<32>,
     rng: StdRng,
     timer: Option<Time>,
@@ -230,6 +234,7 @@ impl World {
             saved: BTreeMap::new(),
             cells_sent: 0,
             messages_sent: 0,
+            letters: None,
             seed: seed.unwrap_or_else(|| Secret::new([0; 32])),
             rng,
             timer: None,
@@ -394,7 +399,12 @@ impl World {
     fn feed(&mut self, index: usize, input: Input) {
         let (now, wall) = (self.now, self.wall());
         let node = &mut self.nodes[index];
-        let Some(core) = node.core.as_mut() else { return };
+        let Some(core) = node.core.as_mut() else {
+            if let Some(letters) = &mut node.letters {
+                letters.push(input);
+            }
+            return;
+        };
         let mut env = Env { now, wall, rng: &mut node.rng };
         core.handle(&mut env, input);
         while let Some(output) = self.nodes[index].core.as_mut().and_then(Core::poll_output) {
