@@ -5,6 +5,7 @@
 //! ratios to them are printed too.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a bench ends where it fails")]
+#![allow(clippy::disallowed_methods, reason = "a bench measures real time")]
 
 #[path = "../tests/procs/mod.rs"]
 mod procs;

@@ -258,8 +258,7 @@ fn one_circuit_serves_one_operation_only() {
                         world.tell(reader, *op, onionskin::proto::Command::Consumed(data.len() as u64));
                     }
                     Event::Fetched(_) => done += 1,
-                    Event::Failed(failure) => panic!("{failure:?}"),
-                    _ => {}
+                    other => assert!(!matches!(other, Event::Failed(_)), "{other:?}"),
                 }
             }
         }

@@ -37,6 +37,7 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
+use zeroize::Zeroizing;
 
 /// Seconds since 1970 at the beginning of every world.
 pub const WALL: u64 = 1_800_000_000;
@@ -91,7 +92,7 @@ pub struct Node {
     /// Events of the node.
     pub news: Vec<NodeEvent>,
     /// What it saved.
-    pub saved: BTreeMap<String, Vec<u8>>,
+    pub saved: BTreeMap<String, Zeroizing<Vec<u8>>>,
     /// Cells sent.
     pub cells_sent: u64,
     /// Batches sent.

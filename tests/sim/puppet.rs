@@ -103,10 +103,15 @@ pub struct Circuit {
 impl Circuit {
     /// A circuit of one hop.
     pub fn create(world: &mut World, puppet: usize, relay: usize) -> Self {
+        let descriptor = world.descriptor(relay);
+        Self::create_with(world, puppet, relay, &descriptor).expect("a relay that takes its newest key")
+    }
+
+    /// A circuit of one hop by the key of this descriptor. `None`: the relay would not have it.
+    pub fn create_with(world: &mut World, puppet: usize, relay: usize, d: &Verified) -> Option<Self> {
         let link = world.puppet_link(puppet, relay);
         let id = CircuitId::new(DIALLER | 7).unwrap();
         let mut this = Self { puppet, link, id, layers: ClientLayers::new() };
-        let d = world.descriptor(relay);
         let (state, message) = ntor::client1(&mut world.rng, &world.network, &d.node(), &d.descriptor().onion_key).unwrap();
         let mut w = Writer::default();
         w.u16(HYBRID).bytes16(&message);
@@ -114,12 +119,15 @@ impl Circuit {
         body[..w.as_slice().len()].copy_from_slice(w.as_slice());
         world.say(puppet, link, Some(id), Command::Create, &body);
         let (command, body) = world.hear(puppet, link, id).unwrap();
+        if command == Command::Destroy {
+            return None;
+        }
         assert_eq!(command, Command::Created);
         let mut r = Reader::new(&body[..]);
         assert_eq!(r.u16().unwrap(), HYBRID);
         let keys = ntor::client2(state, r.bytes16(BODY).unwrap()).unwrap();
         this.layers.push(&keys);
-        this
+        Some(this)
     }
 
     /// Hops that stand.
