@@ -252,13 +252,11 @@ fn one_circuit_serves_one_operation_only() {
     world.run_until(Duration::from_secs(300), |world| {
         for (op, bytes) in &mut ops {
             for event in world.nodes[reader].events.get_mut(op).map(std::mem::take).unwrap_or_default() {
-                match event {
-                    Event::Data(data) => {
-                        bytes.extend_from_slice(&data);
-                        world.tell(reader, *op, onionskin::proto::Command::Consumed(data.len() as u64));
-                    }
-                    Event::Fetched(_) => done += 1,
-                    other => assert!(!matches!(other, Event::Failed(_)), "{other:?}"),
+                assert!(!matches!(event, Event::Failed(_)), "{event:?}");
+                done += usize::from(matches!(event, Event::Fetched(_)));
+                if let Event::Data(data) = event {
+                    bytes.extend_from_slice(&data);
+                    world.tell(reader, *op, onionskin::proto::Command::Consumed(data.len() as u64));
                 }
             }
         }
