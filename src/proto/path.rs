@@ -151,17 +151,18 @@ impl PathPolicy {
         let mut seconds: Vec<&Arc<Verified>> =
             self.layer2.iter().filter(|l| !self.aside(&l.node, env.now)).filter_map(|l| view.get(&l.node)).collect();
         seconds.shuffle(&mut *env.rng);
-        // What gives way first: the second hop's distance to the guard. Guard and last hop together would see both ends.
-        for (near_second, near_last) in [(false, false), (true, false), (false, true), (true, true)] {
+        // What gives way: first the middle's distance to the last hop, then to the guard. Guard and last hop see both ends: theirs goes last.
+        let rounds = [(false, false, false), (true, false, false), (false, true, false), (true, true, false), (true, true, true)];
+        for (near_middle, near_second, near_last) in rounds {
             for second in seconds.iter().filter(|s| other(s, guard, near_second)) {
                 let fits = |l: &&Arc<Verified>| {
-                    let apart = other(l, guard, near_last) && other(l, second, near_last);
+                    let apart = other(l, guard, near_last) && other(l, second, near_middle);
                     apart && self.me != Some(l.node()) && !self.aside(&l.node(), env.now)
                 };
                 let fresh = view.usable().iter().filter(fits).filter(|l| !taken.contains(&l.node())).choose(&mut *env.rng);
                 if let Some(last) = fresh.or_else(|| view.usable().iter().filter(fits).choose(&mut *env.rng)) {
                     self.relaxed = Relaxed {
-                        groups: near_second || near_last,
+                        groups: near_middle || near_second,
                         layer2: self.layer2.len() < LAYER2,
                         last: taken.contains(&last.node()),
                     };

@@ -166,7 +166,8 @@ pub struct Renewal {
     hosts: bool,
     /// When to look again.
     at: Time,
-    coming: bool,
+    /// New keys are being made. A job may be lost without a word, so this ends.
+    coming_until: Option<Time>,
 }
 
 impl Renewal {
@@ -202,7 +203,7 @@ impl Renewal {
         }
         let generations = generations.into_iter().map(Arc::new).collect();
         let keys = Arc::new(NodeKeys { network, node, generations });
-        Ok((Self { keys, hosts, at: env.now, coming: false }, changed))
+        Ok((Self { keys, hosts, at: env.now, coming_until: None }, changed))
     }
 
     /// The keys of now.
@@ -229,8 +230,9 @@ impl Renewal {
         if ctx.env.now < self.at {
             return false;
         }
-        if !self.coming && self.keys.generations.first().is_none_or(|g| due(g) <= wall) {
-            self.coming = true;
+        let coming = self.coming_until.is_some_and(|until| until > ctx.env.now);
+        if !coming && self.keys.generations.first().is_none_or(|g| due(g) <= wall) {
+            self.coming_until = Some(ctx.env.now + LOOK);
             let id = ctx.env.rng.next_u32();
             // A name that no other key has.
             let id = (0..=u32::MAX).map(|n| id.wrapping_add(n)).find(|id| self.keys.host(*id).is_none());
@@ -250,7 +252,9 @@ impl Renewal {
 
     /// New keys are made, or could not be. True if the keys changed.
     pub(in crate::proto) fn made(&mut self, env: &Env<'_>, made: Option<Generation>) -> bool {
-        self.coming = false;
+        if self.coming_until.take().is_none() {
+            return false;
+        }
         let Some(made) = made else {
             self.at = env.now + AGAIN;
             return false;
