@@ -349,6 +349,40 @@ mod tests {
     }
 
     #[test]
+    fn new_keys_are_asked_for_once_and_again_if_the_job_is_lost() {
+        let (mut renewal, _) = start(None, true, 0).unwrap();
+        let first = names(&renewal);
+        let mut rng = StdRng::seed_from_u64(9);
+        let mut out = Out::default();
+        // One look at a time; what it came to: jobs asked for, and whether the keys changed.
+        let mut look = |renewal: &mut Renewal, seconds: u64, made: Option<Option<Generation>>| {
+            let mut env = Env { now: Time(seconds * 1_000_000), wall: BEGIN.plus(seconds), rng: &mut rng };
+            let mut changed = made.is_some_and(|made| renewal.made(&env, made));
+            changed |= renewal.tick(&mut Ctx { env: &mut env, out: &mut out });
+            let jobs = core::mem::take(&mut out.queue).into_iter().filter(|o| matches!(o, Output::Job { .. })).count();
+            (jobs, changed)
+        };
+        let fresh =
+            |seconds, id| Some(Generation::fresh(&mut StdRng::seed_from_u64(id), BEGIN.plus(seconds), Some(id as u32)).ok());
+        let week = limits::KEY_LIFE_SECS;
+        assert_eq!(look(&mut renewal, week - 1, None), (0, false));
+        assert_eq!(look(&mut renewal, week, None), (1, false));
+        assert_eq!(look(&mut renewal, week + 1, None), (0, false));
+        assert_eq!(look(&mut renewal, week + 2, Some(None)), (0, false), "they could not be made");
+        assert_eq!(look(&mut renewal, week + 62, None), (1, false));
+        assert_eq!(look(&mut renewal, week + 62 + 3600, None), (1, false), "no word of them");
+        assert_eq!(look(&mut renewal, week + 3700, fresh(week + 3700, 77)), (0, true));
+        assert_eq!(look(&mut renewal, week + 3701, fresh(week + 3701, 78)), (0, false), "the lost one, late");
+        assert_eq!(names(&renewal), [77, first[0]]);
+        // Both times count from when the keys were made.
+        let later = look(&mut renewal, 2 * week, None);
+        assert_eq!((later, names(&renewal)), ((0, true), vec![77]));
+        assert_eq!(look(&mut renewal, 2 * week + 3700, None), (1, false));
+        assert_eq!(look(&mut renewal, 9 * week, None).1, false, "the newest stays, however old");
+        assert!(renewal.keys.host(77).is_some());
+    }
+
+    #[test]
     fn damaged_or_newer_keys_are_refused() {
         let good = start(None, true, 0).unwrap().0.keys.encode().unwrap();
         let refused = |bytes: &[u8]| start(Some(bytes), true, 0).is_err();
