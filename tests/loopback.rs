@@ -6,6 +6,7 @@ use bytes::Bytes;
 use onionskin::node::{Handle, NodeConfig, Pool, RelayConfig, StartError, start};
 use onionskin::proto::event::{Command, Event, NodeEvent, PublishWish};
 use onionskin::store::StoreError;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -97,10 +98,24 @@ async fn a_document_published_by_one_client_is_fetched_by_another() {
     for node in relays.iter().chain([&writer, &reader]) {
         node.shutdown().await;
     }
-    // Nothing holds the data directories any more.
+    // Nothing holds the data directories any more, and who comes back has the identity and the keys that it had.
+    let keys = home.path().join("relay-1/state-keys");
+    let (before, mode) = (std::fs::read(&keys).unwrap(), std::fs::metadata(&keys).unwrap().permissions().mode());
+    assert_eq!(mode & 0o777, 0o600);
     let again = relay(1, home.path(), &[], &pool).await;
     assert_eq!(again.node_id(), relays[0].node_id());
     again.shutdown().await;
+    assert!(std::fs::read(&keys).unwrap() == before, "a restart changes no keys");
+    // Damaged ones are refused, and left for their owner to look at.
+    std::fs::write(&keys, &before[..before.len() - 1]).unwrap();
+    let config = NodeConfig {
+        data_dir: Some(home.path().join("relay-1")),
+        local_network: true,
+        relay: Some(RelayConfig { listen: ([127, 1, 0, 1], 0).into(), advertise: Vec::new(), quota: 1 << 20 }),
+        ..NodeConfig::default()
+    };
+    assert!(matches!(start(config).await, Err(StartError::Core(_))));
+    assert!(std::fs::read(&keys).unwrap() == before[..before.len() - 1]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

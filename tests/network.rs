@@ -3,7 +3,12 @@
 mod sim;
 
 use onionskin::proto::doc::key::Key;
+use onionskin::proto::overlay::record::Verified;
+use onionskin::wire::request::{Kind, SessionType, Store, TICKET_NONE};
+use onionskin::wire::share::Class;
 use sim::World;
+use sim::puppet::{Circuit, Leg};
+use std::time::Duration;
 
 fn document(len: usize, fill: u64) -> Vec<u8> {
     use rand::{Rng, SeedableRng};
@@ -45,7 +50,7 @@ fn half_the_relays_die_and_nothing_is_lost() {
     let (key, report) = world.publish(publisher, &doc).unwrap();
     world.switch_off(publisher);
     let checker = world.client();
-    world.run_until(std::time::Duration::from_secs(60), |w| w.ready(checker));
+    world.run_until(Duration::from_secs(60), |w| w.ready(checker));
     let before = world.check(checker, Key::Read(key.clone())).unwrap();
     println!("{report:?}\n{before:?}");
     assert_eq!(before.chunks_sampled, before.chunks);
@@ -63,7 +68,7 @@ fn half_the_relays_die_and_nothing_is_lost() {
         let network = world.network;
         world.switch_on(at, network);
     }
-    world.run(std::time::Duration::from_secs(60));
+    world.run(Duration::from_secs(60));
     let after = world.check(checker, Key::Read(key)).unwrap();
     assert_eq!(after.shares_seen, before.shares_seen, "{after:?}");
 }
@@ -77,7 +82,7 @@ fn what_nobody_stored_is_not_found_and_the_number_asked_is_told() {
     let began = world.now;
     let failure = world.get(reader, &ReadKey::new(Secret::new([1; 32]), [2; 32], true), 0).unwrap_err();
     let took = world.now.since(began);
-    assert!(took < std::time::Duration::from_secs(20), "{took:?}");
+    assert!(took < Duration::from_secs(20), "{took:?}");
     assert_eq!(failure.kind, ErrorKind::NotFound);
     assert!(failure.what.contains("hosts were asked"), "{failure:?}");
 }
@@ -114,7 +119,7 @@ fn small_networks_come_together_whatever_the_seed() {
     for (relays, seed) in [6, 7, 8, 10].into_iter().flat_map(|n| (100..110).map(move |s| (n, s))) {
         let mut world = World::new(seed);
         let all = world.relays(relays);
-        world.run(std::time::Duration::from_secs(60));
+        world.run(Duration::from_secs(60));
         let known: Vec<usize> = all.iter().map(|r| world.knows(*r)).collect();
         assert!(known.iter().all(|k| *k == relays), "{relays} relays, seed {seed}: {known:?}");
     }
@@ -134,8 +139,87 @@ fn a_fresh_client_comes_through_a_view_that_is_half_dead() {
         }
         let began = world.now;
         let client = world.client();
-        let ready = world.run_until(std::time::Duration::from_secs(30), |w| w.ready(client));
+        let ready = world.run_until(Duration::from_secs(30), |w| w.ready(client));
         println!("seed {seed}: ready after {:?}", world.now.since(began));
         assert!(ready);
     }
+}
+
+/// Whether a relay takes both keys of this descriptor: the circuit key and, as a host, the host key.
+fn takes(world: &mut World, puppet: usize, relay: usize, descriptor: &Verified) -> (bool, bool) {
+    let circuit = Circuit::create_with(world, puppet, relay, descriptor).is_some();
+    let kind = SessionType { kind: Kind::Store, class: Class::Small };
+    let store = Store { lease_days: 1, ticket: (TICKET_NONE, &[]), blob: &[7; 100] }.to_bytes();
+    let leg = Leg::open(world, puppet, relay, descriptor, kind);
+    (circuit, leg.ask(world, 0, &store).is_some())
+}
+
+/// D12: new keys after seven days; those before are taken for seven more, over restarts too, and then they are nowhere any more.
+#[test]
+fn keys_are_renewed_kept_for_their_grace_and_then_gone() {
+    let day = Duration::from_secs(86_400);
+    let (mut world, publisher, reader) = World::with_people(8, 40);
+    let (relay, puppet, network) = (3, world.puppet(), world.network);
+    let doc = document(200_000, 40);
+    let (key, _) = world.publish(publisher, &doc).unwrap();
+    world.switch_off(publisher);
+    world.switch_off(reader);
+    let saved = |world: &World| world.nodes[relay].saved["keys"].to_vec();
+    let (first, on_disk) = (world.descriptor(relay), saved(&world));
+    let keys = |d: &Verified| (d.descriptor().onion_key, d.descriptor().host_key.as_ref().map(|k| k.id));
+    assert!(on_disk.windows(32).any(|w| w == first.descriptor().host_key.as_ref().unwrap().mlkem.first_chunk::<32>().unwrap()));
+
+    // A restart within their life: the same keys, in memory, on disk and in the descriptor.
+    world.run(6 * day);
+    world.switch_off(relay);
+    world.switch_on(relay, network);
+    world.run(Duration::from_secs(60));
+    assert_eq!(saved(&world), on_disk);
+    assert_eq!(keys(&world.descriptor(relay)), keys(&first));
+    assert_eq!(takes(&mut world, puppet, relay, &first), (true, true));
+
+    // A client that is there when all relays renew goes on with what it knows.
+    let seventh = onionskin::base::Time(7 * 86_400 * 1_000_000);
+    world.run(seventh.since(world.now + Duration::from_secs(300)));
+    world.switch_on(reader, network);
+    assert!(world.run_until(Duration::from_secs(120), |w| w.ready(reader)));
+    let renewed = world.run_until(Duration::from_secs(900), |w| keys(&w.descriptor(relay)) != keys(&first));
+    assert!(renewed, "the relay announces new keys after seven days");
+    assert!(world.get(reader, &key, 0).unwrap().0 == doc);
+    world.switch_off(reader);
+
+    // After eight days both are taken, before and after a restart.
+    world.run(day);
+    let second = world.descriptor(relay);
+    assert_ne!(keys(&second), keys(&first));
+    for _ in 0..2 {
+        assert_eq!(takes(&mut world, puppet, relay, &first), (true, true));
+        assert_eq!(takes(&mut world, puppet, relay, &second), (true, true));
+        let before = saved(&world);
+        world.switch_off(relay);
+        world.switch_on(relay, network);
+        world.run(Duration::from_secs(60));
+        assert_eq!(saved(&world), before);
+    }
+    world.switch_on(reader, network);
+    assert!(world.run_until(Duration::from_secs(120), |w| w.ready(reader)));
+    assert!(world.get(reader, &key, 0).unwrap().0 == doc);
+    world.switch_off(reader);
+
+    // After fifteen, the first are refused and nowhere on disk; the second have their grace; who starts now finds everything.
+    world.run(7 * day);
+    let third = world.descriptor(relay);
+    assert!(keys(&third) != keys(&second) && keys(&third) != keys(&first));
+    assert_eq!(takes(&mut world, puppet, relay, &first), (false, false));
+    assert_eq!(takes(&mut world, puppet, relay, &second), (true, true));
+    assert_eq!(takes(&mut world, puppet, relay, &third), (true, true));
+    // Kind, version, count, time; then 32 secret bytes.
+    let secret = &on_disk[11..43];
+    assert!(!saved(&world).windows(32).any(|w| w == secret));
+    world.switch_on(reader, network);
+    world.switch_on(publisher, network);
+    assert!(world.run_until(Duration::from_secs(120), |w| w.ready(reader) && w.ready(publisher)));
+    assert!(world.get(reader, &key, 0).unwrap().0 == doc);
+    let (key, _) = world.publish(publisher, &doc).unwrap();
+    assert!(world.get(reader, &key, 0).unwrap().0 == doc);
 }

@@ -3,13 +3,18 @@
 mod sim;
 
 use onionskin::base::NetworkId;
+use onionskin::base::limits;
 use onionskin::crypto::secret::Secret;
+use onionskin::proto::Event;
 use onionskin::wire::cell::{CELL, Command, HEADER, Header};
+use onionskin::wire::request::{Kind, SessionType, Store, Stored, TICKET_NONE};
+use onionskin::wire::share::Class;
 use rand::{Rng, RngExt, SeedableRng};
 use sim::disk::Manner;
+use sim::puppet::{Circuit, Leg};
 use sim::{Fate, World};
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -162,4 +167,100 @@ fn tampering_relays_break_circuits_and_nothing_else() {
     let destroys = destroys.borrow();
     assert_eq!(destroys.len(), 1, "destroy cells differ");
     assert!(destroys.iter().all(|body| body.iter().all(|b| *b == 0)), "a destroy cell says something");
+}
+
+/// T13: whoever asks for a longer circuit gets none, whichever relays it leads over and in whatever cells the extends travel.
+#[test]
+fn a_circuit_never_gets_longer_than_its_bound() {
+    let (mut world, _, _) = World::with_people(12, 24);
+    let puppet = world.puppet();
+    // Over distinct relays, round in a circle, and to and fro between two.
+    for way in [[0, 1, 2, 3, 4, 5, 6], [0, 1, 2, 0, 1, 2, 0], [7, 8, 7, 8, 7, 8, 7]] {
+        let mut circuit = Circuit::create(&mut world, puppet, way[0]);
+        let refused = way[1..].iter().position(|relay| !circuit.extend(&mut world, *relay, Command::RelayEarly));
+        assert_eq!(refused, Some(usize::from(limits::EARLY_MAX)), "{way:?}");
+        assert_eq!(circuit.len(), usize::from(limits::EARLY_MAX) + 1);
+    }
+    // Ordinary cells, of which any number pass, carry no extends.
+    for hops in 1..4 {
+        let mut circuit = Circuit::create(&mut world, puppet, 0);
+        for relay in 1..hops {
+            assert!(circuit.extend(&mut world, relay, Command::RelayEarly));
+        }
+        assert!(!circuit.extend(&mut world, hops, Command::Relay), "at hop {hops}");
+    }
+}
+
+/// T19: a host answers 64 requests of a session, and ends it at the next.
+#[test]
+fn a_session_takes_at_most_64_requests() {
+    let (mut world, _, _) = World::with_people(8, 25);
+    let puppet = world.puppet();
+    let descriptor = world.descriptor(3);
+    let kind = SessionType { kind: Kind::Store, class: Class::Small };
+    // No share verifies in it, so every answer is the same.
+    let store = Store { lease_days: 1, ticket: (TICKET_NONE, &[]), blob: &[7; 100] }.to_bytes();
+    for _ in 0..2 {
+        let leg = Leg::open(&mut world, puppet, 3, &descriptor, kind);
+        for n in 0..limits::SESSION_REQUESTS_MAX {
+            assert_eq!(leg.ask(&mut world, n, &store), Some(Stored::Invalid.to_bytes()), "request {n}");
+        }
+        assert_eq!(leg.ask(&mut world, limits::SESSION_REQUESTS_MAX, &store), None);
+        assert_eq!(leg.ask(&mut world, 0, &store), None, "it has ended");
+    }
+    // Numbers only grow: a host takes none twice and none out of turn.
+    for wrong in [0, 2, 63] {
+        let leg = Leg::open(&mut world, puppet, 3, &descriptor, kind);
+        assert!(leg.ask(&mut world, 0, &store).is_some());
+        assert_eq!(leg.ask(&mut world, wrong, &store), None, "{wrong} after 0");
+    }
+}
+
+/// T14: what one wish used serves no other, neither after it nor beside it.
+#[test]
+fn one_circuit_serves_one_operation_only() {
+    let (mut world, publisher, reader) = World::with_people(24, 26);
+    let docs: Vec<Vec<u8>> = (0..4).map(|i| document(150_000, i)).collect();
+    let keys: Vec<_> = docs.iter().map(|doc| world.publish(publisher, doc).unwrap().0).collect();
+
+    // After it: which of the reader's circuits carried requests (extends travel in other cells), wish by wish.
+    let carried = Rc::new(RefCell::new(BTreeSet::new()));
+    let mut before = BTreeSet::new();
+    for (doc, key) in docs.iter().zip(&keys) {
+        carried.borrow_mut().clear();
+        let notes = Rc::clone(&carried);
+        world.observer = Some(Box::new(move |seen| {
+            for cell in seen.cells.chunks_exact(CELL).filter(|c| seen.from == reader && c[4] == Command::Relay as u8) {
+                notes.borrow_mut().insert((seen.to, cell[..4].to_vec()));
+            }
+        }));
+        assert!(world.get(reader, key, 0).unwrap().0 == *doc);
+        let now = carried.borrow().clone();
+        assert!(now.len() >= limits::DOCUMENT_CIRCUITS, "{} circuits", now.len());
+        assert!(before.is_disjoint(&now), "a circuit of an earlier wish");
+        before.extend(now);
+    }
+    world.observer = None;
+
+    // Beside it: all at once, while the core looks after each step that no circuit has two masters.
+    world.check_every = 20;
+    let mut ops: BTreeMap<_, Vec<u8>> = BTreeMap::new();
+    for key in &keys {
+        ops.insert(world.command(reader, onionskin::proto::Command::Get { key: key.clone(), offset: 0 }), Vec::new());
+    }
+    let mut done = 0;
+    world.run_until(Duration::from_secs(300), |world| {
+        for (op, bytes) in &mut ops {
+            for event in world.nodes[reader].events.get_mut(op).map(std::mem::take).unwrap_or_default() {
+                assert!(!matches!(event, Event::Failed(_)), "{event:?}");
+                done += usize::from(matches!(event, Event::Fetched(_)));
+                if let Event::Data(data) = event {
+                    bytes.extend_from_slice(&data);
+                    world.tell(reader, *op, onionskin::proto::Command::Consumed(data.len() as u64));
+                }
+            }
+        }
+        done == docs.len()
+    });
+    assert!(ops.values().zip(&docs).all(|(bytes, doc)| bytes == doc));
 }

@@ -67,6 +67,13 @@ pub const CIRCUIT_HOSTS_PER_REGION: usize = 3;
 /// Circuits for a document of more than one chunk.
 pub const DOCUMENT_CIRCUITS: usize = 8;
 
+// --- keys (D12)
+
+/// How long a relay's circuit and host keys are announced, in seconds: seven days.
+pub const KEY_LIFE_SECS: u64 = 7 * 24 * 3600;
+/// How long they are taken after that, in seconds: far longer than the oldest descriptor that anybody holds.
+pub const KEY_GRACE_SECS: u64 = 7 * 24 * 3600;
+
 // --- links (D2, T35)
 
 /// One deadline for dial, TLS and first cells together: a slow peer cannot hold a half-open link longer.

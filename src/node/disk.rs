@@ -121,9 +121,9 @@ impl Files {
     }
 
     /// Saves soon. A failure is logged, and told by [`Files::take_failure`]; the old content is then still there.
-    pub fn save(self: &Arc<Self>, name: &'static str, bytes: Vec<u8>) {
+    pub fn save(self: &Arc<Self>, name: &'static str, bytes: Zeroizing<Vec<u8>>) {
         let mut pending = self.lock();
-        pending.files.insert(name, Zeroizing::new(bytes));
+        pending.files.insert(name, bytes);
         if !pending.writing {
             pending.writing = true;
             let files = Arc::clone(self);

@@ -3,7 +3,7 @@
 //! ```text
 //! network     kind u8 = 16 | version u8 = 1 | id [32] | extensions
 //! identity    kind u8 = 17 | version u8 = 1 | Ed25519 seed [32] | extensions        relays only
-//! state-*     what the core saved, as it gave it
+//! state-*     what the core saved, as it gave it: guards, and a relay's circuit and host keys
 //! shares/     the store                                                            hosts only
 //! ```
 
@@ -72,7 +72,7 @@ impl Home {
     }
 
     /// What the core saved, by its own names.
-    pub fn saved(&self) -> Result<BTreeMap<String, Vec<u8>>, StartError> {
+    pub fn saved(&self) -> Result<BTreeMap<String, Zeroizing<Vec<u8>>>, StartError> {
         let mut saved = BTreeMap::new();
         let Some(dir) = &self.dir else { return Ok(saved) };
         let list = |e| StartError::Disk(StoreError::io("listing the data directory", e));
@@ -83,7 +83,7 @@ impl Home {
                 continue;
             };
             if let Some(bytes) = dir.read(&format!("{STATE_PREFIX}{name}"))? {
-                saved.insert(name.to_owned(), bytes);
+                saved.insert(name.to_owned(), Zeroizing::new(bytes));
             }
         }
         Ok(saved)

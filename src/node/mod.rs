@@ -283,7 +283,7 @@ impl Door {
 struct Kept {
     network: NetworkId,
     identity: Option<crate::crypto::secret::Secret<32>>,
-    saved: std::collections::BTreeMap<String, Vec<u8>>,
+    saved: std::collections::BTreeMap<String, zeroize::Zeroizing<Vec<u8>>>,
     shares: Option<Arc<HeldShares>>,
     files: Option<Arc<Files>>,
 }

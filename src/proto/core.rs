@@ -23,7 +23,6 @@ use crate::proto::host::Acceptance;
 use crate::proto::host::Host;
 use crate::proto::job::Job;
 use crate::proto::job::JobResult;
-use crate::proto::job::NodeKeys;
 use crate::proto::link::LinkEvent;
 use crate::proto::link::Links;
 use crate::proto::link::Owner;
@@ -35,6 +34,9 @@ use crate::proto::out::Out;
 use crate::proto::overlay;
 use crate::proto::overlay::Overlay;
 use crate::proto::path::PathPolicy;
+use crate::proto::renewal;
+use crate::proto::renewal::Generation;
+use crate::proto::renewal::Renewal;
 use crate::proto::requests::RequestEvent;
 use crate::proto::requests::Requests;
 use crate::wire::cell;
@@ -43,6 +45,7 @@ use bytes::BytesMut;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use zeroize::Zeroizing;
 
 /// Name of the saved state of guards and layers.
 const SAVED_PATHS: &str = "paths";
@@ -59,7 +62,7 @@ pub struct CoreConfig {
     /// Accept loopback and private addresses, and lift the waiting time of hosts.
     pub local_network: bool,
     /// What earlier runs saved, by name ([`Output::Save`]).
-    pub saved: BTreeMap<String, Vec<u8>>,
+    pub saved: BTreeMap<String, Zeroizing<Vec<u8>>>,
 }
 
 /// What a node is to others.
@@ -85,7 +88,7 @@ pub struct Core {
     links: Links,
     hops: Hops,
     host: Host,
-    keys: Option<Arc<NodeKeys>>,
+    keys: Option<Renewal>,
     /// Which chunks the host takes; made anew when it is needed after the view changed.
     acceptance: Option<Arc<Acceptance>>,
     overlay: Overlay,
@@ -114,15 +117,19 @@ impl Core {
     /// # Errors
     /// Keys cannot be made (the cryptographic library refuses); or a saved state was written by a newer version.
     pub fn new(config: CoreConfig, env: &mut Env<'_>) -> Result<Self, Failure> {
-        let (mut identity, mut keys, mut profile) = (None, None, None);
+        let (mut out, mut identity, mut keys, mut profile) = (Out::default(), None, None, None);
         if let Role::Relay { identity: seed, advertise, hosts } = &config.role {
             let me = Arc::new(IdentityKey::from_seed(seed));
-            let made = Arc::new(NodeKeys::fresh(config.network, me.node_id(), *hosts, env)?);
-            profile = Some(made.profile(advertise.clone(), env.wall));
-            (identity, keys) = (Some(me), Some(made));
+            let saved = config.saved.get(renewal::SAVED).map(|bytes| bytes.as_slice());
+            let (ours, changed) = Renewal::start(saved, config.network, me.node_id(), *hosts, env)?;
+            if changed {
+                ours.save(&mut out);
+            }
+            profile = Some(overlay::Profile::of(ours.keys(), advertise.clone()));
+            (identity, keys) = (Some(me), Some(ours));
         }
         let active = identity.is_none();
-        let me = keys.as_ref().map(|k| k.node);
+        let me = keys.as_ref().map(|k: &Renewal| k.keys().node);
         let policy = match config.saved.get(SAVED_PATHS) {
             Some(bytes) => PathPolicy::decode(bytes, me).map_err(|_| Failure::newer_state())?,
             None => PathPolicy::new(me),
@@ -130,7 +137,7 @@ impl Core {
         let bootstrap = config.bootstrap.iter().map(|(node, addr)| overlay::Peer { addr: *addr, node: *node }).collect();
         let overlay = Overlay::new(env, overlay::Config { local: config.local_network, profile, bootstrap });
         Ok(Self {
-            out: Out::default(),
+            out,
             links: Links::new(config.network, identity.clone()),
             hops: Hops::default(),
             host: Host::default(),
@@ -189,7 +196,8 @@ impl Core {
 
     /// When a `Tick` is wanted, and which part wants it.
     pub fn timeout(&self) -> Option<(Time, &'static str)> {
-        [self.links.timeout(), self.requests.timeout(), self.overlay.timeout()].into_iter().flatten().min()
+        let keys = self.keys.as_ref().map(Renewal::timeout);
+        [self.links.timeout(), self.requests.timeout(), self.overlay.timeout(), keys].into_iter().flatten().min()
     }
 
     /// Usable relays in the view.
@@ -207,6 +215,7 @@ impl Core {
     pub fn check(&self) {
         self.links.check();
         self.overlay.check();
+        self.requests.check();
     }
 
     /// Lends the way out to a step, beside the rest of the core.
@@ -237,18 +246,18 @@ impl Core {
                     Owner::Host(key) => {
                         if let Some(keys) = &self.keys {
                             let rule = accept_rule(&mut self.acceptance, &self.overlay);
-                            self.host.data(ctx, &mut self.links, keys, &rule, key, body);
+                            self.host.data(ctx, &mut self.links, keys.keys(), &rule, key, body);
                         }
                     }
                     Owner::Origin(key) => self.requests.origins().inbound(ctx, &mut self.links, key, body),
                 }
             }
             Arrived::Create { circuit } => match &self.keys {
-                Some(keys) => self.hops.create(ctx, &mut self.links, keys, link, circuit, cell::body(cell)),
+                Some(keys) => self.hops.create(ctx, &mut self.links, keys.keys(), link, circuit, cell::body(cell)),
                 None => self.links.close(ctx, link),
             },
             Arrived::Leg { circuit } => match &self.keys {
-                Some(keys) if !keys.host.is_empty() => self.host.accept(ctx, &mut self.links, link, circuit),
+                Some(keys) if keys.keys().hosts() => self.host.accept(ctx, &mut self.links, link, circuit),
                 _ => self.links.refuse(ctx, link, circuit),
             },
             Arrived::Created { owner } => match owner {
@@ -287,6 +296,7 @@ impl Core {
             (JobFor::CircuitReply(key), JobResult::CircuitReply(keys)) => {
                 self.requests.origins().replied(ctx, links, key, keys);
             }
+            (JobFor::Keys, JobResult::MakeKeys(made)) => self.keys_made(ctx, made),
             (JobFor::HostOpen(key), JobResult::HostOpen(opened)) => {
                 let rule = accept_rule(&mut self.acceptance, &self.overlay);
                 self.host.opened(ctx, links, &rule, key, opened);
@@ -308,6 +318,7 @@ impl Core {
             (JobFor::LinkProof(link) | JobFor::LinkCheck(link), _) => links.close(ctx, link),
             (JobFor::CircuitServer(link, circuit), _) => self.hops.created(ctx, links, link, circuit, None),
             (JobFor::CircuitStart(key) | JobFor::CircuitReply(key), _) => self.requests.origins().end(ctx, links, key),
+            (JobFor::Keys, _) => self.keys_made(ctx, None),
             (JobFor::HostOpen(key), _) => self.host.end(ctx, links, key),
             (JobFor::Serve(key, n), _) => {
                 let rule = accept_rule(&mut self.acceptance, &self.overlay);
@@ -324,6 +335,9 @@ impl Core {
     fn settle(&mut self, ctx: &mut Ctx<'_, '_>) {
         self.links.tick(ctx);
         self.requests.tick(ctx, &mut self.links);
+        if self.keys.as_mut().is_some_and(|keys| keys.tick(ctx)) {
+            self.keys_changed(ctx);
+        }
         if self.overlay.timeout().is_some_and(|(at, _)| at <= ctx.env.now) {
             self.overlay.handle(ctx.env, overlay::Input::Tick);
         }
@@ -355,7 +369,31 @@ impl Core {
             }
         }
         self.gate(ctx);
+        if self.requests.policy.take_changed() {
+            ctx.out.push(Output::Save { name: SAVED_PATHS, bytes: self.requests.policy.encode().into() });
+        }
         self.links.flush(ctx);
+    }
+
+    fn keys_made(&mut self, ctx: &mut Ctx<'_, '_>, made: Option<Generation>) {
+        if self.keys.as_mut().is_some_and(|keys| keys.made(ctx.env, made)) {
+            self.keys_changed(ctx);
+        }
+    }
+
+    /// Our keys were renewed, or old ones ended: on disk, in memory and in the descriptor.
+    fn keys_changed(&mut self, ctx: &mut Ctx<'_, '_>) {
+        let Some(renewal) = &self.keys else { return };
+        let keys = renewal.keys();
+        self.host.renewed(keys);
+        renewal.save(ctx.out);
+        if let Some(old) = self.overlay.own_profile() {
+            let mut profile = old.clone();
+            keys.describe(&mut profile);
+            if profile != *old {
+                self.overlay.handle(ctx.env, overlay::Input::Profile(Box::new(profile)));
+            }
+        }
     }
 
     fn link_event(&mut self, ctx: &mut Ctx<'_, '_>, event: LinkEvent) {
@@ -443,7 +481,7 @@ impl Core {
             overlay::Event::SelfUsable(usable) => {
                 if let (true, false, Some(keys)) = (usable, self.announced, &self.keys) {
                     self.announced = true;
-                    ctx.out.push(Output::Node(NodeEvent::Announced(keys.node)));
+                    ctx.out.push(Output::Node(NodeEvent::Announced(keys.keys().node)));
                 }
             }
         }
@@ -462,9 +500,6 @@ impl Core {
                 };
                 self.overlay.handle(ctx.env, sample);
             }
-            RequestEvent::SavePaths => {
-                ctx.out.push(Output::Save { name: SAVED_PATHS, bytes: self.requests.policy.encode() });
-            }
             event @ (RequestEvent::Answer { .. } | RequestEvent::Failed { .. }) => {
                 self.ops.request_event(ctx, &mut self.requests, &mut self.links, self.overlay.view(), event);
             }
@@ -481,7 +516,6 @@ impl Core {
             self.ready = ready;
             if ready {
                 ctx.out.push(Output::Node(NodeEvent::Ready));
-                ctx.out.push(Output::Save { name: SAVED_PATHS, bytes: self.requests.policy.encode() });
             }
         }
         if self.ready {

@@ -11,7 +11,6 @@ use crate::base::limits;
 use crate::crypto::session;
 use crate::crypto::session::HostSession;
 use crate::proto::job::Job;
-use crate::proto::job::NodeKeys;
 use crate::proto::link::Links;
 use crate::proto::link::PortKey;
 use crate::proto::link::port::Owner;
@@ -19,6 +18,7 @@ use crate::proto::out::Ctx;
 use crate::proto::out::JobFor;
 use crate::proto::overlay::region;
 use crate::proto::overlay::view::View;
+use crate::proto::renewal::NodeKeys;
 use crate::proto::slab::Key;
 use crate::proto::slab::Slab;
 use crate::wire::cell::BODY;
@@ -165,8 +165,8 @@ impl Host {
                     return self.end(ctx, links, key);
                 };
                 let seen = self.replays.entry(id).or_default();
-                if !keys.has_host_key(id) || seen.len() >= REPLAY_MAX || !seen.insert(session::replay_tag(data)) {
-                    self.replays.retain(|id, _| keys.has_host_key(*id));
+                if keys.host(id).is_none() || seen.len() >= REPLAY_MAX || !seen.insert(session::replay_tag(data)) {
+                    self.renewed(keys);
                     return self.end(ctx, links, key);
                 }
                 leg.stage = Stage::Opening;
@@ -181,6 +181,11 @@ impl Host {
                 self.take_requests(ctx, links, acceptance, key);
             }
         }
+    }
+
+    /// The keys changed: openings for those that are gone need not be remembered.
+    pub(in crate::proto) fn renewed(&mut self, keys: &NodeKeys) {
+        self.replays.retain(|id, _| keys.host(*id).is_some());
     }
 
     /// The session opened, or its opening did not verify.

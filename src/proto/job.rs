@@ -3,13 +3,11 @@
 //! A result means the same whatever went wrong inside: `None`, or the peer's fault counted. Nothing here panics on what a peer sent.
 
 use crate::base::Address;
-use crate::base::Env;
 use crate::base::NetworkId;
 use crate::base::NodeId;
 use crate::base::Wall;
 use crate::base::limits;
 use crate::crypto::keys;
-use crate::crypto::keys::HostKey;
 use crate::crypto::keys::IdentityKey;
 use crate::crypto::ntor;
 use crate::crypto::ntor::OnionKey;
@@ -20,13 +18,12 @@ use crate::crypto::session::HostSession;
 use crate::proto::doc;
 use crate::proto::doc::share;
 use crate::proto::doc::share::Verified;
-use crate::proto::event::Failure;
 use crate::proto::host::Acceptance;
 use crate::proto::overlay::JobOutcome;
 use crate::proto::overlay::OverlayJob;
-use crate::proto::overlay::Profile;
+use crate::proto::renewal::Generation;
+use crate::proto::renewal::NodeKeys;
 use crate::wire::hello::Proof;
-use crate::wire::record;
 use crate::wire::request;
 use crate::wire::request::Kind;
 use crate::wire::request::SessionType;
@@ -34,7 +31,6 @@ use crate::wire::request::Stored;
 use crate::wire::share::Class;
 use rand::CryptoRng;
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 /// The shares that this node holds, as its jobs see them. Implemented over the store by the shell, and in memory by the simulator.
@@ -57,53 +53,6 @@ pub enum PutOutcome {
     HoldsEnough,
     /// No room, or the disk failed.
     Full,
-}
-
-/// How long a host key is announced (D12); it is taken for as long again.
-const HOST_KEY_LIFE_SECS: u64 = 7 * 86_400;
-
-/// A relay's keys that jobs need. Replaced as a whole when keys are renewed.
-#[derive(Debug)]
-pub struct NodeKeys {
-    /// The network.
-    pub network: NetworkId,
-    /// The relay.
-    pub node: NodeId,
-    /// Current and previous circuit keys.
-    pub onion: Vec<OnionKey>,
-    /// Current and previous host keys (7 days and 7 of grace, D12).
-    pub host: Vec<HostKey>,
-}
-
-impl NodeKeys {
-    /// Fresh keys.
-    ///
-    /// # Errors
-    /// The cryptographic library cannot make a key.
-    pub fn fresh(network: NetworkId, node: NodeId, hosts: bool, env: &mut Env<'_>) -> Result<Self, Failure> {
-        let onion = vec![OnionKey::generate(env.rng)];
-        let mut host = Vec::new();
-        if hosts {
-            let id = env.rng.next_u32();
-            host.push(HostKey::generate(env.rng, id).map_err(|_| Failure::bug("a host key could not be made"))?);
-        }
-        Ok(Self { network, node, onion, host })
-    }
-
-    /// What this relay says of itself.
-    pub fn profile(&self, addrs: Vec<SocketAddr>, now: Wall) -> Profile {
-        let host_key = self.host.first().map(|k| {
-            let public = k.public();
-            record::HostKey { id: public.id, x25519: public.x25519, until: now.plus(HOST_KEY_LIFE_SECS), mlkem: public.mlkem }
-        });
-        let onion_key = self.onion.first().map(OnionKey::public).unwrap_or_default();
-        Profile { node: self.node, addrs, carries: true, onion_key, host_key, family: Vec::new(), old_addrs: Vec::new() }
-    }
-
-    /// Whether sessions to this host key are still taken.
-    pub fn has_host_key(&self, id: u32) -> bool {
-        self.host.iter().any(|k| k.id() == id)
-    }
 }
 
 /// A host's sealed answer to a fetch.
@@ -220,6 +169,13 @@ pub enum Job {
         /// What the session is for.
         kind: SessionType,
     },
+    /// New keys for a relay.
+    MakeKeys {
+        /// Our clock.
+        wall: Wall,
+        /// The name of the host key, if one is wanted.
+        host_id: Option<u32>,
+    },
     /// One sealed request, served from disk.
     Serve {
         /// The session.
@@ -278,6 +234,8 @@ pub enum JobResult {
     HostOpen(Option<(HostSession, SessionType)>),
     /// Of [`Job::SessionOpen`]: the session and its opening message.
     SessionOpen(Option<(ClientSession, Vec<u8>)>),
+    /// Of [`Job::MakeKeys`].
+    MakeKeys(Option<Generation>),
     /// Of [`Job::Serve`]: the sealed answer; `None` if the request did not open.
     Serve(Option<Vec<u8>>),
     /// Of [`Job::OpenAnswers`].
@@ -309,7 +267,7 @@ impl Job {
                 JobResult::LinkCheck(holds.then_some(proof))
             }
             Self::CircuitServer { keys, message } => {
-                let onion: Vec<&OnionKey> = keys.onion.iter().collect();
+                let onion: Vec<&OnionKey> = keys.onion().collect();
                 JobResult::CircuitServer(ntor::server(rng, &keys.network, &keys.node, &onion, &message).ok())
             }
             Self::CircuitStart { network, hops } => {
@@ -321,6 +279,7 @@ impl Job {
             Self::SessionOpen { network, host, key, kind } => {
                 JobResult::SessionOpen(session::open(rng, &network, &host, &key, kind.to_bytes()).ok())
             }
+            Self::MakeKeys { wall, host_id } => JobResult::MakeKeys(Generation::fresh(rng, wall, host_id).ok()),
             Self::Serve { session, kind, n, mut sealed, acceptance } => {
                 JobResult::Serve(serve(rng, shares, &session, kind, n, &mut sealed, &acceptance))
             }
@@ -335,7 +294,7 @@ impl Job {
 
 fn host_open(keys: &NodeKeys, message: &[u8]) -> Option<(HostSession, SessionType)> {
     let id = session::open_key_id(message)?;
-    let key = keys.host.iter().find(|k| k.id() == id)?;
+    let key = keys.host(id)?;
     let (session, kind) = session::accept(&keys.network, &keys.node, key, message).ok()?;
     Some((session, SessionType::from_bytes(kind).ok()?))
 }

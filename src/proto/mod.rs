@@ -22,6 +22,7 @@ pub mod ops;
 mod out;
 pub mod overlay;
 pub mod path;
+pub mod renewal;
 pub mod requests;
 pub mod slab;
 pub mod timers;
@@ -33,6 +34,7 @@ pub use job::{Job, JobResult, Shares};
 use crate::base::{JobId, LinkId, OpId};
 use bytes::BytesMut;
 use std::net::SocketAddr;
+use zeroize::Zeroizing;
 
 /// What the world tells a core.
 #[derive(Debug)]
@@ -119,6 +121,6 @@ pub enum Output {
         /// A file name of `a-z` and `-`.
         name: &'static str,
         /// The content: a lasting format with kind and version. May hold secrets.
-        bytes: Vec<u8>,
+        bytes: Zeroizing<Vec<u8>>,
     },
 }

@@ -25,6 +25,8 @@ pub(super) enum JobFor {
     CircuitReply(Key),
     /// The host's side of a session's opening.
     HostOpen(Key),
+    /// A relay's new keys.
+    Keys,
     /// A request served from disk.
     Serve(Key, u16),
     /// The client's opening of a session, on a stream of a circuit.

@@ -1,14 +1,15 @@
 //! Which relays a circuit goes over: one type for every rule (D7).
 //!
-//! * One guard of a small persistent sample for about 120 days; the next of the sample only when it is down.
+//! * One guard of a small persistent sample, for about 120 days from its first use; the next of the sample only while it is down. The order
+//!   of the sample never changes, so a guard that comes back is used again, and no outage moves a user to another one for good.
 //! * Four layer-2 relays, each for 1 to 12 days (the larger of two draws), on every user-plane circuit.
 //! * A last hop drawn uniformly for each circuit.
 //! * No relay twice, never ourselves, no two hops in one address group or family. Weights are uniform: nothing that a relay says of itself
 //!   makes it likelier.
 //!
 //! Failures move as little as they can, because whoever can make a client choose again can make it choose badly (T12): a hop
-//! that fails is set aside for a while, new guards and layer-2 relays are drawn a few times a day at most, and when nothing answers at all
-//! it is the network that is down, not the guards.
+//! that fails is set aside for a while, the sample never holds more than twenty guards, layer-2 relays are drawn a few times a day at most,
+//! and when nothing answers at all it is the network that is down, not the guards.
 
 use crate::base::Env;
 use crate::base::NodeId;
@@ -23,6 +24,7 @@ use crate::wire::codec::Reader;
 use crate::wire::codec::Writer;
 use rand::RngExt;
 use rand::seq::IteratorRandom;
+use rand::seq::SliceRandom;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,7 +38,7 @@ const SAMPLE_MAX: usize = 20;
 const GUARD_LIFE_SECS: u64 = 120 * DAY;
 /// Relays of the second layer.
 const LAYER2: usize = 4;
-/// Relays of the second layer that may be drawn in one day, replacements of failing ones included.
+/// Relays of the second layer that may be drawn in one day, after the first time.
 const LAYER2_DRAWS_PER_DAY: u32 = 8;
 /// Directory relays, the guard among them (D8).
 const DIRECTORIES: usize = 3;
@@ -54,7 +56,7 @@ const NETWORK_DOWN_AFTER: u32 = 4;
 struct Kept {
     node: NodeId,
     until: Wall,
-    /// Whether a circuit over it ever stood.
+    /// Whether a circuit over it ever stood. Of guards only.
     worked: bool,
 }
 
@@ -73,6 +75,8 @@ pub struct Relaxed {
     pub groups: bool,
     /// The second layer has fewer than four relays.
     pub layer2: bool,
+    /// A last hop serves more than one circuit where each was to have its own.
+    pub last: bool,
 }
 
 impl Relaxed {
@@ -85,6 +89,9 @@ impl Relaxed {
         if self.layer2 {
             words.push("the network is too small for a full second layer".into());
         }
+        if self.last {
+            words.push("the network is too small for every circuit to end at another relay".into());
+        }
         words
     }
 }
@@ -93,8 +100,11 @@ impl Relaxed {
 #[derive(Debug)]
 pub struct PathPolicy {
     me: Option<NodeId>,
+    /// In the order of their draw, which is that of their use.
     guards: Vec<Kept>,
     layer2: Vec<Kept>,
+    /// Whether any of this wants to be saved.
+    changed: bool,
     /// Day of the last layer-2 draw, and draws on it.
     draws: (u32, u32),
     trouble: BTreeMap<NodeId, Trouble>,
@@ -109,16 +119,23 @@ impl PathPolicy {
             me,
             guards: Vec::new(),
             layer2: Vec::new(),
+            changed: false,
             draws: (0, 0),
             trouble: BTreeMap::new(),
             guards_failed_in_row: 0,
-            relaxed: Relaxed { groups: false, layer2: false },
+            relaxed: Relaxed { groups: false, layer2: false, last: false },
         }
     }
 
-    /// The primary guard.
-    pub fn guard(&self) -> Option<NodeId> {
-        self.guards.first().map(|g| g.node)
+    /// The guard in use: the first of the sample that is listed and not set aside. While all are set aside, the first listed.
+    pub fn guard<'v>(&self, view: &'v View, now: Time) -> Option<&'v Arc<Verified>> {
+        let listed = || self.guards.iter().filter_map(|g| view.get(&g.node));
+        listed().find(|g| !self.aside(&g.node(), now)).or_else(|| listed().next())
+    }
+
+    /// Whether what is kept changed since the last call, so that [`PathPolicy::encode`] should be saved.
+    pub const fn take_changed(&mut self) -> bool {
+        core::mem::replace(&mut self.changed, false)
     }
 
     /// Rules that were bent for the last path.
@@ -129,31 +146,28 @@ impl PathPolicy {
     /// Three relays, guard first, with a last hop that is none of `taken` if there is another. `None` if the view holds no path now.
     pub fn choose(&mut self, view: &View, env: &mut Env<'_>, taken: &[NodeId]) -> Option<[NodeId; limits::HOPS]> {
         self.refresh(view, env);
-        let guard = self.guards.iter().filter(|g| !self.aside(&g.node, env.now)).find_map(|g| view.get(&g.node).cloned())?;
-        // The guard in use is the primary: it moves to the front, so that the choice lasts.
-        if let Some(at) = self.guards.iter().position(|g| g.node == guard.node()) {
-            let kept = self.guards.remove(at);
-            self.guards.insert(0, kept);
-        }
-        for relaxed in [false, true] {
-            let apart = |a: &Verified, b: &Verified| a.node() != b.node() && (relaxed || Self::apart(a, b));
-            let second = self
-                .layer2
-                .iter()
-                .filter(|l| !self.aside(&l.node, env.now))
-                .filter_map(|l| view.get(&l.node))
-                .filter(|l| apart(l, &guard))
-                .choose(&mut *env.rng)
-                .cloned();
-            let Some(second) = second else { continue };
-            let fits = |l: &&Arc<Verified>| {
-                self.me != Some(l.node()) && apart(l, &guard) && apart(l, &second) && !self.aside(&l.node(), env.now)
-            };
-            let fresh = view.usable().iter().filter(fits).filter(|l| !taken.contains(&l.node())).choose(&mut *env.rng);
-            let last = fresh.or_else(|| view.usable().iter().filter(fits).choose(&mut *env.rng));
-            if let Some(last) = last {
-                self.relaxed = Relaxed { groups: relaxed, layer2: self.layer2.len() < LAYER2 };
-                return Some([guard.node(), second.node(), last.node()]);
+        let guard = self.guard(view, env.now).filter(|g| !self.aside(&g.node(), env.now))?;
+        let other = |a: &Verified, b: &Verified, relaxed: bool| a.node() != b.node() && (relaxed || Self::apart(a, b));
+        let mut seconds: Vec<&Arc<Verified>> =
+            self.layer2.iter().filter(|l| !self.aside(&l.node, env.now)).filter_map(|l| view.get(&l.node)).collect();
+        seconds.shuffle(&mut *env.rng);
+        // What gives way: first the middle's distance to the last hop, then to the guard. Guard and last hop see both ends: theirs goes last.
+        let rounds = [(false, false, false), (true, false, false), (false, true, false), (true, true, false), (true, true, true)];
+        for (near_middle, near_second, near_last) in rounds {
+            for second in seconds.iter().filter(|s| other(s, guard, near_second)) {
+                let fits = |l: &&Arc<Verified>| {
+                    let apart = other(l, guard, near_last) && other(l, second, near_middle);
+                    apart && self.me != Some(l.node()) && !self.aside(&l.node(), env.now)
+                };
+                let fresh = view.usable().iter().filter(fits).filter(|l| !taken.contains(&l.node())).choose(&mut *env.rng);
+                if let Some(last) = fresh.or_else(|| view.usable().iter().filter(fits).choose(&mut *env.rng)) {
+                    self.relaxed = Relaxed {
+                        groups: near_middle || near_second,
+                        layer2: self.layer2.len() < LAYER2,
+                        last: taken.contains(&last.node()),
+                    };
+                    return Some([guard.node(), second.node(), last.node()]);
+                }
             }
         }
         None
@@ -187,12 +201,14 @@ impl PathPolicy {
             return;
         }
         self.trouble.retain(|_, t| t.last + ASIDE_MAX * 2 > env.now);
+        let kept = self.guards.len() + self.layer2.len();
         self.guards.retain(|g| g.until > env.wall);
         self.layer2.retain(|l| l.until > env.wall && (view.get(&l.node).is_some() || view.usable().is_empty()));
+        self.changed |= self.guards.len() + self.layer2.len() != kept;
         let (me, usable) = (self.me, view.usable());
         let wanted = (usable.len() / 10).clamp(3, SAMPLE_MAX);
         // A first start whose whole sample is out of reach may draw on, up to the sample's limit; one that ever worked waits instead.
-        let stuck = self.guards.iter().all(|g| !g.worked && self.aside(&g.node, env.now));
+        let stuck = !self.guards.is_empty() && self.guards.iter().all(|g| !g.worked && self.aside(&g.node, env.now));
         let wanted = if stuck { self.guards.len() + 1 } else { wanted };
         while self.guards.iter().filter(|g| view.get(&g.node).is_some()).count() < wanted && self.guards.len() < SAMPLE_MAX {
             let known: Vec<&Arc<Verified>> = self.guards.iter().filter_map(|g| view.get(&g.node)).collect();
@@ -202,62 +218,74 @@ impl PathPolicy {
                 .filter(|r| known.iter().all(|k| Self::apart(k, r)))
                 .choose(&mut *env.rng);
             let Some(new) = new else { break };
-            // The stored end is shifted by up to a tenth, so that a seized disk does not tell the day of the first start.
-            let life = GUARD_LIFE_SECS - env.rng.random_range(0..GUARD_LIFE_SECS / 10);
-            self.guards.push(Kept { node: new.node(), until: env.wall.plus(life), worked: false });
+            self.guards.push(Kept { node: new.node(), until: Self::guard_end(env), worked: false });
+            self.changed = true;
         }
+        let first_time = self.draws == (0, 0);
         let today = env.wall.day();
         if self.draws.0 != today {
             self.draws = (today, 0);
         }
-        let guard = self.guard().and_then(|g| view.get(&g));
+        let Some(guard) = self.guard(view, env.now) else { return };
         loop {
-            let serving = self.layer2.iter().filter(|l| !self.aside(&l.node, env.now)).count();
-            let first_fill = self.layer2.len() < LAYER2;
-            if serving >= LAYER2 || (!first_fill && (serving > LAYER2 / 2 || self.draws.1 >= LAYER2_DRAWS_PER_DAY)) {
+            let fits = |l: &Kept| {
+                let beside = |r: &Arc<Verified>| r.node() != guard.node() && Self::apart(guard, r);
+                !self.aside(&l.node, env.now) && view.get(&l.node).is_some_and(beside)
+            };
+            let (serving, full) = (self.layer2.iter().filter(|l| fits(l)).count(), self.layer2.len() >= LAYER2);
+            let spent = !first_time && self.draws.1 >= LAYER2_DRAWS_PER_DAY;
+            if spent || (full && serving > LAYER2 / 2) {
                 break;
             }
             let new = usable
                 .iter()
                 .filter(|r| Some(r.node()) != me && !self.layer2.iter().any(|l| l.node == r.node()))
-                .filter(|r| guard.is_none_or(|g| g.node() != r.node() && Self::apart(g, r)))
+                .filter(|r| guard.node() != r.node() && Self::apart(guard, r) && !self.aside(&r.node(), env.now))
                 .choose(&mut *env.rng);
             let Some(new) = new else { break };
-            if !first_fill {
+            if full {
+                // One that fails, or stands too near to the guard in use, gives its place.
+                let Some(at) = self.layer2.iter().position(|l| !fits(l)) else { break };
+                self.layer2.remove(at);
+            }
+            if !first_time {
                 self.draws.1 += 1;
-                // The one that failed longest gives its place.
-                let failing = self.layer2.iter().position(|l| self.aside(&l.node, env.now));
-                if let Some(at) = failing {
-                    self.layer2.remove(at);
-                }
             }
             let mut draw = || env.rng.random_range(DAY..12 * DAY);
             let life = draw().max(draw());
             self.layer2.push(Kept { node: new.node(), until: env.wall.plus(life), worked: false });
+            self.changed = true;
         }
     }
 
+    /// When a guard's time ends. Shifted by up to a tenth, so that a seized disk does not tell the day of the first start.
+    fn guard_end(env: &mut Env<'_>) -> Wall {
+        env.wall.plus(GUARD_LIFE_SECS - env.rng.random_range(0..GUARD_LIFE_SECS / 10))
+    }
+
     /// A circuit over this path stands.
-    pub fn worked(&mut self, path: &[NodeId; limits::HOPS]) {
+    pub fn worked(&mut self, path: &[NodeId; limits::HOPS], env: &mut Env<'_>) {
         self.guards_failed_in_row = 0;
         let [guard, second, last] = path;
         for node in [guard, second, last] {
             self.trouble.remove(node);
         }
-        for kept in self.guards.iter_mut().chain(&mut self.layer2) {
-            kept.worked |= kept.node == *guard || kept.node == *second;
+        if let Some(kept) = self.guards.iter_mut().find(|g| g.node == *guard && !g.worked) {
+            // Its time counts from here: else the whole sample would end in the same few days, and users pass through all of it.
+            (kept.worked, kept.until) = (true, Self::guard_end(env));
+            self.changed = true;
         }
     }
 
-    /// A circuit could not be built: so many of its hops stood. True if something that is kept changed.
-    pub fn failed(&mut self, path: &[NodeId; limits::HOPS], hops: usize, env: &mut Env<'_>) -> bool {
-        let Some(node) = path.get(hops).copied() else { return false };
+    /// A circuit could not be built: so many of its hops stood. Changes nothing that is kept.
+    pub fn failed(&mut self, path: &[NodeId; limits::HOPS], hops: usize, env: &Env<'_>) {
+        let Some(node) = path.get(hops).copied() else { return };
         let now = env.now;
         let is_guard = hops == 0;
         let worked = self.guards.iter().any(|g| g.node == node && g.worked);
         let t = self.trouble.entry(node).or_insert(Trouble { failures: 0, last: Time(0), aside_until: Time(0) });
         if is_guard && worked && t.failures > 0 && now.since(t.last) < GUARD_FAILURE_APART {
-            return false;
+            return;
         }
         t.failures += 1;
         t.last = now;
@@ -274,10 +302,8 @@ impl PathPolicy {
                     let guards: Vec<NodeId> = self.guards.iter().filter(|g| g.worked).map(|g| g.node).collect();
                     self.trouble.retain(|node, _| !guards.contains(node));
                 }
-                return true;
             }
         }
-        false
     }
 
     /// The lasting form: `kind | version | guards | layer 2 | draws | extensions`, each relay as id, end, worked.
@@ -307,15 +333,22 @@ impl PathPolicy {
         if r.u8()? != VERSION {
             return Err(DecodeError::Newer);
         }
-        let mut lists = [Vec::new(), Vec::new()];
-        for list in &mut lists {
-            for _ in 0..r.u8()? {
+        let mut lists = [Vec::<Kept>::new(), Vec::new()];
+        for (list, max) in lists.iter_mut().zip([SAMPLE_MAX, LAYER2]) {
+            let count = r.u8()?;
+            if usize::from(count) > max {
+                return Err(DecodeError::TooLarge);
+            }
+            for _ in 0..count {
                 let (node, until) = (NodeId(r.array()?), Wall(r.u64()?));
                 let worked = match r.u8()? {
                     0 => false,
                     1 => true,
                     _ => return Err(DecodeError::Invalid),
                 };
+                if list.iter().any(|kept| kept.node == node) {
+                    return Err(DecodeError::Invalid);
+                }
                 list.push(Kept { node, until, worked });
             }
         }
@@ -326,3 +359,6 @@ impl PathPolicy {
         Ok(Self { guards, layer2, draws, ..Self::new(me) })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,6 @@
 //! * No circuit meets more than three hosts of one region, and none whose last hop is the host itself.
 //! * More than one chunk means eight or more circuits with distinct last hops. A network too small for a rule keeps it as far as it can.
 
-use crate::base::LinkId;
 use crate::base::NetworkId;
 use crate::base::NodeId;
 use crate::base::OpId;
@@ -123,8 +122,6 @@ pub enum RequestEvent {
         /// As `View::sample` of that relay wrote it.
         data: Vec<u8>,
     },
-    /// The state of guards and layers changed and wants to be kept.
-    SavePaths,
 }
 
 /// The user plane's circuits and requests.
@@ -305,7 +302,7 @@ impl Requests {
         }
         self.build_times.push_back(self.origins.age(key, ctx.env.now));
         if let Some(path) = self.origins.path(key) {
-            self.policy.worked(&path);
+            self.policy.worked(&path, ctx.env);
             let [guard, ..] = path;
             self.pin(links, &guard);
         }
@@ -362,9 +359,7 @@ impl Requests {
                 let doublings = (self.failures - FAILURES_BEFORE_PAUSE).min(3);
                 self.paused_until = ctx.env.now + PAUSE * (1 << doublings);
             }
-            if self.policy.failed(&path, hops, ctx.env) {
-                self.events.push_back(RequestEvent::SavePaths);
-            }
+            self.policy.failed(&path, hops, ctx.env);
         }
     }
 
@@ -491,11 +486,14 @@ impl Requests {
         if self.building.len() >= BUILDING_MAX {
             return false;
         }
-        let taken: Vec<NodeId> = match purpose {
+        let mut taken: Vec<NodeId> = match purpose {
             Purpose::Op(op) => self.domains.get(&op).map(|d| d.paths.iter().map(|[.., last]| *last).collect()).unwrap_or_default(),
             Purpose::Ready => self.ready.keys().filter_map(|k| self.origins.path(*k)).map(|[.., last]| last).collect(),
             Purpose::Probe => Vec::new(),
         };
+        // Those that are being built count as well.
+        let coming = self.building.iter().filter(|(_, p)| **p == purpose).filter_map(|(key, _)| self.origins.path(*key));
+        taken.extend(coming.map(|[.., last]| last));
         let Some(path) = self.policy.choose(view, ctx.env, &taken) else { return false };
         match self.origins.build(ctx, view, path) {
             Some(key) => {
@@ -513,13 +511,26 @@ impl Requests {
         [own, self.origins.timeout()].into_iter().flatten().min()
     }
 
+    /// Checks what must always hold: no circuit has two masters. For tests and the simulator.
+    #[doc(hidden)]
+    pub fn check(&self) {
+        let mut seen = BTreeSet::new();
+        let of_ops = self.domains.values().flat_map(|d| d.circuits.keys());
+        for key in self.ready.keys().chain(self.building.keys()).chain(of_ops) {
+            assert!(seen.insert(*key), "a circuit with two masters");
+        }
+        for (op, domain) in &self.domains {
+            for request in domain.circuits.keys().flat_map(|key| self.origins.requests(*key)) {
+                assert!(self.owners.get(&request).is_none_or(|owner| owner == op), "a request on another's circuit");
+            }
+        }
+        for key in self.ready.keys().chain(self.building.keys()) {
+            assert!(self.origins.requests(*key).next().is_none(), "a request on nobody's circuit");
+        }
+    }
+
     /// Does what is due.
     pub(in crate::proto) fn tick(&mut self, ctx: &mut Ctx<'_, '_>, links: &mut Links) {
         self.origins.tick(ctx, links);
-    }
-
-    /// The link over which the guard is reached, if it is open.
-    pub fn guard_link(&self, links: &Links) -> Option<LinkId> {
-        links.open_link(&self.policy.guard()?)
     }
 }

@@ -13,7 +13,7 @@
 use crate::store::error::StoreError;
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -63,12 +63,14 @@ impl StateDir {
         Ok(Some(bytes))
     }
 
-    /// Replaces the whole content of a file. When this returns it lasts; when it fails the old content is still there.
+    /// Replaces the whole content of a file. When this returns it lasts; when it fails the old content is still there. What it held before is
+    /// overwritten, for it may be keys whose time is over; file systems and disks that write elsewhere keep it all the same.
     pub fn write(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
         let name = plain(name)?;
         let doing = "writing a state file";
         let _one = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let new = self.path.join(format!("{name}.new"));
+        let old = OpenOptions::new().write(true).open(self.path.join(name));
         let written = OpenOptions::new()
             .write(true)
             .create(true)
@@ -78,6 +80,10 @@ impl StateDir {
             .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
             .and_then(|()| std::fs::rename(&new, self.path.join(name)))
             .and_then(|()| File::open(&self.path)?.sync_all());
+        if let (Ok(()), Ok(old)) = (&written, old) {
+            // Best effort: what lasts is written.
+            let _ = overwrite(old);
+        }
         written.map_err(|e| {
             // Best effort: half a file helps nobody, and a full disk needs the room.
             let _ = std::fs::remove_file(&new);
@@ -94,6 +100,17 @@ impl StateDir {
             _ => Ok(()),
         }
     }
+}
+
+/// Writes zeros over a whole file, if it has no name any more: one behind a link is somebody's copy.
+fn overwrite(mut file: File) -> io::Result<()> {
+    let meta = file.metadata()?;
+    if meta.nlink() > 0 {
+        return Ok(());
+    }
+    let length = meta.len().min(STATE_MAX);
+    io::copy(&mut io::repeat(0).take(length), &mut file)?;
+    file.sync_all()
 }
 
 /// A name that stays inside the directory and is none of its own: letters, digits, `-`, `_` and inner dots.
@@ -158,6 +175,27 @@ mod tests {
         state.remove("node.key").unwrap();
         state.remove("node.key").unwrap();
         assert_eq!(state.read("node.key").unwrap(), None);
+    }
+
+    #[test]
+    fn what_a_file_held_before_is_overwritten() {
+        let (_keep, path) = fresh();
+        let state = StateDir::open(&path).unwrap();
+        state.write("keys", b"the first secret").unwrap();
+        // Holds on to the file that the next write replaces.
+        let mut held = File::open(path.join("keys")).unwrap();
+        state.write("keys", b"the second").unwrap();
+        let mut bytes = Vec::new();
+        held.read_to_end(&mut bytes).unwrap();
+        assert_eq!(bytes, [0; 16]);
+        assert_eq!(state.read("keys").unwrap().as_deref(), Some(&b"the second"[..]));
+        // Copies that somebody made by links are his.
+        std::fs::hard_link(path.join("keys"), path.join("copy")).unwrap();
+        state.write("keys", b"the third").unwrap();
+        assert_eq!(state.read("copy").unwrap().as_deref(), Some(&b"the second"[..]));
+        std::os::unix::fs::symlink(path.join("copy"), path.join("link")).unwrap();
+        state.write("link", b"x").unwrap();
+        assert_eq!(state.read("copy").unwrap().as_deref(), Some(&b"the second"[..]));
     }
 
     #[test]

@@ -6,6 +6,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test uses a part of the world")]
 #![allow(
     clippy::unwrap_used,
+    clippy::panic,
     clippy::print_stdout,
     clippy::wildcard_enum_match_arm,
     reason = "a test ends where it fails, prints its seed, and looks at the events that it waits for"
@@ -13,6 +14,7 @@
 
 pub mod disk;
 pub mod people;
+pub mod puppet;
 
 use bytes::BytesMut;
 use disk::Disk;
@@ -35,6 +37,7 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
+use zeroize::Zeroizing;
 
 /// Seconds since 1970 at the beginning of every world.
 pub const WALL: u64 = 1_800_000_000;
@@ -92,11 +95,13 @@ pub struct Node {
     /// Events of the node.
     pub news: Vec<NodeEvent>,
     /// What it saved.
-    pub saved: BTreeMap<String, Vec<u8>>,
+    pub saved: BTreeMap<String, Zeroizing<Vec<u8>>>,
     /// Cells sent.
     pub cells_sent: u64,
     /// Batches sent.
     pub messages_sent: u64,
+    /// What came for a node without a mind ([`puppet`]).
+    pub letters: Option<Vec<Input>>,
     seed: Secret<32>,
     rng: StdRng,
     timer: Option<Time>,
@@ -236,6 +241,7 @@ impl World {
             saved: BTreeMap::new(),
             cells_sent: 0,
             messages_sent: 0,
+            letters: None,
             seed: seed.unwrap_or_else(|| Secret::new([0; 32])),
             rng,
             timer: None,
@@ -400,7 +406,12 @@ impl World {
     fn feed(&mut self, index: usize, input: Input) {
         let (now, wall) = (self.now, self.wall());
         let node = &mut self.nodes[index];
-        let Some(core) = node.core.as_mut() else { return };
+        let Some(core) = node.core.as_mut() else {
+            if let Some(letters) = &mut node.letters {
+                letters.push(input);
+            }
+            return;
+        };
         let mut env = Env { now, wall, rng: &mut node.rng };
         let cells = if let Input::Cells { cells, .. } = &input { cells.len() / CELL } else { 0 };
         let mut input = Some(input);

@@ -330,6 +330,12 @@ impl Origins {
         self.circuits.get(key).map_or(usize::MAX, |c| c.streams.values().map(Stream::load).sum())
     }
 
+    /// The requests on a circuit.
+    pub fn requests(&self, key: Key) -> impl Iterator<Item = RequestId> {
+        let streams = self.circuits.get(key).into_iter().flat_map(|c| c.streams.values());
+        streams.flat_map(|s| s.in_flight.iter().map(|(_, id, _)| *id).chain(s.queued.iter().map(|(id, _)| *id)))
+    }
+
     /// Sends a request to a host, on a session that is open or on a new one. The circuit must stand.
     #[expect(clippy::too_many_arguments, reason = "the parts of the core that it works on are lent one by one")]
     pub(in crate::proto) fn request(

@@ -340,6 +340,7 @@ impl Get {
             | JobResult::CircuitReply(_)
             | JobResult::HostOpen(_)
             | JobResult::SessionOpen(_)
+            | JobResult::MakeKeys(_)
             | JobResult::Serve(_)
             | JobResult::Document(_)
             | JobResult::Overlay(_)

@@ -83,7 +83,7 @@ impl User<'_, '_, '_> {
 
     /// Groups whose hosts this client neither reads from nor writes to: those of its guard (D15).
     fn guard_groups(&self) -> Vec<Group> {
-        let guard = self.requests.policy.guard().and_then(|g| self.view.get(&g));
+        let guard = self.requests.policy.guard(self.view, self.ctx.env.now);
         guard.map(|g| g.descriptor().addrs.iter().map(Group::of).collect()).unwrap_or_default()
     }
 
@@ -247,7 +247,7 @@ impl Ops {
             RequestEvent::Failed { op, request, host_to_blame } => {
                 (op, request, Box::new(move |tag| Heard::Failed(tag, request, host_to_blame)))
             }
-            RequestEvent::Sample { .. } | RequestEvent::SavePaths => return,
+            RequestEvent::Sample { .. } => return,
         };
         if let Some(tag) = self.ops.get_mut(&op).and_then(|o| o.routes.remove(&request)) {
             self.hear(ctx, requests, links, view, op, heard(tag));

@@ -146,6 +146,7 @@ impl Tree {
             | JobResult::CircuitReply(_)
             | JobResult::HostOpen(_)
             | JobResult::SessionOpen(_)
+            | JobResult::MakeKeys(_)
             | JobResult::Serve(_)
             | JobResult::Document(_)
             | JobResult::Overlay(_)

@@ -82,6 +82,11 @@ impl Overlay {
         self.own.relay.as_ref()
     }
 
+    /// What this relay says of itself; `None` is a client.
+    pub const fn own_profile(&self) -> Option<&Profile> {
+        self.config.profile.as_ref()
+    }
+
     /// Takes over a changed profile. A former first address is listed for seven days (D9).
     pub(super) fn profile(&mut self, env: &Env<'_>, mut profile: Profile) {
         if let Some(old) = &self.config.profile {

@@ -10,6 +10,7 @@ use crate::crypto::keys::IdentityKey;
 use crate::proto::overlay::record;
 use crate::proto::overlay::record::RecordError;
 use crate::proto::overlay::record::Verified;
+use crate::proto::renewal::NodeKeys;
 use crate::wire::record::Descriptor;
 use crate::wire::record::HostKey;
 use crate::wire::record::Receipt;
@@ -42,6 +43,23 @@ pub struct Profile {
     pub family: Vec<NodeId>,
     /// Former first addresses, each with the end of their time.
     pub old_addrs: Vec<(SocketAddr, Wall)>,
+}
+
+impl Profile {
+    /// What a relay with these keys, at these addresses, says of itself.
+    pub fn of(keys: &NodeKeys, addrs: Vec<SocketAddr>) -> Self {
+        let mut profile = Self {
+            node: keys.node,
+            addrs,
+            carries: true,
+            onion_key: [0; 32],
+            host_key: None,
+            family: Vec::new(),
+            old_addrs: Vec::new(),
+        };
+        keys.describe(&mut profile);
+        profile
+    }
 }
 
 /// Settings of the machine.

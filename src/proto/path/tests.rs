@@ -1,0 +1,525 @@
+//! What paths look like, over time and under pressure. Threats T12 and T15 name these tests.
+
+use super::*;
+use crate::base::Position;
+use crate::base::net::Group;
+use crate::proto::overlay::testing::NOW;
+use crate::proto::overlay::testing::add_witnesses;
+use crate::proto::overlay::testing::view_with_witnesses;
+use crate::proto::overlay::testing::vouched;
+use core::net::SocketAddr;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use std::collections::BTreeSet;
+
+const MINUTE: u64 = 60;
+
+fn id(i: u16) -> NodeId {
+    let mut node = [0xaa; 32];
+    node[..2].copy_from_slice(&i.to_be_bytes());
+    NodeId(node)
+}
+
+fn relay(i: u16, groups: u16) -> Arc<Verified> {
+    let g = i % groups;
+    let addr = SocketAddr::from(([20 + (g >> 8) as u8, g as u8, (i / groups) as u8, 1], 443));
+    let mut d = vouched(id(i), addr, 3, 0);
+    // Neighbours (0, 1), (2, 3).. run together.
+    d.family = vec![id(i ^ 1)];
+    // The policy's clock runs for a year on one view.
+    d.expires = NOW.plus(1000 * DAY);
+    Verified::unchecked(d, Position(id(i).0))
+}
+
+/// `n` relays in `groups` groups; neighbours are families.
+fn world(n: u16, groups: u16) -> View {
+    let mut view = view_with_witnesses();
+    for i in 0..n {
+        view.insert(relay(i, groups), NOW);
+    }
+    assert_eq!(view.usable().len(), usize::from(n));
+    view
+}
+
+/// A policy with a clock and a seed.
+struct User {
+    policy: PathPolicy,
+    rng: StdRng,
+    seconds: u64,
+}
+
+type Path = [NodeId; limits::HOPS];
+
+impl User {
+    fn new(seed: u64) -> Self {
+        println!("seed {seed}");
+        Self { policy: PathPolicy::new(None), rng: StdRng::seed_from_u64(seed), seconds: 0 }
+    }
+
+    fn with<T>(&mut self, step: impl FnOnce(&mut PathPolicy, &mut Env<'_>) -> T) -> T {
+        let now = Time(self.seconds * 1_000_000);
+        let mut env = Env { now, wall: NOW.plus(self.seconds), rng: &mut self.rng };
+        step(&mut self.policy, &mut env)
+    }
+
+    fn choose(&mut self, view: &View, taken: &[NodeId]) -> Option<Path> {
+        self.with(|policy, env| policy.choose(view, env, taken))
+    }
+
+    /// A circuit that stands, over relays that are up.
+    fn build(&mut self, view: &View) -> Path {
+        let path = self.choose(view, &[]).unwrap();
+        self.worked(&path);
+        path
+    }
+
+    fn worked(&mut self, path: &Path) {
+        self.with(|policy, env| policy.worked(path, env));
+    }
+
+    fn failed(&mut self, path: &Path, hops: usize) {
+        self.with(|policy, env| policy.failed(path, hops, env));
+    }
+
+    /// One try each ten seconds for so long, with these relays down. The guards that were tried.
+    fn suffer(&mut self, view: &View, for_secs: u64, down: &dyn Fn(&NodeId) -> bool) -> BTreeSet<NodeId> {
+        let mut tried = BTreeSet::new();
+        let end = self.seconds + for_secs;
+        while self.seconds < end {
+            self.seconds += 10;
+            let Some(path) = self.choose(view, &[]) else { continue };
+            tried.insert(path[0]);
+            match path.iter().position(down) {
+                Some(hops) => self.failed(&path, hops),
+                None => self.worked(&path),
+            }
+            assert!(self.policy.guards.len() <= SAMPLE_MAX && self.policy.layer2.len() <= LAYER2);
+        }
+        tried
+    }
+
+    fn sample(&self) -> Vec<NodeId> {
+        self.policy.guards.iter().map(|g| g.node).collect()
+    }
+
+    fn second_layer(&self) -> BTreeSet<NodeId> {
+        self.policy.layer2.iter().map(|l| l.node).collect()
+    }
+
+    fn restarted(mut self) -> Self {
+        self.policy = PathPolicy::decode(&self.policy.encode(), None).unwrap();
+        self
+    }
+}
+
+fn apart(view: &View, a: &NodeId, b: &NodeId) -> bool {
+    let (a, b) = (view.get(a).unwrap(), view.get(b).unwrap());
+    a.node() != b.node() && !a.shares_group(b) && !a.is_family(b)
+}
+
+// --- hops
+
+#[test]
+fn hops_are_apart_in_group_and_family_and_never_ourselves() {
+    let view = world(200, 60);
+    for seed in 0..20 {
+        let mut user = User::new(seed);
+        let me = id(seed as u16);
+        user.policy = PathPolicy::new(Some(me));
+        let mut guards = BTreeSet::new();
+        for _ in 0..200 {
+            let path = user.build(&view);
+            let [a, b, c] = &path;
+            assert!(apart(&view, a, b) && apart(&view, a, c) && apart(&view, b, c), "{path:?}");
+            assert!(!path.contains(&me));
+            assert_eq!(user.policy.relaxed(), Relaxed::default());
+            guards.insert(*a);
+        }
+        assert_eq!(guards.len(), 1);
+        assert!(!user.sample().contains(&me) && !user.second_layer().contains(&me));
+    }
+}
+
+/// Groups of all addresses count, not of the first alone; and only a family that both sides declare.
+#[test]
+fn every_address_counts_and_families_are_mutual() {
+    let mut view = world(60, 60);
+    // Each relay from 1 on also has an IPv6 address in the /32 of relay 0's, and claims relay 2 as family, which does not answer.
+    let shared = |i: u16| SocketAddr::from(([0x2a00, 7, i, 0, 0, 0, 0, 1], 443));
+    for i in [0u16, 1, 2] {
+        let mut d = relay(i, 60).descriptor().clone();
+        d.seq = 2;
+        d.addrs.push(shared(i));
+        d.family = if i == 2 { vec![] } else { vec![id(2)] };
+        view.insert(Verified::unchecked(d, Position(id(i).0)), NOW);
+    }
+    assert!(!apart(&view, &id(0), &id(1)) && !apart(&view, &id(0), &id(2)));
+    assert!(!view.get(&id(0)).unwrap().is_family(view.get(&id(2)).unwrap()), "one side's word makes no family");
+    let mut user = User::new(1);
+    for _ in 0..500 {
+        let path = user.build(&view);
+        assert!(path.iter().filter(|n| [id(0), id(1), id(2)].contains(n)).count() <= 1, "two hops of one /32");
+    }
+}
+
+#[test]
+fn last_hops_are_uniform() {
+    let view = world(40, 40);
+    let mut user = User::new(2);
+    let mut counts: BTreeMap<NodeId, u32> = BTreeMap::new();
+    for _ in 0..4000 {
+        *counts.entry(user.build(&view)[2]).or_insert(0) += 1;
+    }
+    let guard = user.policy.guard(&view, Time(0)).unwrap().node();
+    // The guard and its family are never drawn; those of the second layer now and then; all others alike.
+    let plain = counts.iter().filter(|(n, _)| user.second_layer().iter().all(|s| s == *n || apart(&view, s, n)));
+    let values: Vec<u32> = plain.filter(|(n, _)| !user.second_layer().contains(n)).map(|(_, v)| *v).collect();
+    assert!(!counts.contains_key(&guard) && counts.keys().all(|n| apart(&view, n, &guard)));
+    assert!(values.len() >= 28);
+    assert!(values.iter().all(|v| (70..170).contains(v)), "{values:?}");
+}
+
+#[test]
+fn circuits_end_at_other_relays_as_long_as_there_are_any() {
+    let view = world(30, 30);
+    let mut user = User::new(3);
+    let mut taken = Vec::new();
+    while let Some(path) = user.choose(&view, &taken).filter(|p| !taken.contains(&p[2])) {
+        assert!(!user.policy.relaxed().last);
+        taken.push(path[2]);
+    }
+    println!("{} distinct last hops of 30", taken.len());
+    assert!(taken.len() >= 20);
+    assert!(user.policy.relaxed().last);
+    assert_eq!(user.policy.relaxed().words(), ["the network is too small for every circuit to end at another relay"]);
+}
+
+#[test]
+fn small_networks_give_way_as_little_as_they_can_and_say_so() {
+    for (n, groups, bent) in [(6u16, 6u16, false), (7, 4, false), (12, 4, false), (40, 40, false), (6, 4, false)] {
+        let view = world(n, groups);
+        let mut user = User::new(u64::from(n));
+        for _ in 0..50 {
+            let path = user.build(&view);
+            assert_eq!(path.iter().collect::<BTreeSet<_>>().len(), 3, "a relay twice on a path");
+            assert_eq!(user.policy.relaxed().groups, bent, "{n} in {groups}: {path:?}");
+        }
+        assert_eq!(user.policy.relaxed().layer2, user.second_layer().len() < LAYER2);
+    }
+    // Two sorts of relays, each too near to its own: six in one group, and a family in three others. Guard and last hop stay apart.
+    let mut view = view_with_witnesses();
+    for i in 0..9u16 {
+        let group = i.saturating_sub(5) as u8;
+        let mut d = vouched(id(i), SocketAddr::from(([20, group, i as u8, 1], 443)), 3, 0);
+        d.family = if i < 6 { vec![] } else { (6..9).map(id).collect() };
+        view.insert(Verified::unchecked(d, Position(id(i).0)), NOW);
+    }
+    for seed in 0..40 {
+        let mut user = User::new(seed);
+        let path = user.choose(&view, &[]).unwrap();
+        assert!(apart(&view, &path[0], &path[2]), "{path:?}");
+        assert!(user.policy.relaxed().groups);
+        let words = user.policy.relaxed().words();
+        assert!(words.iter().any(|w| w.contains("different address groups")), "{words:?}");
+    }
+}
+
+#[test]
+fn every_bent_rule_has_words_and_unbent_ones_none() {
+    assert!(Relaxed::default().words().is_empty());
+    let all = Relaxed { groups: true, layer2: true, last: true };
+    let words: BTreeSet<String> = all.words().into_iter().collect();
+    assert_eq!(words.len(), 3);
+    assert!(words.iter().all(|w| w.contains("too small")));
+}
+
+#[test]
+fn what_is_no_network_has_no_paths_and_makes_no_guards() {
+    for (n, groups) in [(5, 5), (40, 3)] {
+        let mut user = User::new(4);
+        assert_eq!(user.choose(&world(n, groups), &[]), None);
+        assert!(user.sample().is_empty() && user.second_layer().is_empty() && !user.policy.take_changed());
+    }
+}
+
+// --- guards over time
+
+#[test]
+fn guards_stay_for_months_and_second_hops_for_days() {
+    let view = world(300, 300);
+    for seed in 5..10 {
+        let mut user = User::new(seed);
+        let (mut guards, mut seconds) = (BTreeSet::new(), BTreeSet::new());
+        let mut in_turn = Vec::new();
+        for day in 0..365 {
+            user.seconds = day * DAY;
+            for _ in 0..8 {
+                let [guard, second, _] = user.build(&view);
+                if guards.insert(guard) {
+                    in_turn.push(day);
+                }
+                seconds.insert(second);
+            }
+        }
+        println!("a year: guards from days {in_turn:?}, {} second hops", seconds.len());
+        assert!(in_turn.len() <= 4, "more guards than their life allows");
+        assert!(in_turn.windows(2).all(|w| (107..=121).contains(&(w[1] - w[0]))), "{in_turn:?}");
+        // The mean life is 8.3 days: about 4 * 365 / 8.3 = 176 draws.
+        assert!((100..=200).contains(&seconds.len()));
+    }
+}
+
+#[test]
+fn second_hops_live_between_one_and_twelve_days_and_are_four() {
+    let view = world(300, 300);
+    let mut user = User::new(11);
+    let mut since: BTreeMap<NodeId, u64> = BTreeMap::new();
+    let mut lives = Vec::new();
+    for hour in 0..24 * 60 {
+        user.seconds = hour * 3600;
+        user.build(&view);
+        let now = user.second_layer();
+        assert_eq!(now.len(), LAYER2);
+        since.retain(|node, began| {
+            let stays = now.contains(node);
+            if !stays {
+                lives.push((hour - *began) as f64 / 24.0);
+            }
+            stays
+        });
+        for node in now {
+            since.entry(node).or_insert(hour);
+        }
+    }
+    assert!(lives.len() > 15 && lives.iter().all(|l| (1.0..=12.1).contains(l)), "{lives:?}");
+    // The larger of two draws: mostly long.
+    assert!(lives.iter().sum::<f64>() / lives.len() as f64 > 6.0, "{lives:?}");
+}
+
+#[test]
+fn an_outage_of_the_guard_ends_with_the_outage() {
+    let view = world(300, 300);
+    let mut user = User::new(12);
+    let first = user.build(&view)[0];
+    let sample = user.sample();
+    let others = user.suffer(&view, 6 * 3600, &|node| *node == first);
+    assert!(others.contains(&first), "a guard that worked is tried again and again");
+    let second = sample[1];
+    assert_eq!(others, BTreeSet::from([first, second]), "the next of the sample serves, and nobody after it");
+    assert_eq!(user.build(&view)[0], second);
+    assert_eq!(user.sample(), sample, "an outage changes the order of nothing");
+    // It is back: at the latest when its longest rest is over, it is the guard again, and stays it.
+    user.seconds += ASIDE_MAX.as_secs();
+    for _ in 0..50 {
+        user.seconds += MINUTE;
+        assert_eq!(user.build(&view)[0], first);
+    }
+    // The same over a restart in the middle of the outage.
+    user.suffer(&view, 600, &|node| *node == first);
+    let mut user = user.restarted();
+    assert_eq!(user.build(&view)[0], first);
+}
+
+#[test]
+fn a_guard_that_leaves_the_network_keeps_its_place() {
+    let mut view = world(100, 100);
+    let mut user = User::new(13);
+    let first = user.build(&view)[0];
+    let sample = user.sample();
+    let gone = Arc::clone(view.get(&first).unwrap());
+    view.remove(&first);
+    assert_eq!(user.build(&view)[0], sample[1]);
+    view.insert(gone, NOW);
+    add_witnesses(&mut view);
+    assert_eq!(user.build(&view)[0], first);
+}
+
+#[test]
+fn one_failure_is_none_and_a_burst_is_one() {
+    let view = world(300, 300);
+    let mut user = User::new(14);
+    let path = user.build(&view);
+    for _ in 0..1000 {
+        user.failed(&path, 0);
+    }
+    assert_eq!(user.choose(&view, &[]).unwrap()[0], path[0], "a thousand failures at once are one");
+    user.seconds += 10;
+    user.failed(&path, 0);
+    assert_eq!(user.choose(&view, &[]).unwrap()[0], path[0]);
+    user.seconds += 10;
+    user.failed(&path, 0);
+    assert_ne!(user.choose(&view, &[]).unwrap()[0], path[0], "three that are apart set it aside");
+    user.seconds += ASIDE.as_secs() - 1;
+    assert_ne!(user.choose(&view, &[]).unwrap()[0], path[0]);
+    user.seconds += 1;
+    assert_eq!(user.choose(&view, &[]).unwrap()[0], path[0], "for half a minute");
+    // Each further failure doubles the rest, up to half an hour.
+    for rest in [60, 120, 240, 480, 960, 1800, 1800, 1800] {
+        user.failed(&path, 0);
+        // Another guard answers meanwhile: it is not the network.
+        user.build(&view);
+        user.seconds += rest - 1;
+        assert_ne!(user.choose(&view, &[]).unwrap()[0], path[0], "{rest}");
+        user.seconds += 1;
+        assert_eq!(user.choose(&view, &[]).unwrap()[0], path[0], "{rest}");
+    }
+    user.worked(&path);
+    user.failed(&path, 0);
+    assert_eq!(user.choose(&view, &[]).unwrap()[0], path[0], "a success forgives");
+}
+
+#[test]
+fn killing_dials_does_not_walk_a_client_through_the_network() {
+    let view = world(300, 300);
+    for (seed, known) in [(15, false), (16, true)] {
+        let mut user = User::new(seed);
+        let first = user.choose(&view, &[]).unwrap();
+        if known {
+            user.worked(&first);
+        }
+        let sample: BTreeSet<NodeId> = user.sample().into_iter().collect();
+        assert_eq!(sample.len(), SAMPLE_MAX);
+        // Every dial fails for two days.
+        let tried = user.suffer(&view, 2 * DAY, &|_| true);
+        println!("{} guards tried", tried.len());
+        assert!(tried.is_subset(&sample), "somebody outside the sample was tried");
+        // The network comes back.
+        user.seconds += ASIDE_MAX.as_secs();
+        assert_eq!(user.build(&view)[0], first[0]);
+    }
+}
+
+/// In the worst case, guards leave the network one after the other, as whoever attacks them one by one would have it.
+#[test]
+fn no_more_than_the_sample_is_ever_used_within_its_time() {
+    let mut view = world(300, 300);
+    let mut user = User::new(17);
+    let mut met = BTreeSet::new();
+    for hour in 0..24 * 100 {
+        user.seconds = hour * 3600;
+        let Some(path) = user.choose(&view, &[]) else { break };
+        user.worked(&path);
+        met.insert(path[0]);
+        view.remove(&path[0]);
+    }
+    assert_eq!(met.len(), SAMPLE_MAX);
+    assert_eq!(user.choose(&view, &[]), None, "rather no path than a twenty-first guard");
+}
+
+// --- second layer
+
+#[test]
+fn failing_second_hops_are_replaced_slowly() {
+    let view = world(300, 300);
+    let mut user = User::new(18);
+    user.build(&view);
+    let mut met = user.second_layer();
+    let began = met.clone();
+    // While more than half of them serve, nothing is drawn.
+    let one = *began.iter().next().unwrap();
+    user.suffer(&view, 3600, &|node| *node == one);
+    assert_eq!(user.second_layer(), began);
+    // All second hops fail for a day, whoever they are: a few are drawn, and then no more.
+    let guard = user.sample()[0];
+    let left = DAY - (NOW.0 + user.seconds) % DAY;
+    for _ in 0..left / MINUTE - 1 {
+        user.seconds += MINUTE;
+        if let Some(path) = user.choose(&view, &[]) {
+            assert_eq!(path[0], guard, "the guard has no part in it");
+            met.insert(path[1]);
+            user.failed(&path, 1);
+        }
+    }
+    assert_eq!(met.len(), LAYER2 + LAYER2_DRAWS_PER_DAY as usize);
+}
+
+#[test]
+fn second_hops_that_vanish_from_the_view_are_replaced_as_slowly() {
+    let mut view = world(300, 300);
+    let mut user = User::new(19);
+    let left = DAY - NOW.0 % DAY;
+    let mut met = BTreeSet::new();
+    for minute in 0..left / MINUTE - 1 {
+        user.seconds = minute * MINUTE;
+        let _ = user.choose(&view, &[]);
+        for node in user.second_layer() {
+            met.insert(node);
+            view.remove(&node);
+        }
+    }
+    assert_eq!(met.len(), LAYER2 + LAYER2_DRAWS_PER_DAY as usize);
+    assert_eq!(user.choose(&view, &[]), None);
+    user.seconds = left;
+    assert!(user.choose(&view, &[]).is_some(), "tomorrow there are new ones");
+}
+
+// --- directories
+
+#[test]
+fn directories_are_the_guard_and_two_more_of_the_sample_in_distinct_groups() {
+    for (n, groups) in [(300, 300), (300, 20), (30, 30), (8, 6)] {
+        let view = world(n, groups);
+        let mut user = User::new(u64::from(n + groups));
+        let guard = user.build(&view)[0];
+        let list = user.with(|policy, env| policy.directories(&view, env));
+        assert_eq!(list.len(), DIRECTORIES);
+        assert_eq!(list[0], guard);
+        assert!(list.iter().all(|d| user.sample().contains(d)));
+        let in_groups: BTreeSet<Group> = list.iter().map(|d| view.get(d).unwrap().group()).collect();
+        assert_eq!(in_groups.len(), DIRECTORIES);
+        for (i, a) in list.iter().enumerate() {
+            assert!(list.iter().skip(i + 1).all(|b| apart(&view, a, b)));
+        }
+        let later = user.with(|policy, env| policy.directories(&view, env));
+        assert_eq!(later, list, "they last");
+    }
+}
+
+// --- lasting form
+
+#[test]
+fn state_survives_a_restart_and_nothing_new_is_drawn() {
+    let view = world(100, 100);
+    let mut user = User::new(20);
+    user.build(&view);
+    assert!(user.policy.take_changed() && !user.policy.take_changed());
+    for _ in 0..50 {
+        user.build(&view);
+    }
+    assert!(!user.policy.take_changed(), "circuits over what is kept change nothing, so nothing is written");
+    let (guard, sample, layer) = (user.build(&view)[0], user.sample(), user.second_layer());
+    let bytes = user.policy.encode();
+    let mut user = user.restarted();
+    assert_eq!(user.policy.encode(), bytes);
+    assert_eq!(user.build(&view)[0], guard);
+    assert_eq!((user.sample(), user.second_layer()), (sample, layer));
+    assert!(!user.policy.take_changed());
+}
+
+#[test]
+fn damaged_state_is_refused() {
+    let view = world(100, 100);
+    let mut user = User::new(21);
+    user.build(&view);
+    let good = user.policy.encode();
+    let read = |bytes: &[u8]| PathPolicy::decode(bytes, None).map(|p| p.encode());
+    assert_eq!(read(&good).unwrap(), good);
+    for n in 0..good.len() {
+        assert!(read(&good[..n]).is_err(), "cut at {n}");
+    }
+    assert_eq!(read(&[&good[..], &[0]].concat()), Err(DecodeError::Trailing));
+    let with = |at: usize, value: u8| {
+        let mut bad = good.clone();
+        bad[at] = value;
+        read(&bad)
+    };
+    let entry = 32 + 8 + 1;
+    assert_eq!(with(0, KIND + 1), Err(DecodeError::Invalid));
+    assert_eq!(with(1, VERSION + 1), Err(DecodeError::Newer));
+    assert_eq!(with(2, SAMPLE_MAX as u8 + 1), Err(DecodeError::TooLarge));
+    assert_eq!(with(2 + entry, 2), Err(DecodeError::Invalid), "neither yes nor no");
+    // One relay twice would count as two.
+    let mut twice = good.clone();
+    twice.copy_within(3..3 + 32, 3 + entry);
+    assert_eq!(read(&twice), Err(DecodeError::Invalid));
+}
