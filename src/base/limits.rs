@@ -67,6 +67,9 @@ pub const CIRCUIT_HOSTS_PER_REGION: usize = 3;
 /// Circuits for a document of more than one chunk.
 pub const DOCUMENT_CIRCUITS: usize = 8;
 
+/// Longest lease that a host gives, in days: room that nobody pays for comes back some day (T37).
+pub const LEASE_MAX_DAYS: u16 = 400;
+
 // --- keys (D12)
 
 /// How long a relay's circuit and host keys are announced, in seconds: seven days.

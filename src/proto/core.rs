@@ -283,7 +283,6 @@ impl Core {
     /// A job's result, to whoever waits.
     fn done(&mut self, ctx: &mut Ctx<'_, '_>, whom: JobFor, result: JobResult) {
         let links = &mut self.links;
-        let lost = matches!(result, JobResult::Lost);
         match (whom, result) {
             (JobFor::LinkProof(link), JobResult::LinkProof(proof)) => links.send_hello(ctx, link, Some(*proof)),
             (JobFor::LinkCheck(link), JobResult::LinkCheck(proof)) => links.checked(ctx, link, proof.map(|p| *p)),
@@ -327,7 +326,9 @@ impl Core {
             (JobFor::SessionOpen(key, stream), _) => {
                 self.requests.origins().session_open(ctx, links, key, stream, None);
             }
-            (JobFor::Overlay(_), _) => debug_assert!(lost, "a job came back as another"),
+            (JobFor::Overlay(job), _) => {
+                self.overlay.handle(ctx.env, overlay::Input::Done { job, outcome: overlay::JobOutcome::Lost });
+            }
         }
     }
 
@@ -492,7 +493,7 @@ impl Core {
             RequestEvent::Sample { node, data } => {
                 let Some(group) = self.overlay.view().get(&node).map(|d| d.group()) else { return };
                 let (hints, _) = data.as_chunks::<8>();
-                let known = hints.iter().filter(|h| self.overlay.view().by_hint(u64::from_be_bytes(**h)).is_some()).count();
+                let known = hints.iter().filter(|h| self.overlay.knows(u64::from_be_bytes(**h))).count();
                 let sample = overlay::Input::CoverageSample {
                     group,
                     known: u32::try_from(known).unwrap_or(u32::MAX),
@@ -540,7 +541,7 @@ impl Core {
     /// A client's overlay plane needs to know its directory relays, and samples taken through circuits.
     fn guide_client(&mut self, ctx: &mut Ctx<'_, '_>) {
         // Before a whole snapshot is read, kept guards may be missing from the view only because they come later in it.
-        self.has_snapshot |= self.overlay.snapshots_complete() > 0;
+        self.has_snapshot |= self.overlay.snapshots_read(ctx.env.now);
         if !self.has_snapshot {
             return;
         }

@@ -334,7 +334,9 @@ fn stored(shares: Option<&dyn Shares>, class: Class, store: &request::Store<'_>,
     if !acceptance.accepts(&address) {
         return Stored::TooFar;
     }
-    match shares.map(|s| s.put(store.lease_days, &address, share.index, store.blob, acceptance.max_per_chunk)) {
+    match shares
+        .map(|s| s.put(store.lease_days.min(limits::LEASE_MAX_DAYS), &address, share.index, store.blob, acceptance.max_per_chunk))
+    {
         Some(PutOutcome::Stored) => Stored::Stored,
         Some(PutOutcome::AlreadyHeld) => Stored::AlreadyHeld,
         Some(PutOutcome::HoldsEnough) => Stored::HoldsEnough,

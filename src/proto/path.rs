@@ -3,9 +3,9 @@
 //! * One guard of a small persistent sample, for about 120 days from its first use; the next of the sample only while it is down. The order
 //!   of the sample never changes, so a guard that comes back is used again, and no outage moves a user to another one for good.
 //! * Four layer-2 relays, each for 1 to 12 days (the larger of two draws), on every user-plane circuit.
-//! * A last hop drawn uniformly for each circuit.
-//! * No relay twice, never ourselves, no two hops in one address group or family. Weights are uniform: nothing that a relay says of itself
-//!   makes it likelier.
+//! * A last hop drawn for each circuit.
+//! * No relay twice, never ourselves, no two hops in one address group or family. Every /24 weighs the same, however many relays it has, and
+//!   nothing that a relay says of itself makes it likelier.
 //!
 //! Failures move as little as they can, because whoever can make a client choose again can make it choose badly (T12): a hop
 //! that fails is set aside for a while, the sample never holds more than twenty guards, layer-2 relays are drawn a few times a day at most,
@@ -22,8 +22,9 @@ use crate::wire::codec::DecodeError;
 use crate::wire::codec::Extensions;
 use crate::wire::codec::Reader;
 use crate::wire::codec::Writer;
+use rand::CryptoRng;
 use rand::RngExt;
-use rand::seq::IteratorRandom;
+use rand::seq::IndexedRandom;
 use rand::seq::SliceRandom;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -146,7 +147,8 @@ impl PathPolicy {
     /// Three relays, guard first, with a last hop that is none of `taken` if there is another. `None` if the view holds no path now.
     pub fn choose(&mut self, view: &View, env: &mut Env<'_>, taken: &[NodeId]) -> Option<[NodeId; limits::HOPS]> {
         self.refresh(view, env);
-        let guard = self.guard(view, env.now).filter(|g| !self.aside(&g.node(), env.now))?;
+        let now = env.now;
+        let guard = self.guard(view, now).filter(|g| !self.aside(&g.node(), now))?;
         let other = |a: &Verified, b: &Verified, relaxed: bool| a.node() != b.node() && (relaxed || Self::apart(a, b));
         let mut seconds: Vec<&Arc<Verified>> =
             self.layer2.iter().filter(|l| !self.aside(&l.node, env.now)).filter_map(|l| view.get(&l.node)).collect();
@@ -157,10 +159,10 @@ impl PathPolicy {
             for second in seconds.iter().filter(|s| other(s, guard, near_second)) {
                 let fits = |l: &&Arc<Verified>| {
                     let apart = other(l, guard, near_last) && other(l, second, near_middle);
-                    apart && self.me != Some(l.node()) && !self.aside(&l.node(), env.now)
+                    apart && self.me != Some(l.node()) && !self.aside(&l.node(), now)
                 };
-                let fresh = view.usable().iter().filter(fits).filter(|l| !taken.contains(&l.node())).choose(&mut *env.rng);
-                if let Some(last) = fresh.or_else(|| view.usable().iter().filter(fits).choose(&mut *env.rng)) {
+                let fresh = draw(view, &mut *env.rng, view.usable().iter().filter(fits).filter(|l| !taken.contains(&l.node())));
+                if let Some(last) = fresh.or_else(|| draw(view, &mut *env.rng, view.usable().iter().filter(fits))) {
                     self.relaxed = Relaxed {
                         groups: near_middle || near_second,
                         layer2: self.layer2.len() < LAYER2,
@@ -212,12 +214,11 @@ impl PathPolicy {
         let wanted = if stuck { self.guards.len() + 1 } else { wanted };
         while self.guards.iter().filter(|g| view.get(&g.node).is_some()).count() < wanted && self.guards.len() < SAMPLE_MAX {
             let known: Vec<&Arc<Verified>> = self.guards.iter().filter_map(|g| view.get(&g.node)).collect();
-            let new = usable
+            let candidates = usable
                 .iter()
                 .filter(|r| Some(r.node()) != me && !self.guards.iter().any(|g| g.node == r.node()))
-                .filter(|r| known.iter().all(|k| Self::apart(k, r)))
-                .choose(&mut *env.rng);
-            let Some(new) = new else { break };
+                .filter(|r| known.iter().all(|k| Self::apart(k, r)));
+            let Some(new) = draw(view, &mut *env.rng, candidates) else { break };
             self.guards.push(Kept { node: new.node(), until: Self::guard_end(env), worked: false });
             self.changed = true;
         }
@@ -226,23 +227,23 @@ impl PathPolicy {
         if self.draws.0 != today {
             self.draws = (today, 0);
         }
-        let Some(guard) = self.guard(view, env.now) else { return };
+        let now = env.now;
+        let Some(guard) = self.guard(view, now) else { return };
         loop {
             let fits = |l: &Kept| {
                 let beside = |r: &Arc<Verified>| r.node() != guard.node() && Self::apart(guard, r);
-                !self.aside(&l.node, env.now) && view.get(&l.node).is_some_and(beside)
+                !self.aside(&l.node, now) && view.get(&l.node).is_some_and(beside)
             };
             let (serving, full) = (self.layer2.iter().filter(|l| fits(l)).count(), self.layer2.len() >= LAYER2);
             let spent = !first_time && self.draws.1 >= LAYER2_DRAWS_PER_DAY;
             if spent || (full && serving > LAYER2 / 2) {
                 break;
             }
-            let new = usable
+            let candidates = usable
                 .iter()
                 .filter(|r| Some(r.node()) != me && !self.layer2.iter().any(|l| l.node == r.node()))
-                .filter(|r| guard.node() != r.node() && Self::apart(guard, r) && !self.aside(&r.node(), env.now))
-                .choose(&mut *env.rng);
-            let Some(new) = new else { break };
+                .filter(|r| guard.node() != r.node() && Self::apart(guard, r) && !self.aside(&r.node(), now));
+            let Some(new) = draw(view, &mut *env.rng, candidates) else { break };
             if full {
                 // One that fails, or stands too near to the guard in use, gives its place.
                 let Some(at) = self.layer2.iter().position(|l| !fits(l)) else { break };
@@ -251,8 +252,8 @@ impl PathPolicy {
             if !first_time {
                 self.draws.1 += 1;
             }
-            let mut draw = || env.rng.random_range(DAY..12 * DAY);
-            let life = draw().max(draw());
+            let mut days = || env.rng.random_range(DAY..12 * DAY);
+            let life = days().max(days());
             self.layer2.push(Kept { node: new.node(), until: env.wall.plus(life), worked: false });
             self.changed = true;
         }
@@ -358,6 +359,16 @@ impl PathPolicy {
         let [guards, layer2] = lists;
         Ok(Self { guards, layer2, draws, ..Self::new(me) })
     }
+}
+
+/// One of the candidates. Every /24 has the same chance: a thousand identities at one address are no more likely than one (T12).
+fn draw<'a>(
+    view: &View,
+    rng: &mut dyn CryptoRng,
+    candidates: impl Iterator<Item = &'a Arc<Verified>>,
+) -> Option<&'a Arc<Verified>> {
+    let all: Vec<&Arc<Verified>> = candidates.collect();
+    all.choose_weighted(rng, |r| 1.0 / f64::from(view.in_prefix(&r.prefix()).max(1))).ok().copied()
 }
 
 #[cfg(test)]

@@ -313,7 +313,10 @@ impl Files {
     }
 
     pub(crate) fn remove(&self, id: SlabId) -> io::Result<()> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner).open.remove(&id);
+        // Both under the lock: a reader between them would keep a file that has no name any more, and the next slab of this number would
+        // be written to it.
+        let mut files = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        files.open.remove(&id);
         self.disk.remove(&id.name())
     }
 

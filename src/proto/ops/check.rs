@@ -114,7 +114,11 @@ impl Check {
                 return self.proceed(user, tag);
             }
             Heard::Job(tag, JobResult::OpenAnswers(found)) => return self.opened(user, tag, found),
-            Heard::Job(..) | Heard::Command(_) => return Goes::On,
+            Heard::Job(..) => {
+                user.event(Event::Failed(Failure::bug("a job was lost")));
+                return Goes::Over;
+            }
+            Heard::Command(_) => return Goes::On,
         };
         match walked {
             tree::Outcome::Pending => Goes::On,

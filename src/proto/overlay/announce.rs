@@ -156,6 +156,12 @@ impl Overlay {
         self.job(Work::SignOwn, OverlayJob::SignDescriptor(Box::new(descriptor)));
     }
 
+    /// The signature did not come about.
+    pub(super) fn sign_again(&mut self, env: &Env<'_>) {
+        self.own.signing = false;
+        self.own_changed(env);
+    }
+
     pub(super) fn signed_own(&mut self, env: &mut Env<'_>, own: Option<Arc<Verified>>) {
         self.own.signing = false;
         let Some(own) = own else { return };

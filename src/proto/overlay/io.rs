@@ -233,6 +233,8 @@ pub enum JobOutcome {
     Signed(Option<Arc<Verified>>),
     /// A receipt; `None` if there is no key or it does not verify.
     Receipt(Option<Box<Receipt>>),
+    /// Too much work at once, or a bug: it was not done.
+    Lost,
 }
 
 impl OverlayJob {

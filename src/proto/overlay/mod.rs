@@ -45,7 +45,6 @@ use crate::proto::overlay::view::Inserted;
 use crate::proto::overlay::view::View;
 use crate::wire::overlay::Blob;
 use crate::wire::overlay::FETCH_MAX;
-use crate::wire::overlay::Hint;
 use crate::wire::overlay::Message;
 use crate::wire::record as wire_record;
 use core::net::SocketAddr;
@@ -240,8 +239,8 @@ impl Overlay {
     }
 
     /// Whether a hint names a usable relay of this view.
-    pub fn knows(&self, hint: Hint) -> bool {
-        self.view.by_hint(hint.id).is_some_and(|e| e.usable)
+    pub fn knows(&self, hint: u64) -> bool {
+        self.view.by_hint(hint).is_some_and(|e| e.usable)
     }
 
     /// Handles one input; drain [`Overlay::poll_output`] afterwards.
@@ -521,7 +520,13 @@ impl Overlay {
         }
         match message {
             Message::Announce { id, record } => {
-                self.verify(link, vec![record]);
+                // Everyone speaks for itself: who announces others could fill views, and the time of whoever checks (T29, T36). Answers
+                // to our own questions keep half of the places.
+                let sender = self.links.get(&link).and_then(|l| l.node);
+                let own = wire_record::peek(&record.0).is_some_and(|(node, _)| Some(node) == sender);
+                if own && self.jobs.len() < JOBS_MAX / 2 {
+                    self.verify(link, vec![record]);
+                }
                 self.send(env.now, link, &Message::AnnounceAck { id });
             }
             Message::DialBack { id, port } => self.dial_back(env, link, id, port),
@@ -619,6 +624,9 @@ impl Overlay {
                 self.send(env.now, link, &Message::DialBackReply { id, receipt });
             }
             (Some(Work::CheckReceipt), JobOutcome::Receipt(Some(receipt))) => self.receipt_checked(env, *receipt),
+            // Without a new signature the own descriptor would expire.
+            (Some(Work::SignOwn), _) => self.sign_again(env),
+            // Descriptors are asked for again, and so are receipts.
             _ => {}
         }
     }

@@ -171,8 +171,8 @@ impl Sweep {
         shares.sort_unstable();
         let percent = shares.get(shares.len().saturating_sub(1) / 2).copied().unwrap_or(0);
         let counts = view.counts();
-        // Our own group cannot be asked if we are alone in it.
-        let alone = me.and_then(|m| view.get(&m)).is_some_and(|r| view.in_group(&r.group()) < 2);
+        // Our own group cannot be asked if we are alone in it; a client's samples never come from its guard's group.
+        let alone = me.is_none_or(|m| view.get(&m).is_some_and(|r| view.in_group(&r.group()) < 2));
         let askable = counts.groups.saturating_sub(usize::from(alone)).max(1);
         // A relay fills its view by sweeps: what they have not reached is missing in one stretch, which samples may miss as well.
         let whole = me.is_none() || self.answers * SURE >= counts.relays;
@@ -278,7 +278,7 @@ impl Overlay {
 
     pub(super) fn near_reply(&mut self, env: &mut Env<'_>, link: LinkId, hints: &[Hint]) {
         let Some(remote) = self.links.get(&link).map(|l| l.remote) else { return };
-        let known = hints.iter().filter(|h| self.knows(**h)).count();
+        let known = hints.iter().filter(|h| self.knows(h.id)).count();
         let wanted: Vec<u64> = hints
             .iter()
             .filter(|h| self.view.by_hint(h.id).is_none_or(|e| e.relay.descriptor().seq < h.seq))

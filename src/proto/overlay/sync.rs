@@ -29,6 +29,8 @@ const POLL_LOCAL: Duration = Duration::from_secs(10);
 const POLL_GROWING: Duration = Duration::from_secs(15);
 /// The same in a local network.
 const POLL_GROWING_LOCAL: Duration = Duration::from_millis(400);
+/// A client waits so long for the snapshots of all its directories before it goes on with those it has.
+const SNAPSHOT_WAIT: Duration = Duration::from_secs(5);
 /// First wait after a failure; doubles up to `POLL`.
 const RETRY: Duration = Duration::from_secs(2);
 /// Pages that one snapshot may have: a full view and room.
@@ -50,6 +52,7 @@ struct Directory {
 /// A client's directories.
 #[derive(Debug)]
 pub struct Sync {
+    since: Time,
     directories: Vec<Directory>,
     next: Time,
 }
@@ -57,7 +60,7 @@ pub struct Sync {
 impl Sync {
     pub(super) fn new(now: Time, config: &Config) -> Self {
         // Until the path policy has chosen, the bootstrap relays serve.
-        let mut sync = Self { directories: Vec::new(), next: now };
+        let mut sync = Self { since: now, directories: Vec::new(), next: now };
         if config.profile.is_none() {
             sync.set(now, &config.bootstrap);
         }
@@ -89,9 +92,11 @@ impl Sync {
 }
 
 impl Overlay {
-    /// Directory relays that gave a client a whole snapshot.
-    pub fn snapshots_complete(&self) -> usize {
-        self.sync.directories.iter().filter(|d| d.complete).count()
+    /// Whether a client has read what it is going to read before it chooses anything: all directories gave a whole snapshot, or failed, or
+    /// had their time; and one at least gave one. The first answer alone must not decide: it may be a liar's, and short (T29).
+    pub fn snapshots_read(&self, now: Time) -> bool {
+        let heard = |d: &Directory| d.complete || d.failures > 0 || now.since(self.sync.since) > SNAPSHOT_WAIT;
+        self.sync.directories.iter().any(|d| d.complete) && self.sync.directories.iter().all(heard)
     }
 
     pub(super) fn directories(&mut self, env: &Env<'_>, list: Vec<Peer>) {

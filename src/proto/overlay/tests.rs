@@ -7,6 +7,7 @@ use crate::crypto::kdf::Label;
 use crate::crypto::keys::IdentityKey;
 use crate::crypto::secret::Secret;
 use crate::proto::overlay::record::RecordError;
+use crate::wire::overlay::Hint;
 use crate::wire::record::SignedDescriptor;
 use rand::RngExt;
 use rand::SeedableRng;
@@ -47,6 +48,8 @@ struct World {
     dials: Vec<(usize, SocketAddr)>,
     blamed: u32,
     skew: i64,
+    /// No job is done.
+    lose_jobs: bool,
 }
 
 fn key(seed: u64, i: usize) -> IdentityKey {
@@ -72,6 +75,7 @@ impl World {
             dials: vec![],
             blamed: 0,
             skew: 0,
+            lose_jobs: false,
         }
     }
 
@@ -186,7 +190,7 @@ impl World {
                 }
             }
             Output::Job(job, work) => {
-                let outcome = self.work(i, work);
+                let outcome = if self.lose_jobs { JobOutcome::Lost } else { self.work(i, work) };
                 self.post(Duration::ZERO, i, Input::Done { job, outcome });
             }
             Output::Event(event) => {
@@ -389,6 +393,33 @@ fn liars_that_name_only_each_other_hide_nobody() {
     println!("40 relays, 8 liars: {seconds} s");
 }
 
+/// The first directory to answer may be a liar's, and its answer short: nothing is chosen before the others answered, failed, or had time.
+#[test]
+fn a_client_waits_for_more_than_the_first_snapshot() {
+    let mut world = network(30, 8, true);
+    settle(&mut world, 20);
+    let silent = Peer { node: NodeId([7; 32]), addr: "88.8.8.8:1".parse().unwrap() };
+    let client = world.add(8, "99.9.9.9:1".parse().unwrap(), false, true, vec![world.peer(2), silent]);
+    let began = world.now;
+    let read = |world: &World| world.nodes[client].overlay.snapshots_read(world.now);
+    world.run_until(began + Duration::from_millis(1));
+    assert!(!read(&world), "nobody answered yet");
+    world.run_until(began + Duration::from_secs(40));
+    assert!(read(&world), "one answered, one had its time");
+}
+
+/// A job that was lost frees its place, and what only it could bring is asked for again.
+#[test]
+fn a_lost_job_leaves_nothing_waiting() {
+    let mut world = network(6, 12, true);
+    world.lose_jobs = true;
+    world.run_until(world.now + Duration::from_secs(30));
+    assert!(world.nodes.iter().all(|n| n.overlay.own_descriptor().is_none()));
+    assert!(world.nodes.iter().all(|n| n.overlay.jobs.len() <= 1));
+    world.lose_jobs = false;
+    settle(&mut world, 60);
+}
+
 #[test]
 fn a_client_takes_snapshots_and_deltas_and_never_sweeps_or_announces() {
     let mut world = network(30, 8, true);
@@ -397,7 +428,7 @@ fn a_client_takes_snapshots_and_deltas_and_never_sweeps_or_announces() {
     let client = world.add(8, "99.9.9.9:1".parse().unwrap(), false, true, bootstrap.clone());
     world.run_until(world.now + Duration::from_secs(2));
     assert_eq!(world.shares()[client], 1.0);
-    assert_eq!(world.nodes[client].overlay.snapshots_complete(), 3);
+    assert!(world.nodes[client].overlay.snapshots_read(world.now));
     let dialled: BTreeSet<SocketAddr> = world.dials.iter().filter(|(i, _)| *i == client).map(|(_, a)| *a).collect();
     assert_eq!(dialled, bootstrap.iter().map(|p| p.addr).collect());
     // Coverage of a client comes from the core's samples alone.
@@ -502,7 +533,7 @@ fn dial_back_goes_to_the_observed_address_only_and_rarely() {
 #[test]
 fn forged_stale_and_replayed_descriptors_change_nothing() {
     let mut hand = Hand::new();
-    hand.link(1, Some(key(1, 2).node_id()), "9.9.9.9:50000");
+    hand.link(1, Some(key(1, 9).node_id()), "9.9.9.9:50000");
     let owner = key(1, 9);
     let mut d = testing::plain(owner.node_id(), "13.1.1.1:443".parse().unwrap());
     d.published = Wall(EPOCH);

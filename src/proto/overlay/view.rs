@@ -28,6 +28,9 @@ use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+/// Most subjects of one witness that are looked at when it becomes seen, or to find it seen.
+const SUBJECTS_MAX: usize = 1024;
+
 /// What became of a descriptor that was offered to the view.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Inserted {
@@ -119,6 +122,7 @@ pub struct View {
     arrivals: u64,
     seen_groups: BTreeMap<Group, u32>,
     groups: BTreeMap<Group, u32>,
+    prefixes: BTreeMap<Prefix, u32>,
     host_prefixes: BTreeMap<Prefix, u32>,
     hosts: usize,
     hosts_capped: usize,
@@ -142,6 +146,7 @@ impl View {
             arrivals: 0,
             seen_groups: BTreeMap::new(),
             groups: BTreeMap::new(),
+            prefixes: BTreeMap::new(),
             host_prefixes: BTreeMap::new(),
             hosts: 0,
             hosts_capped: 0,
@@ -324,6 +329,11 @@ impl View {
         self.groups.keys()
     }
 
+    /// How many usable relays a prefix has.
+    pub fn in_prefix(&self, prefix: &Prefix) -> u32 {
+        self.prefixes.get(prefix).copied().unwrap_or(0)
+    }
+
     /// How many usable relays a group has.
     pub fn in_group(&self, group: &Group) -> u32 {
         self.groups.get(group).copied().unwrap_or(0)
@@ -355,7 +365,9 @@ impl View {
         while let Some(node) = work.pop() {
             if self.judge(&node) {
                 let hint = hint_id(&node);
-                work.extend(self.subjects(hint).map(|e| e.relay.node()));
+                // Those that are usable already gain nothing by it. The bound keeps a crowd around one witness from costing more with
+                // each descriptor of it (T36); who is left out is decided about when its own next descriptor comes.
+                work.extend(self.subjects(hint).take(SUBJECTS_MAX).filter(|e| !e.usable || !e.seen).map(|e| e.relay.node()));
                 let witnesses = self.entries.get(&node).into_iter().flat_map(|e| counting(&e.relay)).map(|r| r.witness);
                 work.extend(witnesses.filter(|w| self.entries.get(w).is_some_and(|e| !e.seen)));
             }
@@ -398,7 +410,7 @@ impl View {
             }
         }
         let vouched = |e: &Entry| e.seen && counting(&e.relay).any(|r| r.witness == d.node);
-        let seen = entry.seen || entry.proven || connected || self.subjects(relay.hint_id()).any(vouched);
+        let seen = entry.seen || entry.proven || connected || self.subjects(relay.hint_id()).take(SUBJECTS_MAX).any(vouched);
         let became_seen = seen && !entry.seen;
         if became_seen {
             *self.seen_groups.entry(own).or_insert(0) += 1;
@@ -449,6 +461,7 @@ impl View {
             self.hosts_capped += usize::from(*n as usize <= limits::REGION_PER_PREFIX);
         }
         *self.groups.entry(relay.group()).or_insert(0) += 1;
+        *self.prefixes.entry(relay.prefix()).or_insert(0) += 1;
         self.digest_toggle(&relay, true);
     }
 
@@ -479,6 +492,7 @@ impl View {
             self.hosts -= 1;
         }
         drop_count(&mut self.groups, relay.group());
+        drop_count(&mut self.prefixes, relay.prefix());
         self.digest_toggle(&relay, false);
     }
 
@@ -528,6 +542,7 @@ impl View {
             assert!(self.places.contains_key(&(region::prefix(&relay.position().0), relay.hint_id())));
         }
         assert_eq!(hosts, self.hosts);
+        assert_eq!(self.prefixes.values().sum::<u32>() as usize, self.usable.len());
         let capped: usize = self.host_prefixes.values().map(|n| limits::REGION_PER_PREFIX.min(*n as usize)).sum();
         assert_eq!(capped, self.hosts_capped);
         let places = self.places.values().filter(|p| p.kind != PlaceKind::Former).count();

@@ -523,3 +523,30 @@ fn damaged_state_is_refused() {
     twice.copy_within(3..3 + 32, 3 + entry);
     assert_eq!(read(&twice), Err(DecodeError::Invalid));
 }
+
+/// A thousand identities at one address weigh what one address weighs.
+#[test]
+fn a_crowd_at_one_address_is_drawn_like_one_relay() {
+    let mut view = world(120, 120);
+    let crowd = SocketAddr::from(([99, 99, 9, 9], 1));
+    for i in 1000..2000 {
+        let mut d = vouched(id(i), crowd, 3, 0);
+        d.addrs[0].set_port(i);
+        for receipt in &mut d.receipts {
+            receipt.addr = d.addrs[0];
+        }
+        d.expires = NOW.plus(1000 * DAY);
+        view.insert(Verified::unchecked(d, Position(id(i).0)), NOW);
+    }
+    assert_eq!(view.usable().len(), 1120);
+    let of_the_crowd = |node: &NodeId| (1000..2000).any(|i| id(i) == *node);
+    let (mut guards, mut last) = (0, 0);
+    for seed in 0..300 {
+        let mut user = User::new(seed);
+        let [guard, _, end] = user.build(&view);
+        guards += u32::from(of_the_crowd(&guard));
+        last += u32::from(of_the_crowd(&end));
+    }
+    // One in 121 each: 2.5 of 300. Drawn by identity it would be nine in ten.
+    assert!(guards <= 15 && last <= 15, "{guards} {last}");
+}
