@@ -154,6 +154,7 @@ impl Hops {
             }
             None => {
                 self.hops.remove(key);
+                links.refuse(ctx, link, circuit);
             }
         }
     }

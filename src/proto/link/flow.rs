@@ -143,7 +143,7 @@ impl Links {
                     self.close(ctx, id);
                     return Arrived::Nothing;
                 }
-                if link.circuits.len() >= CIRCUITS_MAX {
+                if link.circuits.len() >= link.circuits_max() {
                     self.push_control(ctx, id, Some(circuit), Command::Destroy, &[0; BODY]);
                     return Arrived::Nothing;
                 }
@@ -202,10 +202,11 @@ impl Links {
         Some(self.insert_port(id, circuit, owner))
     }
 
-    /// Opens a port under the circuit id that the other end chose.
+    /// Opens a port under the circuit id that the other end chose. `None`: the link is gone, or has too many.
     pub(in crate::proto) fn accept_port(&mut self, id: LinkId, circuit: CircuitId, owner: Owner) -> Option<PortKey> {
         let link = self.links.get(&id)?;
-        (!link.circuits.contains_key(&circuit.get())).then(|| self.insert_port(id, circuit, owner))
+        let fits = link.circuits.len() < link.circuits_max() && !link.circuits.contains_key(&circuit.get());
+        fits.then(|| self.insert_port(id, circuit, owner))
     }
 
     fn insert_port(&mut self, id: LinkId, circuit: CircuitId, owner: Owner) -> PortKey {

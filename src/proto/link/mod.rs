@@ -7,6 +7,8 @@
 mod flow;
 mod overlay;
 pub mod port;
+#[cfg(test)]
+mod tests;
 
 pub use flow::Arrived;
 pub use port::Owner;
@@ -44,6 +46,9 @@ use std::time::Duration;
 pub const DIALED_BIT: u64 = 1 << 63;
 /// Most circuits of one link: what an honest relay of a 20,000-relay network may need, and 40 MiB of state at the very most.
 const CIRCUITS_MAX: usize = 16_384;
+/// Most circuits of a link without an identity: whoever opens such a link has proved nothing, and an honest client's guard carries its spare
+/// circuits and those of twenty operations at once. So a few links cannot take all the circuits that a relay carries (T36).
+const CIRCUITS_OF_CLIENT_MAX: usize = 512;
 /// Cells that may arrive while the other end's proof is being checked.
 const EARLY_CELLS_MAX: usize = 64;
 /// Machines that may wait for one link to open.
@@ -477,6 +482,14 @@ impl Links {
         self.timers.set(LinkTimer::Keep(id), ctx.env.now + Duration::from_millis(millis));
     }
 
+    /// An open link that the other end dialled, without its handshake.
+    #[cfg(test)]
+    pub(in crate::proto) fn open_unshaken(&mut self, id: LinkId, peer: Option<NodeId>) {
+        let mut link = Link::new(SocketAddr::from(([203, 0, 113, 7], 9)), false, None, Time(0));
+        (link.stage, link.peer) = (Stage::Open, peer);
+        self.links.insert(id, link);
+    }
+
     /// Checks what must always hold. For tests and the simulator.
     #[doc(hidden)]
     pub fn check(&self) {
@@ -515,6 +528,11 @@ impl Link {
             received: now,
             sent: now,
         }
+    }
+
+    /// Most circuits that the other end may open here.
+    fn circuits_max(&self) -> usize {
+        if self.peer.is_some() { CIRCUITS_MAX } else { CIRCUITS_OF_CLIENT_MAX }
     }
 
     fn room(&self) -> bool {
