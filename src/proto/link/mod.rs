@@ -37,6 +37,7 @@ use bytes::BytesMut;
 use port::Port;
 use rand::RngExt;
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -53,6 +54,8 @@ const CIRCUITS_OF_CLIENT_MAX: usize = 512;
 const EARLY_CELLS_MAX: usize = 64;
 /// Machines that may wait for one link to open.
 const WAITERS_MAX: usize = 1024;
+/// Most links being dialled for the circuits of others: a network's usual comings and goings, and not a dialler for whoever asks (T36).
+const LENT_DIALS_MAX: usize = 128;
 /// A link with nothing on it is closed after this long.
 const IDLE: Duration = Duration::from_secs(120);
 /// A link on which nothing arrived for this long is dead: both ends pad more often than that.
@@ -152,6 +155,8 @@ pub struct Links {
     identity: Option<Arc<IdentityKey>>,
     links: BTreeMap<LinkId, Link>,
     by_node: BTreeMap<NodeId, LinkId>,
+    /// Links being dialled because a circuit of others wants them.
+    lent_dials: BTreeSet<LinkId>,
     ports: Slab<Port>,
     timers: TimerTable<LinkTimer>,
     /// Buffers of queued cells, kept for reuse.
@@ -175,6 +180,7 @@ impl Links {
             identity,
             links: BTreeMap::new(),
             by_node: BTreeMap::new(),
+            lent_dials: BTreeSet::new(),
             ports: Slab::default(),
             timers: TimerTable::default(),
             spare: Vec::new(),
@@ -216,7 +222,7 @@ impl Links {
     }
 
     /// Has `waiter` told (by [`LinkEvent`]) when a link to `node` is open or failed. An open link answers at once, with its id. `None`: it waits,
-    /// or too many wait already and it is told of a failure.
+    /// or too many wait already and it is told of a failure, as of any other.
     pub(super) fn want(&mut self, ctx: &mut Ctx<'_, '_>, node: NodeId, addr: SocketAddr, waiter: Waiter) -> Option<LinkId> {
         if let Some(id) = self.by_node.get(&node).copied()
             && let Some(link) = self.links.get_mut(&id)
@@ -227,19 +233,28 @@ impl Links {
             if link.waiters.len() < WAITERS_MAX {
                 link.waiters.push(waiter);
             } else {
-                self.events.push_back(LinkEvent::Down {
-                    link: id,
-                    owners: Vec::new(),
-                    waiters: vec![waiter],
-                    peer: Some(node),
-                    was_open: false,
-                });
+                self.refuse_waiter(id, node, waiter);
             }
+            return None;
+        }
+        let lent = matches!(waiter, Waiter::Extend(_) | Waiter::Leg(..));
+        if lent && self.lent_dials.len() >= LENT_DIALS_MAX {
+            // The number of no link: the first has one more.
+            self.refuse_waiter(LinkId(DIALED_BIT), node, waiter);
             return None;
         }
         let id = self.dial(ctx, addr, Some(node), Some(waiter));
         self.by_node.insert(node, id);
+        if lent {
+            self.lent_dials.insert(id);
+        }
         None
+    }
+
+    /// Tells one that waits, and no other, that its link failed.
+    fn refuse_waiter(&mut self, link: LinkId, node: NodeId, waiter: Waiter) {
+        let (owners, waiters) = (Vec::new(), vec![waiter]);
+        self.events.push_back(LinkEvent::Down { link, owners, waiters, peer: Some(node), was_open: false });
     }
 
     /// Dials an address anew, even if a link to the same relay exists (dial-back, D9). With `expect`, any other identity fails.
@@ -347,6 +362,7 @@ impl Links {
         let Stage::Hello { sent: true, checked: Some(proof), early, .. } = &mut link.stage else { return };
         let (proof, early) = (proof.take(), core::mem::take(early));
         link.stage = Stage::Open;
+        self.lent_dials.remove(&id);
         link.peer = proof.as_ref().map(|p| p.node);
         let event = LinkEvent::Open {
             link: id,
@@ -392,6 +408,7 @@ impl Links {
     /// The link is gone.
     pub(super) fn down(&mut self, id: LinkId) {
         let Some(link) = self.links.remove(&id) else { return };
+        self.lent_dials.remove(&id);
         let node = link.peer.or(link.expect);
         if let Some(node) = node
             && self.by_node.get(&node) == Some(&id)

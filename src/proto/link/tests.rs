@@ -60,3 +60,31 @@ fn a_link_without_an_identity_gets_few_circuits() {
     assert!(create(&mut bench, relay, more), "a relay carries many clients' circuits");
     assert!(bench.links.knows(client), "it is refused, and its other circuits stand");
 }
+
+#[test]
+fn dials_for_the_circuits_of_others_are_bounded_and_our_own_are_not() {
+    let mut bench = Bench::new();
+    let addr = SocketAddr::from(([203, 0, 113, 7], 9));
+    let node = |n: usize| NodeId([u8::try_from(n).unwrap(); 32]);
+    let dials = |bench: &mut Bench| bench.outputs(|o| matches!(o, Output::Dial { .. }));
+    for n in 0..=LENT_DIALS_MAX {
+        let waiter = if n % 2 == 0 { Waiter::Extend(key()) } else { Waiter::Leg(key(), crate::base::StreamId(1)) };
+        assert_eq!(bench.with(|links, ctx| links.want(ctx, node(n), addr, waiter)), None);
+    }
+    assert_eq!(dials(&mut bench), LENT_DIALS_MAX);
+    let told = bench.links.poll_event();
+    assert!(
+        matches!(&told, Some(LinkEvent::Down { waiters, was_open: false, .. }) if waiters == &[Waiter::Extend(key())]),
+        "{told:?}"
+    );
+    assert!(bench.links.poll_event().is_none());
+
+    bench.with(|links, ctx| links.want(ctx, node(200), addr, Waiter::Origin(key())));
+    bench.with(|links, ctx| links.want(ctx, node(201), addr, Waiter::Overlay(1)));
+    assert_eq!(dials(&mut bench), 2, "our own");
+    // One of them failed: there is room for one.
+    bench.links.down(LinkId(DIALED_BIT | 1));
+    bench.with(|links, ctx| links.want(ctx, node(202), addr, Waiter::Extend(key())));
+    bench.with(|links, ctx| links.want(ctx, node(203), addr, Waiter::Extend(key())));
+    assert_eq!(dials(&mut bench), 1);
+}
