@@ -109,7 +109,7 @@ fn a_link_whose_peer_reads_nothing_is_closed() {
     (0..10).for_each(|_| send(&mut bench));
     let mut now = Time(0);
     for _ in 0..9 {
-        now = now + UNSENT_MAX - Duration::from_secs(1);
+        now = now + (UNSENT_MAX - Duration::from_secs(1));
         assert!(tick(&mut bench, now));
         bench.with(|links, ctx| links.sent(ctx, link, 1));
     }
