@@ -173,7 +173,7 @@ async fn silent_peers_are_closed_at_the_deadline() {
 
 #[tokio::test]
 async fn half_open_links_are_bounded_and_a_first_cell_frees_the_place() {
-    let (at, mut there, _door) = listen(Doors::with(100, 3, 100));
+    let (at, mut there, _door) = listen(Doors::with((100, 3), (100, 100)));
     let (_, tell, _here) = dial(at).await;
     let _first = up(&mut there).await;
     let mute: Vec<_> = [(), ()].map(|()| std::net::TcpStream::connect(at).unwrap()).into();
@@ -192,7 +192,7 @@ async fn half_open_links_are_bounded_and_a_first_cell_frees_the_place() {
 
 #[tokio::test]
 async fn open_links_are_bounded() {
-    let (at, mut there, _door) = listen(Doors::with(100, 100, 2));
+    let (at, mut there, _door) = listen(Doors::with((100, 100), (2, 100)));
     let (_, one, mut here) = dial(at).await;
     let _one = up(&mut there).await;
     let (_, _two, _) = dial(at).await;

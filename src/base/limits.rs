@@ -87,6 +87,9 @@ pub const HALF_OPEN_PER_PREFIX: usize = 64;
 pub const HALF_OPEN_MAX: usize = 1024;
 /// Most links that others opened to this relay. Beyond it new connections are dropped before they cost a handshake.
 pub const LINKS_ACCEPTED_MAX: usize = 8192;
+/// Most of them from one /24, a sixteenth: one address cannot shut a relay for the rest, and a carrier's gateway with hundreds of users still
+/// fits (T35, T36).
+pub const LINKS_ACCEPTED_PER_PREFIX: usize = 512;
 /// Largest message of the overlay plane, in fragments of a cell.
 pub const OVERLAY_MESSAGE_MAX: usize = 256 * 1024;
 

@@ -1,4 +1,4 @@
-//! Who may come in: half-open links are few, in all and for each prefix, and open ones are bounded (T35).
+//! Who may come in: half-open links are few, in all and for each prefix, and so are open ones (T35).
 
 use crate::base::LinkId;
 use crate::base::limits;
@@ -21,46 +21,53 @@ const OUT_OF_HANDLES: Duration = Duration::from_millis(100);
 /// First id of an accepted link. A core's own ids have [`crate::proto::link::DIALED_BIT`] and never meet these.
 const FIRST_LINK: u64 = 1;
 
+/// How many links of each prefix hold a place.
+type Taken = Arc<Mutex<BTreeMap<Prefix, usize>>>;
+
 /// Bounds on links that come in. Overflow: the newest connection is dropped before it costs a handshake.
 #[derive(Clone, Debug)]
 pub struct Doors {
-    half_open: Arc<Mutex<BTreeMap<Prefix, usize>>>,
+    half_open: Taken,
     half_open_all: Arc<Semaphore>,
-    open: Arc<Semaphore>,
-    per_prefix: usize,
+    half_open_per_prefix: usize,
+    open: Taken,
+    open_all: Arc<Semaphore>,
+    open_per_prefix: usize,
     next: Arc<AtomicU64>,
 }
 
 impl Doors {
     /// Doors with the numbers of [`limits`].
     pub fn new() -> Self {
-        Self::with(limits::HALF_OPEN_MAX, limits::HALF_OPEN_PER_PREFIX, limits::LINKS_ACCEPTED_MAX)
+        let open = (limits::LINKS_ACCEPTED_MAX, limits::LINKS_ACCEPTED_PER_PREFIX);
+        Self::with((limits::HALF_OPEN_MAX, limits::HALF_OPEN_PER_PREFIX), open)
     }
 
-    /// Doors with other numbers, for tests.
-    pub fn with(half_open: usize, per_prefix: usize, open: usize) -> Self {
+    /// Doors of a local network, where everyone may come from one prefix: open links are bounded only in all.
+    pub fn local() -> Self {
+        let open = (limits::LINKS_ACCEPTED_MAX, limits::LINKS_ACCEPTED_MAX);
+        Self::with((limits::HALF_OPEN_MAX, limits::HALF_OPEN_PER_PREFIX), open)
+    }
+
+    /// Doors with other numbers, each in all and for each prefix, for tests.
+    pub fn with(half_open: (usize, usize), open: (usize, usize)) -> Self {
         Self {
             half_open: Arc::default(),
-            half_open_all: Arc::new(Semaphore::new(half_open)),
-            open: Arc::new(Semaphore::new(open)),
-            per_prefix,
+            half_open_all: Arc::new(Semaphore::new(half_open.0)),
+            half_open_per_prefix: half_open.1,
+            open: Arc::default(),
+            open_all: Arc::new(Semaphore::new(open.0)),
+            open_per_prefix: open.1,
             next: Arc::new(AtomicU64::new(FIRST_LINK)),
         }
     }
 
-    /// Places for a connection from this address, or `None`: then it is dropped.
-    fn admit(&self, remote: &SocketAddr) -> Option<(Place, OwnedSemaphorePermit)> {
-        let open = Arc::clone(&self.open).try_acquire_owned().ok()?;
-        let all = Arc::clone(&self.half_open_all).try_acquire_owned().ok()?;
+    /// Places for a connection from this address, half open and open, or `None`: then it is dropped.
+    fn admit(&self, remote: &SocketAddr) -> Option<(Place, Place)> {
         let prefix = Prefix::of(remote);
-        let mut map = self.half_open.lock().unwrap_or_else(PoisonError::into_inner);
-        let taken = map.entry(prefix).or_insert(0);
-        if *taken >= self.per_prefix {
-            return None;
-        }
-        *taken += 1;
-        drop(map);
-        Some((Place { map: Arc::clone(&self.half_open), prefix, _all: all }, open))
+        let open = Place::take(&self.open, &self.open_all, prefix, self.open_per_prefix)?;
+        let half_open = Place::take(&self.half_open, &self.half_open_all, prefix, self.half_open_per_prefix)?;
+        Some((half_open, open))
     }
 
     fn link(&self) -> LinkId {
@@ -74,16 +81,31 @@ impl Default for Doors {
     }
 }
 
-/// A place among the half-open links; free again when dropped.
+/// A place among the half-open links, or the open ones; free again when dropped.
+#[derive(Debug)]
 struct Place {
-    map: Arc<Mutex<BTreeMap<Prefix, usize>>>,
+    taken: Taken,
     prefix: Prefix,
     _all: OwnedSemaphorePermit,
 }
 
+impl Place {
+    fn take(taken: &Taken, all: &Arc<Semaphore>, prefix: Prefix, most: usize) -> Option<Self> {
+        let all = Arc::clone(all).try_acquire_owned().ok()?;
+        let mut map = taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = map.entry(prefix).or_insert(0);
+        if *count >= most {
+            return None;
+        }
+        *count += 1;
+        drop(map);
+        Some(Self { taken: Arc::clone(taken), prefix, _all: all })
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut map = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(taken) = map.get_mut(&self.prefix) {
             *taken = taken.saturating_sub(1);
             if *taken == 0 {
@@ -116,7 +138,7 @@ pub async fn accept(mut listener: Box<dyn Listener>, doors: Doors, inbox: Inbox)
 }
 
 /// Secures a connection and starts its link. One deadline covers both and the first cell.
-async fn welcome(incoming: Incoming, place: Place, seat: OwnedSemaphorePermit, link: LinkId, inbox: Inbox) {
+async fn welcome(incoming: Incoming, place: Place, seat: Place, link: LinkId, inbox: Inbox) {
     let mut deadline = Box::pin(tokio::time::sleep(limits::HANDSHAKE_DEADLINE));
     let secured = tokio::select! {
         secured = incoming.secure => secured,
@@ -138,4 +160,29 @@ async fn welcome(incoming: Incoming, place: Place, seat: OwnedSemaphorePermit, l
         link::run(&farewell, pipe, &mut orders, Some(half_open)).await;
         drop(seat);
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_prefix_does_not_take_all_open_places() {
+        let addr = |text: &str| -> SocketAddr { text.parse().unwrap() };
+        let doors = Doors::new();
+        // Handshakes are over: the half-open places are free again, the open ones are held.
+        let enter = |text: &str| doors.admit(&addr(text)).map(|(_, seat)| seat);
+        let mut held: Vec<_> = (0..limits::LINKS_ACCEPTED_PER_PREFIX).map(|_| enter("203.0.113.7:5").unwrap()).collect();
+        assert!(enter("203.0.113.7:6").is_none());
+        assert!(enter("203.0.113.200:6").is_none(), "another address of the prefix");
+        assert!(enter("[::ffff:203.0.113.9]:6").is_none(), "the same in other clothes");
+        assert!(enter("203.0.114.7:6").is_some(), "others come in");
+        held.pop();
+        assert!(enter("203.0.113.200:6").is_some(), "a place comes back");
+
+        let local = Doors::local();
+        let held: Vec<_> =
+            (0..=limits::LINKS_ACCEPTED_PER_PREFIX).filter_map(|_| local.admit(&addr("127.0.0.1:5"))).map(|(_, s)| s).collect();
+        assert_eq!(held.len(), limits::LINKS_ACCEPTED_PER_PREFIX + 1, "a local network is one prefix");
+    }
 }

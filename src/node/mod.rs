@@ -191,7 +191,8 @@ pub async fn start(config: NodeConfig) -> Result<(Handle, mpsc::Receiver<NodeEve
         events,
         link_text: link.clone(),
     };
-    let listener = door.map(|door| door.listener);
+    let doors = if local_network { Doors::local() } else { Doors::new() };
+    let listener = door.map(|door| (door.listener, doors));
     let task = tokio::spawn(live(driver, arrivals, listener, kept.shares, kept.files, alive));
     let abort = task.abort_handle();
     tokio::spawn(async move {
@@ -208,14 +209,14 @@ pub async fn start(config: NodeConfig) -> Result<(Handle, mpsc::Receiver<NodeEve
 async fn live(
     driver: Driver,
     arrivals: mpsc::UnboundedReceiver<Arrival>,
-    listener: Option<Box<dyn Listener>>,
+    listener: Option<(Box<dyn Listener>, Doors)>,
     shares: Option<Arc<HeldShares>>,
     files: Option<Arc<Files>>,
     alive: watch::Sender<()>,
 ) {
     let mut beside = tokio::task::JoinSet::new();
-    if let Some(listener) = listener {
-        beside.spawn(doors::accept(listener, Doors::new(), driver.inbox.clone()));
+    if let Some((listener, doors)) = listener {
+        beside.spawn(doors::accept(listener, doors, driver.inbox.clone()));
     }
     if let Some(shares) = &shares {
         beside.spawn(disk::expire(Arc::clone(shares)));

@@ -197,7 +197,10 @@ impl Core {
     /// When a `Tick` is wanted, and which part wants it.
     pub fn timeout(&self) -> Option<(Time, &'static str)> {
         let keys = self.keys.as_ref().map(Renewal::timeout);
-        [self.links.timeout(), self.requests.timeout(), self.overlay.timeout(), keys].into_iter().flatten().min()
+        [self.links.timeout(), self.requests.timeout(), self.overlay.timeout(), self.host.timeout(), keys]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Usable relays in the view.
@@ -335,6 +338,7 @@ impl Core {
     /// Lets every machine take note of what the others did, until nothing is left, and hands the batches to the transport.
     fn settle(&mut self, ctx: &mut Ctx<'_, '_>) {
         self.links.tick(ctx);
+        self.host.tick(ctx, &mut self.links);
         self.requests.tick(ctx, &mut self.links);
         if self.keys.as_mut().is_some_and(|keys| keys.tick(ctx)) {
             self.keys_changed(ctx);
@@ -342,6 +346,7 @@ impl Core {
         if self.overlay.timeout().is_some_and(|(at, _)| at <= ctx.env.now) {
             self.overlay.handle(ctx.env, overlay::Input::Tick);
         }
+        self.links.relieve();
         // Each round handles what the one before caused; a bound turns a loop of our own making into a later tick.
         for _ in 0..ROUNDS_MAX {
             let mut quiet = true;

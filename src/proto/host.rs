@@ -7,6 +7,7 @@ use crate::base::Address;
 use crate::base::CircuitId;
 use crate::base::LinkId;
 use crate::base::Position;
+use crate::base::Time;
 use crate::base::limits;
 use crate::crypto::session;
 use crate::crypto::session::HostSession;
@@ -21,6 +22,7 @@ use crate::proto::overlay::view::View;
 use crate::proto::renewal::NodeKeys;
 use crate::proto::slab::Key;
 use crate::proto::slab::Slab;
+use crate::proto::timers::TimerTable;
 use crate::wire::cell::BODY;
 use crate::wire::cell::Command;
 use crate::wire::cell::RELAY_DATA;
@@ -32,9 +34,15 @@ use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Most legs at once: bounds sessions and their buffers.
 const LEGS_MAX: usize = 20_000;
+/// Most legs of one link: a last hop meets a host for a few circuits at a time, and no single relay fills the host (T36).
+const LEGS_PER_LINK: usize = 1024;
+/// How long a leg may stand without its opening: a last hop sends what waited right behind the leg cell, or as soon as its client has run the
+/// handshake. A leg that costs its opener nothing does not keep a place longer (T36).
+const FRESH_MAX: Duration = Duration::from_secs(20);
 /// Requests that run beside the core at once: enough to fill a group commit, few enough to stay fair.
 const RUNNING_MAX: usize = 64;
 /// Most requests of one leg that wait or run: twice what an honest client has in flight.
@@ -101,6 +109,10 @@ struct Leg {
 #[derive(Default)]
 pub struct Host {
     legs: Slab<Leg>,
+    /// How many each link has.
+    legs_of: BTreeMap<LinkId, usize>,
+    /// When legs end whose sessions have not begun to open.
+    fresh: TimerTable<Key>,
     /// Legs with a request to serve, by link, and the links in turn.
     turns: VecDeque<LinkId>,
     by_link: BTreeMap<LinkId, VecDeque<Key>>,
@@ -115,16 +127,16 @@ impl core::fmt::Debug for Host {
 }
 
 impl Host {
-    /// A last hop opens a leg.
+    /// A last hop opens a leg. A last hop is a relay, which has proved its identity on the link: nobody else has legs to open.
     pub(in crate::proto) fn accept(&mut self, ctx: &mut Ctx<'_, '_>, links: &mut Links, link: LinkId, circuit: CircuitId) {
-        if self.legs.len() >= LEGS_MAX {
+        let of_link = self.legs_of.get(&link).copied().unwrap_or_default();
+        if self.legs.len() >= LEGS_MAX || of_link >= LEGS_PER_LINK || links.peer(link).is_none() {
             return links.push_control(ctx, link, Some(circuit), Command::Destroy, &[0; BODY]);
         }
         let key = self.legs.reserve();
         match links.accept_port(link, circuit, Owner::Host(key)) {
-            Some(port) => self.legs.fill(
-                key,
-                Leg {
+            Some(port) => {
+                let leg = Leg {
                     link,
                     port,
                     stage: Stage::Fresh,
@@ -135,8 +147,11 @@ impl Host {
                     running: 0,
                     next_answer: 0,
                     answers: BTreeMap::new(),
-                },
-            ),
+                };
+                self.legs.fill(key, leg);
+                self.legs_of.insert(link, of_link + 1);
+                self.fresh.set(key, ctx.env.now + FRESH_MAX);
+            }
             None => {
                 self.legs.remove(key);
             }
@@ -170,6 +185,7 @@ impl Host {
                     return self.end(ctx, links, key);
                 }
                 leg.stage = Stage::Opening;
+                self.fresh.stop(&key);
                 ctx.out.job(JobFor::HostOpen(key), Job::HostOpen { keys: Arc::clone(keys), message: data.to_vec() });
             }
             Stage::Opening | Stage::Open(..) => {
@@ -302,6 +318,69 @@ impl Host {
     pub(in crate::proto) fn end(&mut self, ctx: &mut Ctx<'_, '_>, links: &mut Links, key: Key) {
         if let Some(leg) = self.legs.remove(key) {
             links.close_port(ctx, leg.port);
+            self.fresh.stop(&key);
+            if let Some(count) = self.legs_of.get_mut(&leg.link) {
+                *count -= 1;
+                if *count == 0 {
+                    self.legs_of.remove(&leg.link);
+                }
+            }
         }
+    }
+
+    /// The earliest timer, and what it is for.
+    pub fn timeout(&self) -> Option<(Time, &'static str)> {
+        self.fresh.next().map(|(at, _)| (at, "leg without a session"))
+    }
+
+    /// Does what is due.
+    pub(in crate::proto) fn tick(&mut self, ctx: &mut Ctx<'_, '_>, links: &mut Links) {
+        while let Some(key) = self.fresh.expired(ctx.env.now) {
+            self.end(ctx, links, key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::Env;
+    use crate::base::NetworkId;
+    use crate::base::NodeId;
+    use crate::base::Wall;
+    use crate::proto::out::Out;
+    use rand::SeedableRng;
+
+    #[test]
+    fn leg_cells_alone_do_not_fill_a_host() {
+        let (mut links, mut out) = (Links::new(NetworkId([1; 32]), None), Out::default());
+        let mut rng = rand::rngs::StdRng::seed_from_u64(1);
+        let (mut host, flood, other, client) = (Host::default(), LinkId(1), LinkId(2), LinkId(3));
+        links.open_unshaken(flood, Some(NodeId([1; 32])));
+        links.open_unshaken(other, Some(NodeId([2; 32])));
+        links.open_unshaken(client, None);
+
+        let mut env = Env { now: Time(0), wall: Wall(0), rng: &mut rng };
+        let mut ctx = Ctx { env: &mut env, out: &mut out };
+        let mut open = |host: &mut Host, link, n: usize| {
+            let before = host.legs.len();
+            host.accept(&mut ctx, &mut links, link, CircuitId::new(u32::try_from(n).unwrap()).unwrap());
+            host.legs.len() > before
+        };
+        let opened = (1..=LEGS_PER_LINK + 100).filter(|n| open(&mut host, flood, *n)).count();
+        assert_eq!(opened, LEGS_PER_LINK);
+        assert!(open(&mut host, other, 1), "another relay finds room");
+        assert!(!open(&mut host, client, 1), "a client has no legs to open");
+
+        let (at, _) = host.timeout().unwrap();
+        assert_eq!(at, Time(0) + FRESH_MAX);
+        let mut env = Env { now: at, wall: Wall(0), rng: &mut rng };
+        let mut ctx = Ctx { env: &mut env, out: &mut out };
+        host.tick(&mut ctx, &mut links);
+        assert!(host.legs.is_empty() && host.legs_of.is_empty() && host.timeout().is_none());
+        assert!(
+            links.accept_port(flood, CircuitId::new(1).unwrap(), Owner::Host(host.legs.reserve())).is_some(),
+            "ports go with legs"
+        );
     }
 }

@@ -4,15 +4,17 @@ use super::World;
 use bytes::BytesMut;
 use onionskin::base::{CircuitId, LinkId, StreamId};
 use onionskin::crypto::cgo::ClientLayers;
-use onionskin::crypto::keys::HostPublic;
+use onionskin::crypto::keys;
+use onionskin::crypto::keys::{HostPublic, IdentityKey};
 use onionskin::crypto::ntor;
+use onionskin::crypto::secret::Secret;
 use onionskin::crypto::session;
 use onionskin::crypto::session::ClientSession;
 use onionskin::proto::Input;
 use onionskin::proto::overlay::record::Verified;
 use onionskin::wire::cell::{BODY, CELL, Command, Header, RELAY_DATA, RelayCommand, RelayMessage, TAG};
 use onionskin::wire::codec::{Reader, Writer};
-use onionskin::wire::hello::Hello;
+use onionskin::wire::hello::{Hello, Proof};
 use onionskin::wire::request::SessionType;
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,14 +46,22 @@ impl World {
         Arc::clone(all.max_by_key(|d| d.descriptor().seq).expect("a relay that announced itself"))
     }
 
-    /// A link from a puppet to a relay, past the first cells.
-    pub fn puppet_link(&mut self, puppet: usize, relay: usize) -> LinkId {
+    /// A link from a puppet to a relay, past the first cells; with an identity it is a relay's, else a client's.
+    pub fn puppet_link(&mut self, puppet: usize, relay: usize, identity: Option<&IdentityKey>) -> LinkId {
         self.next += 1;
         let link = LinkId(self.next);
         let addr = self.nodes[relay].addr;
         self.dial(puppet, link, addr);
         self.run(Duration::from_secs(1));
-        let hello = Hello::new(self.network, None).write();
+        let proof = identity.map(|me| {
+            let exporter = self.nodes[puppet].letters.iter().flatten().find_map(|letter| match letter {
+                Input::LinkUp { link: up, exporter, .. } if *up == link => Some(*exporter),
+                _ => None,
+            });
+            let signature = keys::link_proof(me, &self.network, &exporter.expect("a link that stands"), true);
+            Proof { clock: self.wall(), node: me.node_id(), signature }
+        });
+        let hello = Hello::new(self.network, proof).write();
         self.say(puppet, link, None, Command::Hello, &hello);
         self.run(Duration::from_secs(1));
         link
@@ -109,7 +119,7 @@ impl Circuit {
 
     /// A circuit of one hop by the key of this descriptor. `None`: the relay would not have it.
     pub fn create_with(world: &mut World, puppet: usize, relay: usize, d: &Verified) -> Option<Self> {
-        let link = world.puppet_link(puppet, relay);
+        let link = world.puppet_link(puppet, relay, None);
         let id = CircuitId::new(DIALLER | 7).unwrap();
         let mut this = Self { puppet, link, id, layers: ClientLayers::new() };
         let (state, message) = ntor::client1(&mut world.rng, &world.network, &d.node(), &d.descriptor().onion_key).unwrap();
@@ -173,7 +183,8 @@ pub struct Leg {
 impl Leg {
     /// Opens a session to the key that this descriptor carries. Whether the host took it shows with the first request.
     pub fn open(world: &mut World, puppet: usize, host: usize, descriptor: &Verified, kind: SessionType) -> Self {
-        let link = world.puppet_link(puppet, host);
+        let me = IdentityKey::from_seed(&Secret::random(&mut world.rng));
+        let link = world.puppet_link(puppet, host, Some(&me));
         let id = CircuitId::new(DIALLER | 9).unwrap();
         let key = descriptor.descriptor().host_key.clone().expect("a host");
         let key = HostPublic { id: key.id, x25519: key.x25519, mlkem: key.mlkem };

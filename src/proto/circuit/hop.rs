@@ -59,6 +59,9 @@ enum Leg {
     #[expect(clippy::vec_box, reason = "a body of 2 KiB moves here and on without a copy")]
     Waiting(Vec<Box<[u8; BODY]>>),
     Open(PortKey),
+    /// Ended while its link is being opened. It keeps its place until that is over, so that beginning and ending again and again starts no
+    /// more dials than a circuit has legs (T36).
+    Ended,
 }
 
 struct Hop {
@@ -154,6 +157,7 @@ impl Hops {
             }
             None => {
                 self.hops.remove(key);
+                links.refuse(ctx, link, circuit);
             }
         }
     }
@@ -266,7 +270,7 @@ impl Hops {
                 }
                 Some(Leg::Waiting(waiting)) => waiting.push(Box::new(*body)),
                 // The leg ended while this was on its way.
-                None => links.consumed(ctx, hop.prev),
+                Some(Leg::Ended) | None => links.consumed(ctx, hop.prev),
             },
             RelayCommand::Extend => {
                 links.consumed(ctx, hop.prev);
@@ -298,8 +302,16 @@ impl Hops {
             }
             RelayCommand::End => {
                 links.consumed(ctx, hop.prev);
-                if let Some(Leg::Open(port)) = hop.legs.remove(&stream) {
-                    links.close_port(ctx, port);
+                match hop.legs.remove(&stream) {
+                    Some(Leg::Open(port)) => links.close_port(ctx, port),
+                    Some(Leg::Waiting(waiting)) => {
+                        waiting.iter().for_each(|_| links.consumed(ctx, hop.prev));
+                        hop.legs.insert(stream, Leg::Ended);
+                    }
+                    Some(Leg::Ended) => {
+                        hop.legs.insert(stream, Leg::Ended);
+                    }
+                    None => {}
                 }
             }
             RelayCommand::Sample => {
@@ -339,8 +351,11 @@ impl Hops {
         link: LinkId,
     ) {
         let Some(hop) = self.hops.get_mut(key) else { return };
-        let Some(Leg::Waiting(waiting)) = hop.legs.get_mut(&stream) else { return };
-        let waiting = core::mem::take(waiting);
+        let waiting = match hop.legs.get_mut(&stream) {
+            Some(Leg::Waiting(waiting)) => core::mem::take(waiting),
+            Some(Leg::Ended) => return self.leg_gone(ctx, links, key, stream),
+            Some(Leg::Open(_)) | None => return,
+        };
         let port = links.open_port(link, Owner::Leg(key, stream));
         match port.and_then(|port| Some((port, links.port_link(port)?.1))) {
             Some((port, circuit)) => {
@@ -360,10 +375,11 @@ impl Hops {
     pub(in crate::proto) fn leg_gone(&mut self, ctx: &mut Ctx<'_, '_>, links: &mut Links, key: Key, stream: StreamId) {
         let Some(hop) = self.hops.get_mut(key) else { return };
         if let Some(leg) = hop.legs.remove(&stream) {
-            if let Leg::Waiting(waiting) = leg {
-                for _ in waiting {
-                    links.consumed(ctx, hop.prev);
-                }
+            match leg {
+                Leg::Waiting(waiting) => waiting.iter().for_each(|_| links.consumed(ctx, hop.prev)),
+                Leg::Open(_) => {}
+                // The client ended it, and is not told again.
+                Leg::Ended => return,
             }
             Self::say(ctx, links, hop, RelayCommand::End, stream, &[], None);
         }
@@ -393,5 +409,47 @@ impl Hops {
                 links.close_port(ctx, port);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::Env;
+    use crate::base::NetworkId;
+    use crate::base::Time;
+    use crate::base::Wall;
+    use crate::proto::out::Out;
+    use rand::SeedableRng;
+
+    #[test]
+    fn a_leg_that_ended_keeps_its_place_until_its_dial_is_over() {
+        let (mut hops, mut links, mut out) = (Hops::default(), Links::new(NetworkId([1; 32]), None), Out::default());
+        let mut rng = rand::rngs::StdRng::seed_from_u64(1);
+        let mut env = Env { now: Time(0), wall: Wall(0), rng: &mut rng };
+        let (mut ctx, view) = (Ctx { env: &mut env, out: &mut out }, View::new(true));
+        let link = LinkId(1);
+        links.open_unshaken(link, None);
+        let key = hops.hops.reserve();
+        let prev = links.accept_port(link, CircuitId(core::num::NonZeroU32::MIN), Owner::HopPrev(key)).unwrap();
+        let legs: BTreeMap<_, _> = (1..=LEGS_MAX as u16).map(|n| (StreamId(n), Leg::Waiting(Vec::new()))).collect();
+        let layer = RelayLayer::new(&Secret::new([3; 160]));
+        hops.hops.fill(key, Hop { prev, next: Next::None, early_seen: 0, legs, layer });
+
+        let mut say = |hops: &mut Hops, links: &mut Links, command, stream| {
+            let mut body = [0; BODY];
+            RelayMessage { command, stream: StreamId(stream), data: &[9; 32] }.write(&mut body);
+            hops.for_us(&mut ctx, links, &view, key, false, &mut body)
+        };
+        let end = say(&mut hops, &mut links, RelayCommand::End, 1);
+        assert!(matches!(end, Verdict::Fine));
+        assert!(matches!(say(&mut hops, &mut links, RelayCommand::End, 1), Verdict::Fine), "twice is as once");
+        assert!(matches!(say(&mut hops, &mut links, RelayCommand::Begin, 99), Verdict::Destroy), "no place is free yet");
+        let mut env = Env { now: Time(0), wall: Wall(0), rng: &mut rng };
+        let mut ctx = Ctx { env: &mut env, out: &mut out };
+        hops.leg_open(&mut ctx, &mut links, key, StreamId(1), link);
+        let mut body = [0; BODY];
+        RelayMessage { command: RelayCommand::Begin, stream: StreamId(99), data: &[9; 32] }.write(&mut body);
+        assert!(matches!(hops.for_us(&mut ctx, &mut links, &view, key, false, &mut body), Verdict::Fine), "now one is");
     }
 }

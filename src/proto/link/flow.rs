@@ -14,6 +14,7 @@ use crate::proto::link::Links;
 use crate::proto::link::Owner;
 use crate::proto::link::PortKey;
 use crate::proto::link::Stage;
+use crate::proto::link::UNSENT_MAX;
 use crate::proto::link::port::Port;
 use crate::proto::link::port::Queued;
 use crate::proto::out::Ctx;
@@ -28,8 +29,10 @@ use bytes::BytesMut;
 
 /// Room for this many cells is made at a time in a link's batch.
 const BATCH_CELLS: usize = 30;
-/// Most cells queued in all ports together, 64 MiB: beyond it the circuit with the longest queue dies.
-const QUEUED_MAX: usize = (64 << 20) / CELL;
+/// Most cells queued in all ports together, 64 MiB and what one input adds: beyond it the circuits with the longest queues die (T35).
+pub(super) const QUEUED_MAX: usize = (64 << 20) / CELL;
+/// What is left then, a sixteenth less, so that looking for the longest queues is paid for by two thousand cells and not done for each.
+const QUEUED_RELIEVED: usize = QUEUED_MAX - QUEUED_MAX / 16;
 /// Most cells in one port's queue: three legs and a circuit may end in one port, each with the largest window.
 const QUEUE_MAX: usize = 4 * limits::WINDOW_MAX as usize;
 /// Most credit promised beyond the first windows, in cells: 128 MiB.
@@ -143,7 +146,7 @@ impl Links {
                     self.close(ctx, id);
                     return Arrived::Nothing;
                 }
-                if link.circuits.len() >= CIRCUITS_MAX {
+                if link.circuits.len() >= link.circuits_max() {
                     self.push_control(ctx, id, Some(circuit), Command::Destroy, &[0; BODY]);
                     return Arrived::Nothing;
                 }
@@ -202,10 +205,11 @@ impl Links {
         Some(self.insert_port(id, circuit, owner))
     }
 
-    /// Opens a port under the circuit id that the other end chose.
+    /// Opens a port under the circuit id that the other end chose. `None`: the link is gone, or has too many.
     pub(in crate::proto) fn accept_port(&mut self, id: LinkId, circuit: CircuitId, owner: Owner) -> Option<PortKey> {
         let link = self.links.get(&id)?;
-        (!link.circuits.contains_key(&circuit.get())).then(|| self.insert_port(id, circuit, owner))
+        let fits = link.circuits.len() < link.circuits_max() && !link.circuits.contains_key(&circuit.get());
+        fits.then(|| self.insert_port(id, circuit, owner))
     }
 
     fn insert_port(&mut self, id: LinkId, circuit: CircuitId, owner: Owner) -> PortKey {
@@ -297,10 +301,22 @@ impl Links {
             port.in_ready = true;
             link.ready.push_back(key);
         }
-        if self.queued > QUEUED_MAX
-            && let Some((_, longest)) = self.ports.iter().max_by_key(|(_, p)| p.queue.len())
-        {
-            self.doomed.push(longest.owner);
+    }
+
+    /// Dooms the circuits with the longest queues when too much is queued. Called once after each input.
+    pub(in crate::proto) fn relieve(&mut self) {
+        if self.queued <= QUEUED_MAX {
+            return;
+        }
+        let mut waiting: Vec<_> = self.ports.iter().map(|(_, p)| (p.queue.len(), p.owner)).filter(|(len, _)| *len > 0).collect();
+        waiting.sort_unstable_by_key(|(len, _)| core::cmp::Reverse(*len));
+        let mut left = self.queued;
+        for (len, owner) in waiting {
+            if left <= QUEUED_RELIEVED {
+                break;
+            }
+            left -= len;
+            self.doomed.push(owner);
         }
     }
 
@@ -350,6 +366,10 @@ impl Links {
     pub(in crate::proto) fn sent(&mut self, ctx: &mut Ctx<'_, '_>, id: LinkId, cells: usize) {
         if let Some(link) = self.links.get_mut(&id) {
             link.in_flight = link.in_flight.saturating_sub(cells);
+            match link.in_flight {
+                0 => self.timers.stop(&LinkTimer::Unsent(id)),
+                _ => self.timers.set(LinkTimer::Unsent(id), ctx.env.now + UNSENT_MAX),
+            }
             self.pump(ctx, id);
         }
     }
@@ -412,6 +432,7 @@ impl Links {
             if !link.batch.is_empty() {
                 let cells = link.batch.split();
                 link.in_flight += cells.len() / CELL;
+                self.timers.set_if_unset(LinkTimer::Unsent(id), ctx.env.now + UNSENT_MAX);
                 ctx.out.push(Output::Send { link: id, cells });
             }
         }

@@ -7,6 +7,8 @@
 mod flow;
 mod overlay;
 pub mod port;
+#[cfg(test)]
+mod tests;
 
 pub use flow::Arrived;
 pub use port::Owner;
@@ -35,6 +37,7 @@ use bytes::BytesMut;
 use port::Port;
 use rand::RngExt;
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -44,14 +47,23 @@ use std::time::Duration;
 pub const DIALED_BIT: u64 = 1 << 63;
 /// Most circuits of one link: what an honest relay of a 20,000-relay network may need, and 40 MiB of state at the very most.
 const CIRCUITS_MAX: usize = 16_384;
+/// Most circuits of a link without an identity: whoever opens such a link has proved nothing, and an honest client's guard carries its spare
+/// circuits and those of twenty operations at once. So a few links cannot take all the circuits that a relay carries (T36).
+const CIRCUITS_OF_CLIENT_MAX: usize = 512;
 /// Cells that may arrive while the other end's proof is being checked.
 const EARLY_CELLS_MAX: usize = 64;
 /// Machines that may wait for one link to open.
 const WAITERS_MAX: usize = 1024;
+/// Most links being dialled for the circuits of others: a network's usual comings and goings, and not a dialler for whoever asks (T36).
+const LENT_DIALS_MAX: usize = 128;
 /// A link with nothing on it is closed after this long.
 const IDLE: Duration = Duration::from_secs(120);
 /// A link on which nothing arrived for this long is dead: both ends pad more often than that.
 const DEAD: Duration = Duration::from_secs(90);
+
+/// A link whose transport takes nothing for this long is closed, as a circuit without credit is: what waits for it is memory that its peer
+/// holds (T35). A batch has at most half a megabyte, so a link of 10 KB/s still passes.
+const UNSENT_MAX: Duration = limits::STALL_DEADLINE;
 
 /// Something that waits for a link to open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,6 +149,8 @@ enum LinkTimer {
     Handshake(LinkId),
     Credit(LinkId),
     Keep(LinkId),
+    /// Set while cells are with the transport.
+    Unsent(LinkId),
     Stall(PortKey),
 }
 
@@ -147,6 +161,8 @@ pub struct Links {
     identity: Option<Arc<IdentityKey>>,
     links: BTreeMap<LinkId, Link>,
     by_node: BTreeMap<NodeId, LinkId>,
+    /// Links being dialled because a circuit of others wants them.
+    lent_dials: BTreeSet<LinkId>,
     ports: Slab<Port>,
     timers: TimerTable<LinkTimer>,
     /// Buffers of queued cells, kept for reuse.
@@ -170,6 +186,7 @@ impl Links {
             identity,
             links: BTreeMap::new(),
             by_node: BTreeMap::new(),
+            lent_dials: BTreeSet::new(),
             ports: Slab::default(),
             timers: TimerTable::default(),
             spare: Vec::new(),
@@ -211,7 +228,7 @@ impl Links {
     }
 
     /// Has `waiter` told (by [`LinkEvent`]) when a link to `node` is open or failed. An open link answers at once, with its id. `None`: it waits,
-    /// or too many wait already and it is told of a failure.
+    /// or too many wait already and it is told of a failure, as of any other.
     pub(super) fn want(&mut self, ctx: &mut Ctx<'_, '_>, node: NodeId, addr: SocketAddr, waiter: Waiter) -> Option<LinkId> {
         if let Some(id) = self.by_node.get(&node).copied()
             && let Some(link) = self.links.get_mut(&id)
@@ -222,19 +239,28 @@ impl Links {
             if link.waiters.len() < WAITERS_MAX {
                 link.waiters.push(waiter);
             } else {
-                self.events.push_back(LinkEvent::Down {
-                    link: id,
-                    owners: Vec::new(),
-                    waiters: vec![waiter],
-                    peer: Some(node),
-                    was_open: false,
-                });
+                self.refuse_waiter(id, node, waiter);
             }
+            return None;
+        }
+        let lent = matches!(waiter, Waiter::Extend(_) | Waiter::Leg(..));
+        if lent && self.lent_dials.len() >= LENT_DIALS_MAX {
+            // The number of no link: the first has one more.
+            self.refuse_waiter(LinkId(DIALED_BIT), node, waiter);
             return None;
         }
         let id = self.dial(ctx, addr, Some(node), Some(waiter));
         self.by_node.insert(node, id);
+        if lent {
+            self.lent_dials.insert(id);
+        }
         None
+    }
+
+    /// Tells one that waits, and no other, that its link failed.
+    fn refuse_waiter(&mut self, link: LinkId, node: NodeId, waiter: Waiter) {
+        let (owners, waiters) = (Vec::new(), vec![waiter]);
+        self.events.push_back(LinkEvent::Down { link, owners, waiters, peer: Some(node), was_open: false });
     }
 
     /// Dials an address anew, even if a link to the same relay exists (dial-back, D9). With `expect`, any other identity fails.
@@ -342,6 +368,7 @@ impl Links {
         let Stage::Hello { sent: true, checked: Some(proof), early, .. } = &mut link.stage else { return };
         let (proof, early) = (proof.take(), core::mem::take(early));
         link.stage = Stage::Open;
+        self.lent_dials.remove(&id);
         link.peer = proof.as_ref().map(|p| p.node);
         let event = LinkEvent::Open {
             link: id,
@@ -387,6 +414,7 @@ impl Links {
     /// The link is gone.
     pub(super) fn down(&mut self, id: LinkId) {
         let Some(link) = self.links.remove(&id) else { return };
+        self.lent_dials.remove(&id);
         let node = link.peer.or(link.expect);
         if let Some(node) = node
             && self.by_node.get(&node) == Some(&id)
@@ -400,6 +428,7 @@ impl Links {
         self.timers.stop(&LinkTimer::Handshake(id));
         self.timers.stop(&LinkTimer::Credit(id));
         self.timers.stop(&LinkTimer::Keep(id));
+        self.timers.stop(&LinkTimer::Unsent(id));
         let owners = link.circuits.values().filter_map(|key| self.drop_port(*key)).collect();
         let was_open = matches!(link.stage, Stage::Open);
         self.events.push_back(LinkEvent::Down { link: id, owners, waiters: link.waiters, peer: node, was_open });
@@ -427,6 +456,7 @@ impl Links {
                 LinkTimer::Handshake(_) => "link handshake",
                 LinkTimer::Credit(_) => "credit tick",
                 LinkTimer::Keep(_) => "keep-alive",
+                LinkTimer::Unsent(_) => "stalled link",
                 LinkTimer::Stall(_) => "stalled circuit",
             };
             (at, why)
@@ -437,7 +467,7 @@ impl Links {
     pub(super) fn tick(&mut self, ctx: &mut Ctx<'_, '_>) {
         while let Some(timer) = self.timers.expired(ctx.env.now) {
             match timer {
-                LinkTimer::Handshake(id) => self.close(ctx, id),
+                LinkTimer::Handshake(id) | LinkTimer::Unsent(id) => self.close(ctx, id),
                 LinkTimer::Credit(id) => self.grant(ctx, id),
                 LinkTimer::Keep(id) => self.keep(ctx, id),
                 LinkTimer::Stall(port) => {
@@ -475,6 +505,14 @@ impl Links {
             rng.random_range(20_000..40_000)
         };
         self.timers.set(LinkTimer::Keep(id), ctx.env.now + Duration::from_millis(millis));
+    }
+
+    /// An open link that the other end dialled, without its handshake.
+    #[cfg(test)]
+    pub(in crate::proto) fn open_unshaken(&mut self, id: LinkId, peer: Option<NodeId>) {
+        let mut link = Link::new(SocketAddr::from(([203, 0, 113, 7], 9)), false, None, Time(0));
+        (link.stage, link.peer) = (Stage::Open, peer);
+        self.links.insert(id, link);
     }
 
     /// Checks what must always hold. For tests and the simulator.
@@ -515,6 +553,11 @@ impl Link {
             received: now,
             sent: now,
         }
+    }
+
+    /// Most circuits that the other end may open here.
+    fn circuits_max(&self) -> usize {
+        if self.peer.is_some() { CIRCUITS_MAX } else { CIRCUITS_OF_CLIENT_MAX }
     }
 
     fn room(&self) -> bool {

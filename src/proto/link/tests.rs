@@ -1,0 +1,167 @@
+use super::flow::Arrived;
+use super::flow::QUEUED_MAX;
+use super::*;
+use crate::base::Env;
+use crate::proto::out::Out;
+use crate::wire::cell::Header;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+
+/// Links, their way out, and a clock.
+struct Bench {
+    links: Links,
+    out: Out,
+    now: Time,
+    rng: StdRng,
+}
+
+impl Bench {
+    fn new() -> Self {
+        Self { links: Links::new(NetworkId([1; 32]), None), out: Out::default(), now: Time(0), rng: StdRng::seed_from_u64(1) }
+    }
+
+    fn with<T>(&mut self, step: impl FnOnce(&mut Links, &mut Ctx<'_, '_>) -> T) -> T {
+        let mut env = Env { now: self.now, wall: Wall(0), rng: &mut self.rng };
+        step(&mut self.links, &mut Ctx { env: &mut env, out: &mut self.out })
+    }
+
+    fn outputs(&mut self, wanted: impl Fn(&Output) -> bool) -> usize {
+        core::mem::take(&mut self.out.queue).iter().filter(|o| wanted(o)).count()
+    }
+}
+
+/// Some machine's key.
+fn key() -> crate::proto::slab::Key {
+    Slab::default().insert(())
+}
+
+fn theirs(n: usize) -> CircuitId {
+    CircuitId::new(1 << 31 | u32::try_from(n).unwrap()).unwrap()
+}
+
+#[test]
+fn a_link_without_an_identity_gets_few_circuits() {
+    let mut bench = Bench::new();
+    let (client, relay) = (LinkId(1), LinkId(2));
+    bench.links.open_unshaken(client, None);
+    bench.links.open_unshaken(relay, Some(NodeId([7; 32])));
+    let create = |bench: &mut Bench, link, n| {
+        let mut cell = [0; CELL];
+        Header { circuit: Some(theirs(n)), command: Command::Create }.write(&mut cell);
+        let wanted = bench.with(|links, ctx| links.arrived(ctx, link, &cell));
+        matches!(wanted, Arrived::Create { .. }) && bench.links.accept_port(link, theirs(n), Owner::HopPrev(key())).is_some()
+    };
+    for n in 1..=CIRCUITS_OF_CLIENT_MAX {
+        assert!(create(&mut bench, client, n) && create(&mut bench, relay, n), "circuit {n}");
+    }
+    let more = CIRCUITS_OF_CLIENT_MAX + 1;
+    assert!(!create(&mut bench, client, more));
+    // One whose handshake ran while the last place was taken.
+    assert!(bench.links.accept_port(client, theirs(more), Owner::HopPrev(key())).is_none());
+    assert!(create(&mut bench, relay, more), "a relay carries many clients' circuits");
+    assert!(bench.links.knows(client), "it is refused, and its other circuits stand");
+}
+
+#[test]
+fn dials_for_the_circuits_of_others_are_bounded_and_our_own_are_not() {
+    let mut bench = Bench::new();
+    let addr = SocketAddr::from(([203, 0, 113, 7], 9));
+    let node = |n: usize| NodeId([u8::try_from(n).unwrap(); 32]);
+    let dials = |bench: &mut Bench| bench.outputs(|o| matches!(o, Output::Dial { .. }));
+    for n in 0..=LENT_DIALS_MAX {
+        let waiter = if n % 2 == 0 { Waiter::Extend(key()) } else { Waiter::Leg(key(), crate::base::StreamId(1)) };
+        assert_eq!(bench.with(|links, ctx| links.want(ctx, node(n), addr, waiter)), None);
+    }
+    assert_eq!(dials(&mut bench), LENT_DIALS_MAX);
+    let told = bench.links.poll_event();
+    assert!(
+        matches!(&told, Some(LinkEvent::Down { waiters, was_open: false, .. }) if waiters == &[Waiter::Extend(key())]),
+        "{told:?}"
+    );
+    assert!(bench.links.poll_event().is_none());
+
+    bench.with(|links, ctx| links.want(ctx, node(200), addr, Waiter::Origin(key())));
+    bench.with(|links, ctx| links.want(ctx, node(201), addr, Waiter::Overlay(1)));
+    assert_eq!(dials(&mut bench), 2, "our own");
+    // One of them failed: there is room for one.
+    bench.links.down(LinkId(DIALED_BIT | 1));
+    bench.with(|links, ctx| links.want(ctx, node(202), addr, Waiter::Extend(key())));
+    bench.with(|links, ctx| links.want(ctx, node(203), addr, Waiter::Extend(key())));
+    assert_eq!(dials(&mut bench), 1);
+}
+
+#[test]
+fn a_link_whose_peer_reads_nothing_is_closed() {
+    let mut bench = Bench::new();
+    let link = LinkId(1);
+    bench.links.open_unshaken(link, None);
+    let send = |bench: &mut Bench| {
+        bench.with(|links, ctx| {
+            links.push_control(ctx, link, None, Command::Padding, &[0; BODY]);
+            links.flush(ctx);
+        });
+    };
+    let tick = |bench: &mut Bench, at: Time| {
+        bench.now = at;
+        bench.with(Links::tick);
+        bench.links.knows(link)
+    };
+    // A slow one: a cell is taken now and then. More to send does not put the end off.
+    (0..10).for_each(|_| send(&mut bench));
+    let mut now = Time(0);
+    for _ in 0..9 {
+        now = now + (UNSENT_MAX - Duration::from_secs(1));
+        assert!(tick(&mut bench, now));
+        bench.with(|links, ctx| links.sent(ctx, link, 1));
+    }
+    bench.with(|links, ctx| links.sent(ctx, link, 1));
+    assert!(bench.links.timeout().is_none() && tick(&mut bench, now + 10 * UNSENT_MAX), "nothing is out");
+    now = bench.now;
+    send(&mut bench);
+    assert!(tick(&mut bench, now + UNSENT_MAX / 2));
+    send(&mut bench);
+    assert!(!tick(&mut bench, now + UNSENT_MAX));
+    assert_eq!(bench.outputs(|o| matches!(o, Output::Close { .. })), 1);
+    assert!(bench.links.timeout().is_none(), "its timers went with it");
+}
+
+#[test]
+fn too_much_in_the_queues_ends_the_longest_at_once_and_is_looked_at_seldom() {
+    let mut bench = Bench::new();
+    let link = LinkId(1);
+    bench.links.open_unshaken(link, Some(NodeId([7; 32])));
+    let mut slab = Slab::default();
+    let owners: Vec<_> = (0..40).map(|_| Owner::HopPrev(slab.insert(()))).collect();
+    let ports: Vec<_> = owners.iter().enumerate().map(|(n, o)| bench.links.accept_port(link, theirs(n + 1), *o).unwrap()).collect();
+    let send = |bench: &mut Bench, port: usize, cells: usize| {
+        for _ in 0..cells {
+            bench.with(|links, ctx| links.send(ctx, ports[port], Command::Relay, &[0; BODY], None));
+        }
+    };
+    // The other end grants nothing. As much as may be queues, the most of it in ports 3 and 5.
+    for port in &ports {
+        bench.links.ports.get_mut(*port).unwrap().credit = 0;
+    }
+    (0..40).for_each(|port| send(&mut bench, port, 730));
+    send(&mut bench, 3, 1_000);
+    let rest = QUEUED_MAX - bench.links.queued;
+    assert!((1_000..1_100).contains(&rest), "{rest}");
+    send(&mut bench, 5, rest);
+    bench.links.relieve();
+    assert_eq!((bench.links.queued, bench.links.poll_doomed()), (QUEUED_MAX, None), "as much as may be");
+
+    send(&mut bench, 9, 100);
+    bench.links.relieve();
+    let mut doomed = Vec::new();
+    while let Some(owner) = bench.links.poll_doomed() {
+        doomed.push(owner);
+        let port = owners.iter().position(|o| *o == owner).unwrap();
+        bench.with(|links, ctx| links.close_port(ctx, ports[port]));
+    }
+    doomed.sort_by_key(|owner| owners.iter().position(|o| o == owner));
+    assert_eq!(doomed, [owners[3], owners[5]], "each once, and no other");
+    send(&mut bench, 9, 1_000);
+    bench.links.relieve();
+    assert_eq!(bench.links.poll_doomed(), None, "there is room before the next look");
+    bench.links.check();
+}
