@@ -14,6 +14,7 @@ use crate::proto::link::Links;
 use crate::proto::link::Owner;
 use crate::proto::link::PortKey;
 use crate::proto::link::Stage;
+use crate::proto::link::UNSENT_MAX;
 use crate::proto::link::port::Port;
 use crate::proto::link::port::Queued;
 use crate::proto::out::Ctx;
@@ -351,6 +352,10 @@ impl Links {
     pub(in crate::proto) fn sent(&mut self, ctx: &mut Ctx<'_, '_>, id: LinkId, cells: usize) {
         if let Some(link) = self.links.get_mut(&id) {
             link.in_flight = link.in_flight.saturating_sub(cells);
+            match link.in_flight {
+                0 => self.timers.stop(&LinkTimer::Unsent(id)),
+                _ => self.timers.set(LinkTimer::Unsent(id), ctx.env.now + UNSENT_MAX),
+            }
             self.pump(ctx, id);
         }
     }
@@ -413,6 +418,7 @@ impl Links {
             if !link.batch.is_empty() {
                 let cells = link.batch.split();
                 link.in_flight += cells.len() / CELL;
+                self.timers.set_if_unset(LinkTimer::Unsent(id), ctx.env.now + UNSENT_MAX);
                 ctx.out.push(Output::Send { link: id, cells });
             }
         }

@@ -61,6 +61,10 @@ const IDLE: Duration = Duration::from_secs(120);
 /// A link on which nothing arrived for this long is dead: both ends pad more often than that.
 const DEAD: Duration = Duration::from_secs(90);
 
+/// A link whose transport takes nothing for this long is closed, as a circuit without credit is: what waits for it is memory that its peer
+/// holds (T35). A batch has at most half a megabyte, so a link of 10 KB/s still passes.
+const UNSENT_MAX: Duration = limits::STALL_DEADLINE;
+
 /// Something that waits for a link to open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Waiter {
@@ -145,6 +149,8 @@ enum LinkTimer {
     Handshake(LinkId),
     Credit(LinkId),
     Keep(LinkId),
+    /// Set while cells are with the transport.
+    Unsent(LinkId),
     Stall(PortKey),
 }
 
@@ -422,6 +428,7 @@ impl Links {
         self.timers.stop(&LinkTimer::Handshake(id));
         self.timers.stop(&LinkTimer::Credit(id));
         self.timers.stop(&LinkTimer::Keep(id));
+        self.timers.stop(&LinkTimer::Unsent(id));
         let owners = link.circuits.values().filter_map(|key| self.drop_port(*key)).collect();
         let was_open = matches!(link.stage, Stage::Open);
         self.events.push_back(LinkEvent::Down { link: id, owners, waiters: link.waiters, peer: node, was_open });
@@ -449,6 +456,7 @@ impl Links {
                 LinkTimer::Handshake(_) => "link handshake",
                 LinkTimer::Credit(_) => "credit tick",
                 LinkTimer::Keep(_) => "keep-alive",
+                LinkTimer::Unsent(_) => "stalled link",
                 LinkTimer::Stall(_) => "stalled circuit",
             };
             (at, why)
@@ -459,7 +467,7 @@ impl Links {
     pub(super) fn tick(&mut self, ctx: &mut Ctx<'_, '_>) {
         while let Some(timer) = self.timers.expired(ctx.env.now) {
             match timer {
-                LinkTimer::Handshake(id) => self.close(ctx, id),
+                LinkTimer::Handshake(id) | LinkTimer::Unsent(id) => self.close(ctx, id),
                 LinkTimer::Credit(id) => self.grant(ctx, id),
                 LinkTimer::Keep(id) => self.keep(ctx, id),
                 LinkTimer::Stall(port) => {

@@ -88,3 +88,38 @@ fn dials_for_the_circuits_of_others_are_bounded_and_our_own_are_not() {
     bench.with(|links, ctx| links.want(ctx, node(203), addr, Waiter::Extend(key())));
     assert_eq!(dials(&mut bench), 1);
 }
+
+#[test]
+fn a_link_whose_peer_reads_nothing_is_closed() {
+    let mut bench = Bench::new();
+    let link = LinkId(1);
+    bench.links.open_unshaken(link, None);
+    let send = |bench: &mut Bench| {
+        bench.with(|links, ctx| {
+            links.push_control(ctx, link, None, Command::Padding, &[0; BODY]);
+            links.flush(ctx);
+        });
+    };
+    let tick = |bench: &mut Bench, at: Time| {
+        bench.now = at;
+        bench.with(Links::tick);
+        bench.links.knows(link)
+    };
+    // A slow one: a cell is taken now and then. More to send does not put the end off.
+    (0..10).for_each(|_| send(&mut bench));
+    let mut now = Time(0);
+    for _ in 0..9 {
+        now = now + (UNSENT_MAX - Duration::from_secs(1));
+        assert!(tick(&mut bench, now));
+        bench.with(|links, ctx| links.sent(ctx, link, 1));
+    }
+    bench.with(|links, ctx| links.sent(ctx, link, 1));
+    assert!(bench.links.timeout().is_none() && tick(&mut bench, now + 10 * UNSENT_MAX), "nothing is out");
+    now = bench.now;
+    send(&mut bench);
+    assert!(tick(&mut bench, now + UNSENT_MAX / 2));
+    send(&mut bench);
+    assert!(!tick(&mut bench, now + UNSENT_MAX));
+    assert_eq!(bench.outputs(|o| matches!(o, Output::Close { .. })), 1);
+    assert!(bench.links.timeout().is_none(), "its timers went with it");
+}
