@@ -345,6 +345,7 @@ impl Core {
         if self.overlay.timeout().is_some_and(|(at, _)| at <= ctx.env.now) {
             self.overlay.handle(ctx.env, overlay::Input::Tick);
         }
+        self.links.relieve();
         // Each round handles what the one before caused; a bound turns a loop of our own making into a later tick.
         for _ in 0..ROUNDS_MAX {
             let mut quiet = true;

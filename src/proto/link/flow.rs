@@ -29,8 +29,10 @@ use bytes::BytesMut;
 
 /// Room for this many cells is made at a time in a link's batch.
 const BATCH_CELLS: usize = 30;
-/// Most cells queued in all ports together, 64 MiB: beyond it the circuit with the longest queue dies.
-const QUEUED_MAX: usize = (64 << 20) / CELL;
+/// Most cells queued in all ports together, 64 MiB and what one input adds: beyond it the circuits with the longest queues die (T35).
+pub(super) const QUEUED_MAX: usize = (64 << 20) / CELL;
+/// What is left then, a sixteenth less, so that looking for the longest queues is paid for by two thousand cells and not done for each.
+const QUEUED_RELIEVED: usize = QUEUED_MAX - QUEUED_MAX / 16;
 /// Most cells in one port's queue: three legs and a circuit may end in one port, each with the largest window.
 const QUEUE_MAX: usize = 4 * limits::WINDOW_MAX as usize;
 /// Most credit promised beyond the first windows, in cells: 128 MiB.
@@ -299,10 +301,22 @@ impl Links {
             port.in_ready = true;
             link.ready.push_back(key);
         }
-        if self.queued > QUEUED_MAX
-            && let Some((_, longest)) = self.ports.iter().max_by_key(|(_, p)| p.queue.len())
-        {
-            self.doomed.push(longest.owner);
+    }
+
+    /// Dooms the circuits with the longest queues when too much is queued. Called once after each input.
+    pub(in crate::proto) fn relieve(&mut self) {
+        if self.queued <= QUEUED_MAX {
+            return;
+        }
+        let mut waiting: Vec<_> = self.ports.iter().map(|(_, p)| (p.queue.len(), p.owner)).filter(|(len, _)| *len > 0).collect();
+        waiting.sort_unstable_by_key(|(len, _)| core::cmp::Reverse(*len));
+        let mut left = self.queued;
+        for (len, owner) in waiting {
+            if left <= QUEUED_RELIEVED {
+                break;
+            }
+            left -= len;
+            self.doomed.push(owner);
         }
     }
 

@@ -1,4 +1,5 @@
 use super::flow::Arrived;
+use super::flow::QUEUED_MAX;
 use super::*;
 use crate::base::Env;
 use crate::proto::out::Out;
@@ -122,4 +123,45 @@ fn a_link_whose_peer_reads_nothing_is_closed() {
     assert!(!tick(&mut bench, now + UNSENT_MAX));
     assert_eq!(bench.outputs(|o| matches!(o, Output::Close { .. })), 1);
     assert!(bench.links.timeout().is_none(), "its timers went with it");
+}
+
+#[test]
+fn too_much_in_the_queues_ends_the_longest_at_once_and_is_looked_at_seldom() {
+    let mut bench = Bench::new();
+    let link = LinkId(1);
+    bench.links.open_unshaken(link, Some(NodeId([7; 32])));
+    let mut slab = Slab::default();
+    let owners: Vec<_> = (0..40).map(|_| Owner::HopPrev(slab.insert(()))).collect();
+    let ports: Vec<_> = owners.iter().enumerate().map(|(n, o)| bench.links.accept_port(link, theirs(n + 1), *o).unwrap()).collect();
+    let send = |bench: &mut Bench, port: usize, cells: usize| {
+        for _ in 0..cells {
+            bench.with(|links, ctx| links.send(ctx, ports[port], Command::Relay, &[0; BODY], None));
+        }
+    };
+    // The other end grants nothing. As much as may be queues, the most of it in ports 3 and 5.
+    for port in &ports {
+        bench.links.ports.get_mut(*port).unwrap().credit = 0;
+    }
+    (0..40).for_each(|port| send(&mut bench, port, 730));
+    send(&mut bench, 3, 1_000);
+    let rest = QUEUED_MAX - bench.links.queued;
+    assert!((1_000..1_100).contains(&rest), "{rest}");
+    send(&mut bench, 5, rest);
+    bench.links.relieve();
+    assert_eq!((bench.links.queued, bench.links.poll_doomed()), (QUEUED_MAX, None), "as much as may be");
+
+    send(&mut bench, 9, 100);
+    bench.links.relieve();
+    let mut doomed = Vec::new();
+    while let Some(owner) = bench.links.poll_doomed() {
+        doomed.push(owner);
+        let port = owners.iter().position(|o| *o == owner).unwrap();
+        bench.with(|links, ctx| links.close_port(ctx, ports[port]));
+    }
+    doomed.sort_by_key(|owner| owners.iter().position(|o| o == owner));
+    assert_eq!(doomed, [owners[3], owners[5]], "each once, and no other");
+    send(&mut bench, 9, 1_000);
+    bench.links.relieve();
+    assert_eq!(bench.links.poll_doomed(), None, "there is room before the next look");
+    bench.links.check();
 }
