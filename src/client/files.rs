@@ -226,6 +226,27 @@ fn beside(target: &Path, tag: &str, what: &str) -> PathBuf {
     target.with_file_name(name)
 }
 
+/// What a get that was stopped on its way left for the next one, in words. A part without a whole block is removed.
+pub fn left_behind(target: &Path, tag: &str) -> Option<String> {
+    let (part, sums) = (part_path(target, tag), sums_path(target, tag));
+    let file = fs::File::open(&part).ok()?;
+    let sums_length = fs::metadata(&sums).map_or(0, |meta| meta.len());
+    let blocks = (file.metadata().ok()?.len() / SYNC_EVERY).min(sums_length / 32);
+    if blocks > 0 {
+        return Some(kept(blocks * SYNC_EVERY, &part));
+    }
+    // Unless another get works on it.
+    if file.try_lock().is_ok() {
+        let _ = fs::remove_file(&part);
+        let _ = fs::remove_file(&sums);
+    }
+    None
+}
+
+fn kept(bytes: u64, part: &Path) -> String {
+    format!("{bytes} verified bytes in {}; the same command goes on from there.", part.display())
+}
+
 /// A document that arrived whole.
 #[derive(Debug)]
 pub struct Fetched {
@@ -433,7 +454,7 @@ impl Part {
             let _ = fs::remove_file(&self.sums.path);
             return why;
         }
-        why.kept = format!("{} verified bytes in {}; the same command goes on from there.", self.proven, self.path.display());
+        why.kept = kept(self.proven, &self.path);
         why
     }
 }
