@@ -40,7 +40,7 @@ pub(super) fn take_read(text: &str) -> Result<ReadKey, Failure> {
 const REVEALS_READ: [&str; 2] =
     ["opens the document, and gives the verify key.", "Whoever sees it can read: give it to readers only."];
 const REVEALS_VERIFY: [&str; 3] = [
-    "checks that the document is alive and repairs it, and cannot open it.",
+    "checks that the document is alive, and cannot open it.",
     "It lists the address of every share: whoever has it can tell which hosts hold the document,",
     "and about how long the document is.",
 ];
