@@ -243,8 +243,8 @@ fn an_unknown_key_counts_hosts() {
 
 #[test]
 fn full_hosts_refuse() {
-    let net = Network::start(6, "64KiB");
-    net.place.write("doc", &document(2 * MIB, 7));
+    let net = Network::start(6, "1MiB");
+    net.place.write("doc", &document(4 * MIB, 7));
     let ran = net.place.run("publish", &net.client("publisher", 0, &["publish", "doc"]), PATIENCE);
     fails(&ran, 6, "full");
     assert!(ran.stderr.contains("No key was made"), "{}", ran.stderr);

@@ -26,7 +26,7 @@ async fn served(fake: Fake) -> Served {
     let path = dir.path().join("api.sock");
     let (listener, socket) = socket::listen(&path).await.unwrap();
     tokio::spawn(serve(listener, fake.clone(), Secret::new([7; 32]), core::future::pending()));
-    let node = Node::Daemon(Daemon::find(&path).await.unwrap());
+    let node = Node::Daemon(Daemon::find(&path).await.unwrap().unwrap());
     Served { _dir: dir, _socket: socket, path, fake, node }
 }
 

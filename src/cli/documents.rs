@@ -218,7 +218,7 @@ pub(super) async fn check(out: Out, config: &Config, args: &Check) -> Result<u8,
 /// Shows how the running node is.
 pub(super) async fn status(out: Out, config: &Config) -> Result<(), Failure> {
     let socket = config.socket()?;
-    let node = Daemon::find(&socket).await.ok_or_else(|| {
+    let node = Daemon::find(&socket).await?.ok_or_else(|| {
         failure(
             ErrorKind::NoNetwork,
             format!("no node answers at {}", socket.display()),

@@ -1,7 +1,9 @@
 //! `keys`: what a key is and what it reveals, without any network. Also how keys come in.
 
+use crate::base::ErrorKind;
 use crate::cli::args::Keys;
 use crate::cli::output::Out;
+use crate::client::failure;
 use crate::proto::doc::key::Key;
 use crate::proto::doc::key::ReadKey;
 use crate::proto::doc::key::TextError;
@@ -19,6 +21,9 @@ pub(super) fn take(text: &str) -> Result<Key, Failure> {
         let mut typed = String::new();
         if std::io::stdin().lock().take(TEXT_MAX).read_to_string(&mut typed).is_err() {
             return Err(Failure::mistyped(TextError::Characters));
+        }
+        if typed.trim().is_empty() {
+            return Err(failure(ErrorKind::Usage, "standard input was empty", "Nothing was sent.", "Give it a key, on one line."));
         }
         read = typed;
         read.trim()

@@ -41,7 +41,7 @@ pub(super) struct Session {
 impl Session {
     /// The running node if there is one; else a client in this process, once it knows enough of the network.
     pub(super) async fn open(out: Out, config: &Config) -> Result<Self, Failure> {
-        if let Some(daemon) = Daemon::find(&config.socket()?).await {
+        if let Some(daemon) = Daemon::find(&config.socket()?).await? {
             if !config.bootstrap.is_empty() {
                 tracing::info!("a running node does the work: bootstrap links have no effect");
             }
