@@ -283,7 +283,7 @@ pub async fn get_to_file<H: Operations>(
             Err(_) if part.stale => part.restart().await?,
             // The node saw it first.
             Err(why) if resumed > 0 && why.kind == ErrorKind::Usage => part.restart().await?,
-            Err(why) => return Err(part.leave(why).await),
+            Err(why) => return Err(part.leave(why)),
         }
     }
 }
@@ -448,7 +448,7 @@ impl Part {
     }
 
     /// Leaves the part for a later get, and says so.
-    async fn leave(&mut self, mut why: Failure) -> Failure {
+    fn leave(&self, mut why: Failure) -> Failure {
         if self.proven == 0 {
             let _ = fs::remove_file(&self.path);
             let _ = fs::remove_file(&self.sums.path);

@@ -96,10 +96,10 @@ async fn an_interrupted_get_goes_on_from_its_part() {
 #[tokio::test]
 async fn damaged_bytes_of_a_part_are_fetched_again() {
     const MIB: usize = 1 << 20;
-    let nothing: fn(&Path) = |_| {};
-    // What happens to a part of 3 MiB and a bit, and how much of it is used then.
-    let cases: [(&str, fn(&Path), u64); 13] = [
-        ("nothing", nothing, 3),
+    /// What happens to a part of 3 MiB and a bit, and how many blocks of it are used then.
+    type Case = (&'static str, fn(&Path), u64);
+    let cases: [Case; 13] = [
+        ("nothing", |_| {}, 3),
         ("the end was never whole", |t| damage(&part_of(t), 3 * MIB + 100), 3),
         ("a torn end", |t| fs::OpenOptions::new().write(true).open(part_of(t)).unwrap().set_len(3 * MIB as u64 - 1000).unwrap(), 2),
         (
