@@ -2,6 +2,7 @@
 //! rooms get plain values.
 
 use crate::base::ErrorKind;
+use crate::base::limits;
 use crate::client::failure;
 use crate::client::files::io_failure;
 use crate::proto::event::Failure;
@@ -18,6 +19,8 @@ const APP: &str = "onionskin";
 const SOCKET: &str = "api.sock";
 /// Longest settings file: a page of text has room for everything.
 const FILE_MAX: u64 = 1 << 20;
+/// Least quota of a relay: less has no room for the shares of a single document.
+const QUOTA_MIN: u64 = 1 << 20;
 
 /// Everything that can be set. Unknown fields in a file are errors: a misspelt setting that does nothing is worse than none.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -39,6 +42,7 @@ pub struct Config {
     #[serde(deserialize_with = "size_field")]
     pub quota: u64,
     /// Days that a publication asks hosts for.
+    #[serde(deserialize_with = "lease_field")]
     pub lease_days: u16,
 }
 
@@ -144,6 +148,31 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
     number.checked_mul(1 << shift).ok_or_else(|| format!("`{text}` is too much"))
 }
 
+/// A quota from text: a size of at least 1 MiB.
+pub fn parse_quota(text: &str) -> Result<u64, String> {
+    parse_size(text).and_then(checked_quota)
+}
+
+fn checked_quota(bytes: u64) -> Result<u64, String> {
+    if bytes < QUOTA_MIN { Err("a relay needs a quota of at least 1MiB".to_owned()) } else { Ok(bytes) }
+}
+
+/// Days of a lease from text: at least one, and no more than hosts keep anything.
+pub fn parse_lease(text: &str) -> Result<u16, String> {
+    text.trim().parse().map_err(|_| format!("`{text}` is not a number of days")).and_then(checked_lease)
+}
+
+fn checked_lease(days: u64) -> Result<u16, String> {
+    let days = u16::try_from(days).ok().filter(|days| (1..=limits::LEASE_MAX_DAYS).contains(days));
+    days.ok_or_else(|| {
+        format!("hosts keep a document at least 1 day and at most {}; publish it again after that", limits::LEASE_MAX_DAYS)
+    })
+}
+
+fn lease_field<'de, D: Deserializer<'de>>(d: D) -> Result<u16, D::Error> {
+    u64::deserialize(d).and_then(|days| checked_lease(days).map_err(D::Error::custom))
+}
+
 fn size_field<'de, D: Deserializer<'de>>(d: D) -> Result<u64, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]
@@ -152,9 +181,10 @@ fn size_field<'de, D: Deserializer<'de>>(d: D) -> Result<u64, D::Error> {
         Text(String),
     }
     match Size::deserialize(d)? {
-        Size::Bytes(bytes) => Ok(bytes),
-        Size::Text(text) => parse_size(&text).map_err(D::Error::custom),
+        Size::Bytes(bytes) => checked_quota(bytes),
+        Size::Text(text) => parse_quota(&text),
     }
+    .map_err(D::Error::custom)
 }
 
 #[cfg(test)]
@@ -179,6 +209,12 @@ mod tests {
         assert!(Config::parse("listen = \"here\"").is_err());
         assert!(Config::parse("quota = \"5 apples\"").is_err());
         assert!(Config::parse("quota = -1").is_err());
+        assert!(Config::parse("quota = 1048575").is_err());
+        assert!(Config::parse("quota = \"1023 KiB\"").is_err());
+        assert!(Config::parse("quota = \"1 MiB\"").is_ok());
+        assert!(Config::parse("lease_days = 0").is_err());
+        assert!(Config::parse("lease_days = 401").unwrap_err().contains("at most 400"));
+        assert!(Config::parse("lease_days = 400").is_ok());
     }
 
     #[test]

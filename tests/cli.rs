@@ -88,6 +88,10 @@ fn mistakes_are_named_and_nothing_is_sent() {
     check("missing-argument.txt", &["get"]);
     check("relays.txt", &["demo", "--relays", "3"]);
     check("size.txt", &["relay", "--quota", "5apples"]);
+    check("quota.txt", &["relay", "--quota", "1023KiB"]);
+    check("lease.txt", &["publish", "x", "--lease", "401"]);
+    check("sample.txt", &["check", "qqqq", "--sample", "0"]);
+    check("empty-input.txt", &["get", "-"]);
     check("mistyped.txt", &["get", "qqqq", "-o", "x"]);
     check("mistyped-check.txt", &["check", "qqqq"]);
     check("mistyped-json.txt", &["--json", "keys", "qqqq"]);

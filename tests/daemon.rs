@@ -230,7 +230,7 @@ async fn exit_codes_say_what_went_wrong_and_the_part_is_named() {
         place.node.0.lock().unwrap().fail = Some((2_000_000, kind));
         let out = place.run(&["get", &key_text(), "-o", "x"]).await;
         assert_eq!(out.status.code(), Some(code));
-        let [part] = &place.names()[..] else { panic!("{:?}", place.names()) };
+        let [part, _sums] = &place.names()[..] else { panic!("{:?}", place.names()) };
         assert!(text(&out.stderr).contains(part.as_str()), "{}", text(&out.stderr));
     }
     place.node.0.lock().unwrap().fail = None;

@@ -243,8 +243,8 @@ fn an_unknown_key_counts_hosts() {
 
 #[test]
 fn full_hosts_refuse() {
-    let net = Network::start(6, "64KiB");
-    net.place.write("doc", &document(2 * MIB, 7));
+    let net = Network::start(6, "1MiB");
+    net.place.write("doc", &document(4 * MIB, 7));
     let ran = net.place.run("publish", &net.client("publisher", 0, &["publish", "doc"]), PATIENCE);
     fails(&ran, 6, "full");
     assert!(ran.stderr.contains("No key was made"), "{}", ran.stderr);
@@ -296,7 +296,7 @@ fn wrong_places_are_named_and_nothing_is_lost() {
 
     // The port is in use.
     let ran = place.run("relay", &["relay", "--local-network", "--data-dir", "other", "--listen", &text], PATIENCE);
-    fails(&ran, 2, "taken by another program");
+    fails(&ran, 1, "taken by another program");
     // A second node on one data directory.
     let elsewhere = free(ip(201)).to_string();
     let ran = place.run("relay", &["relay", "--local-network", "--data-dir", "d", "--listen", &elsewhere], PATIENCE);
@@ -318,6 +318,45 @@ fn wrong_places_are_named_and_nothing_is_lost() {
     relay.end(Duration::from_secs(10)).good();
     let mut relay = place.start("relay", &["relay", "--local-network", "--data-dir", "d", "--listen", &text]);
     assert_eq!(relay.first_line(), link);
+}
+
+/// Ctrl-C, the system's farewell, and a terminal that goes: each ends a command in words.
+#[test]
+fn signals_end_a_command_in_words() {
+    let place = Place::default();
+    let listen = free(ip(211)).to_string();
+    let mut relay = place.start("relay", &["relay", "--local-network", "--data-dir", "d", "--listen", &listen]);
+    let link = relay.first_line();
+    relay.kill();
+    // It accepts and says nothing: whoever comes waits.
+    let _silent = TcpListener::bind(&listen).unwrap();
+    place.write("doc", b"x");
+    let read = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cli/read.key")).unwrap();
+    let join = ["--local-network", "--data-dir", "c", "--bootstrap", &link];
+    let commands: [(&[&str], &str, &str); 4] = [
+        (&["publish", "doc"], "looking", "A repeat starts from the beginning"),
+        (&["get", read.trim(), "-o", "never"], "looking", "Repeat the command."),
+        (&["check", read.trim()], "looking", "Repeat the command."),
+        (&["demo", "doc"], "starting", "Repeat the command."),
+    ];
+    for word in ["INT", "TERM", "HUP"] {
+        for (command, waits, next) in commands {
+            let args = if command[0] == "demo" { command.to_vec() } else { [command, &join].concat() };
+            let mut run = place.start(command[0], &args);
+            while !run.stderr().contains(waits) {
+                assert!(run.runs(), "{}", run.stderr());
+                sleep(Duration::from_millis(5));
+            }
+            sleep(Duration::from_millis(200));
+            signal(run.pid(), word);
+            let ran = run.end(Duration::from_secs(20));
+            fails(&ran, 1, "stopped by you");
+            assert!(ran.stderr.contains(next), "{}", ran.stderr);
+        }
+        let names = fs::read_dir(place.path(".")).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+        let left: Vec<String> = names.filter(|n| n.starts_with("onionskin-demo-") || n.contains("never")).collect();
+        assert!(left.is_empty(), "{left:?}");
+    }
 }
 
 #[test]

@@ -28,7 +28,7 @@ impl Drop for Socket {
 
 /// Listens at `path`. What an earlier node left there is replaced if nobody answers.
 pub async fn listen(path: &Path) -> Result<(UnixListener, Socket), Failure> {
-    if Daemon::find(path).await.is_some() {
+    if Daemon::find(path).await?.is_some() {
         return Err(failure(
             ErrorKind::Other,
             format!("another node answers at {} already", path.display()),

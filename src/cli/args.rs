@@ -97,7 +97,7 @@ pub(super) struct Relay {
     #[arg(long, value_name = "IP:PORT")]
     pub(super) advertise: Vec<SocketAddr>,
     /// Most bytes of others' shares on this disk, such as 20GiB [default: 10GiB]
-    #[arg(long, value_name = "SIZE", value_parser = crate::config::parse_size)]
+    #[arg(long, value_name = "SIZE", value_parser = crate::config::parse_quota)]
     pub(super) quota: Option<u64>,
 }
 
@@ -119,7 +119,7 @@ pub(super) struct Publish {
     #[arg(long = "type", value_name = "TYPE")]
     pub(super) media_type: Option<String>,
     /// Days that hosts are asked to keep it [default: 90]
-    #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "DAYS", value_parser = crate::config::parse_lease)]
     pub(super) lease: Option<u16>,
     /// The same content gives the same key again, from this data directory only
     #[arg(long)]
@@ -162,9 +162,18 @@ pub(super) struct Check {
     /// See [`Join`].
     #[command(flatten)]
     pub(super) join: Join,
-    /// Most chunks to fetch; the others are only claimed to be there
-    #[arg(long, value_name = "N", default_value_t = crate::api::CHECK_SAMPLE)]
+    /// Data chunks to fetch, besides the manifest's; the others are only claimed to be there
+    #[arg(long, value_name = "N", default_value_t = crate::api::CHECK_SAMPLE, value_parser = sample)]
     pub(super) sample: usize,
+}
+
+/// So many chunks, and at least one: a check that fetches nothing knows nothing.
+fn sample(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("a check must fetch at least 1 chunk".to_owned()),
+        Ok(sample) => Ok(sample),
+        Err(_) => Err(format!("`{text}` is not a number of chunks")),
+    }
 }
 
 /// `keys`

@@ -11,6 +11,7 @@ use crate::cli::output::foreign;
 use crate::cli::output::size;
 use crate::cli::session;
 use crate::cli::session::Session;
+use crate::cli::stop::unless_stopped;
 use crate::client;
 use crate::client::Found;
 use crate::client::daemon::Daemon;
@@ -23,20 +24,9 @@ use crate::proto::doc::key::Key;
 use crate::proto::event::CheckReport;
 use crate::proto::event::Failure;
 use crate::proto::event::Report;
-use core::future::Future;
 use serde::Serialize;
 use std::path::Path;
 use std::path::PathBuf;
-
-/// Runs until the person stops it.
-async fn unless_stopped<T>(work: impl Future<Output = Result<T, Failure>>, kept: impl FnOnce() -> String) -> Result<T, Failure> {
-    tokio::select! {
-        done = work => done,
-        _ = tokio::signal::ctrl_c() => {
-            Err(failure(ErrorKind::Other, "stopped by you", kept(), "Repeat the command to go on."))
-        }
-    }
-}
 
 // --- publish
 
@@ -81,9 +71,13 @@ pub(super) async fn publish(out: Out, config: &Config, args: &Publish) -> Result
         session.close().await;
         done
     };
-    let done =
-        unless_stopped(work, || "No key was given out; what hosts already took cannot be read by anyone and expires.".into())
-            .await?;
+    let told = || {
+        (
+            "No key was given out; what hosts already took cannot be read by anyone and expires.".to_owned(),
+            "A repeat starts from the beginning (with --convergent, under the same key).",
+        )
+    };
+    let done = unless_stopped(work, told).await?;
     let key = done.key.to_text();
     out.note(&format!(
         "published {} in {}: {} shares at {} hosts",
@@ -135,7 +129,13 @@ pub(super) async fn get(out: Out, config: &Config, args: &Get) -> Result<(), Fai
             session.close().await;
             done.map(|_| sink.into_parts().1)
         };
-        let found = unless_stopped(work, || "What was written so far is verified and not the whole document.".into()).await?;
+        let told = || {
+            (
+                "What was written so far is verified and not the whole document.".to_owned(),
+                "A repeat starts from the beginning; with -o FILE it would go on.",
+            )
+        };
+        let found = unless_stopped(work, told).await?;
         note_found(out, &found);
         return Ok(());
     }
@@ -150,9 +150,11 @@ pub(super) async fn get(out: Out, config: &Config, args: &Get) -> Result<(), Fai
         session.close().await;
         done
     };
-    let part = files::part_path(&target, &tag);
-    let kept = || if part.exists() { format!("A part in {}.", part.display()) } else { String::new() };
-    let done = unless_stopped(work, kept).await?;
+    let told = || match files::left_behind(&target, &tag) {
+        Some(kept) => (kept, "Repeat the command to go on."),
+        None => (String::new(), "Repeat the command."),
+    };
+    let done = unless_stopped(work, told).await?;
     note_found(out, &done.found);
     out.either(
         || format!("{} ({})", done.path.display(), size(done.found.length)),
@@ -205,7 +207,7 @@ pub(super) async fn check(out: Out, config: &Config, args: &Check) -> Result<u8,
         session.close().await;
         done
     };
-    let report = unless_stopped(work, String::new).await?;
+    let report = unless_stopped(work, || (String::new(), "Repeat the command.")).await?;
     out.either(|| checked(&report), &report)?;
     // The report itself says what is lost; scripts get the exit code.
     Ok(if report.chunks_lost > 0 { ErrorKind::NotFound.exit_code() } else { 0 })
@@ -216,7 +218,7 @@ pub(super) async fn check(out: Out, config: &Config, args: &Check) -> Result<u8,
 /// Shows how the running node is.
 pub(super) async fn status(out: Out, config: &Config) -> Result<(), Failure> {
     let socket = config.socket()?;
-    let node = Daemon::find(&socket).await.ok_or_else(|| {
+    let node = Daemon::find(&socket).await?.ok_or_else(|| {
         failure(
             ErrorKind::NoNetwork,
             format!("no node answers at {}", socket.display()),

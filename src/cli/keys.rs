@@ -1,7 +1,9 @@
 //! `keys`: what a key is and what it reveals, without any network. Also how keys come in.
 
+use crate::base::ErrorKind;
 use crate::cli::args::Keys;
 use crate::cli::output::Out;
+use crate::client::failure;
 use crate::proto::doc::key::Key;
 use crate::proto::doc::key::ReadKey;
 use crate::proto::doc::key::TextError;
@@ -19,6 +21,9 @@ pub(super) fn take(text: &str) -> Result<Key, Failure> {
         let mut typed = String::new();
         if std::io::stdin().lock().take(TEXT_MAX).read_to_string(&mut typed).is_err() {
             return Err(Failure::mistyped(TextError::Characters));
+        }
+        if typed.trim().is_empty() {
+            return Err(failure(ErrorKind::Usage, "standard input was empty", "Nothing was sent.", "Give it a key, on one line."));
         }
         read = typed;
         read.trim()
@@ -40,7 +45,7 @@ pub(super) fn take_read(text: &str) -> Result<ReadKey, Failure> {
 const REVEALS_READ: [&str; 2] =
     ["opens the document, and gives the verify key.", "Whoever sees it can read: give it to readers only."];
 const REVEALS_VERIFY: [&str; 3] = [
-    "checks that the document is alive and repairs it, and cannot open it.",
+    "checks that the document is alive, and cannot open it.",
     "It lists the address of every share: whoever has it can tell which hosts hold the document,",
     "and about how long the document is.",
 ];

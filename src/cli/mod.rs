@@ -10,6 +10,7 @@ mod keys;
 mod output;
 mod relay;
 mod session;
+mod stop;
 
 use crate::base::ErrorKind;
 use crate::client::failure;

@@ -4,8 +4,10 @@ use crate::api::socket::private_dir;
 use crate::base::ErrorKind;
 use crate::base::limits;
 use crate::cli::output::Out;
+use crate::cli::output::count;
 use crate::client::Node;
 use crate::client::daemon::Daemon;
+use crate::client::drive;
 use crate::client::failure;
 use crate::client::files::io_failure;
 use crate::config::Config;
@@ -15,9 +17,13 @@ use crate::node::Handle;
 use crate::node::NodeConfig;
 use crate::proto::event::Failure;
 use crate::proto::event::NodeEvent;
+use crate::proto::event::Status;
+use core::future::Future;
+use core::time::Duration;
 use rand::Rng;
 use std::fs;
 use std::io;
+use std::io::IsTerminal;
 use std::io::Read;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
@@ -28,6 +34,8 @@ use tokio::sync::mpsc;
 const BOOTSTRAP_FILE: &str = "bootstrap";
 /// Makes keys of convergent documents; whoever has it can tell whether a guessed document was published from here.
 const SECRET_FILE: &str = "convergent-secret";
+/// How often a command that waits for the network says how far it is.
+const TELL_EVERY: Duration = Duration::from_secs(10);
 /// Longest of these files that is read.
 const FILE_MAX: u64 = 64 * 1024;
 
@@ -41,7 +49,7 @@ pub(super) struct Session {
 impl Session {
     /// The running node if there is one; else a client in this process, once it knows enough of the network.
     pub(super) async fn open(out: Out, config: &Config) -> Result<Self, Failure> {
-        if let Some(daemon) = Daemon::find(&config.socket()?).await {
+        if let Some(daemon) = Daemon::find(&config.socket()?).await? {
             if !config.bootstrap.is_empty() {
                 tracing::info!("a running node does the work: bootstrap links have no effect");
             }
@@ -64,7 +72,7 @@ impl Session {
         })
         .await?;
         out.note("looking for the network ...");
-        if let Err(why) = ready(events).await {
+        if let Err(why) = telling(out, &handle, ready(events)).await {
             handle.shutdown().await;
             return Err(why);
         }
@@ -85,6 +93,41 @@ impl Session {
             Node::Daemon(_) => {}
         }
     }
+}
+
+/// Waits for the network, and says from time to time how far it is: to a terminal, or to whoever asked for more with `-v`.
+async fn telling<T>(out: Out, handle: &Handle, wait: impl Future<Output = T>) -> T {
+    let tell = async {
+        loop {
+            tokio::time::sleep(TELL_EVERY).await;
+            let Ok(status) = drive::status(handle).await else { continue };
+            let text = waiting(&status);
+            if tracing::enabled!(tracing::Level::INFO) {
+                tracing::info!("{text}");
+            } else if io::stderr().is_terminal() {
+                out.note(&text);
+            }
+        }
+    };
+    tokio::select! {
+        done = wait => done,
+        () = tell => unreachable!("telling goes on until the wait ends"),
+    }
+}
+
+/// What is known of the network, and what is missing.
+fn waiting(status: &Status) -> String {
+    if status.links == 0 && status.relays == 0 {
+        return "no relay answers yet ...".to_owned();
+    }
+    let coverage = status.coverage.map_or_else(|| "is not measured yet".to_owned(), |c| format!("is {c} %"));
+    format!(
+        "{} known in {}, {}; coverage {coverage}, {} % is needed ...",
+        count(status.relays, "relay"),
+        count(status.groups, "address group"),
+        count(status.links, "link"),
+        limits::COVERAGE_PERCENT,
+    )
 }
 
 /// Waits until paths may be chosen. What comes later is logged.
@@ -197,4 +240,18 @@ fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.write_all(bytes)?;
     file.sync_all()?;
     fs::rename(&young, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_says_what_is_known_and_what_is_missing() {
+        assert_eq!(waiting(&Status::default()), "no relay answers yet ...");
+        let status = Status { relays: 1, groups: 1, links: 2, ..Status::default() };
+        assert_eq!(waiting(&status), "1 relay known in 1 address group, 2 links; coverage is not measured yet, 97 % is needed ...");
+        let status = Status { coverage: Some(80), ..status };
+        assert!(waiting(&status).contains("coverage is 80 %, 97 % is needed"));
+    }
 }

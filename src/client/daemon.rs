@@ -30,6 +30,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1::SendRequest;
 use hyper_util::rt::TokioIo;
 use std::fmt::Write as _;
+use std::io;
 use std::path::Path;
 use std::path::PathBuf;
 use tokio::net::UnixStream;
@@ -63,15 +64,25 @@ impl Drop for Connection {
 type Outgoing = Either<Full<Bytes>, ChannelBody>;
 
 impl Daemon {
-    /// The node behind this socket, if one answers.
-    pub async fn find(socket: &Path) -> Option<Self> {
+    /// The node behind this socket, if one answers. Fails when this user may not ask it.
+    pub async fn find(socket: &Path) -> Result<Option<Self>, Failure> {
         let daemon = Self { socket: socket.to_owned() };
-        daemon.dial().await.ok().map(|_| daemon)
+        match daemon.dial().await {
+            Ok(_) => Ok(Some(daemon)),
+            Err(why) if why.kind == ErrorKind::NoNetwork => Ok(None),
+            Err(why) => Err(why),
+        }
     }
 
     async fn dial(&self) -> Result<UnixStream, Failure> {
         match tokio::time::timeout(PATIENCE, UnixStream::connect(&self.socket)).await {
             Ok(Ok(stream)) => Ok(stream),
+            Ok(Err(e)) if e.kind() == io::ErrorKind::PermissionDenied => Err(failure(
+                ErrorKind::Other,
+                format!("the socket {} belongs to another user", self.socket.display()),
+                "Nothing was sent.",
+                "Ask as that user, or name a data directory of your own with --data-dir.",
+            )),
             Ok(Err(_)) | Err(_) => Err(failure(
                 ErrorKind::NoNetwork,
                 format!("no node answers at {}", self.socket.display()),

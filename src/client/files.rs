@@ -2,6 +2,10 @@
 //! name only when it is whole: nothing half-done is ever seen under that name. A part stays behind when a get fails, and the same get
 //! goes on from it.
 //!
+//! A part proves itself: the file of sums beside it, `.<name>.<tag>.onionskin-sums`, has one sum of 32 bytes for each whole block of the
+//! part, written when the block is safe on the disk. Each sum covers its block and the sum before it. A get goes on behind the last block
+//! that is still right, and fetches the rest again. The sums find damage; whoever may write to both files can forge them.
+//!
 //! The tag is a hash over the key ([`tag`]), so the same document finds its part again and others do not.
 
 use crate::base::ErrorKind;
@@ -13,6 +17,7 @@ use crate::client::Source;
 use crate::client::Watch;
 use crate::client::failure;
 use crate::crypto::kdf::Label;
+use crate::crypto::kdf::LongHash;
 use crate::crypto::kdf::hash;
 use crate::proto::doc::key::ReadKey;
 use crate::proto::event::Failure;
@@ -23,7 +28,10 @@ use sha2::Digest;
 use sha2::Sha256;
 use std::fs;
 use std::io;
+use std::io::Read;
+use std::io::Seek;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -34,10 +42,10 @@ use tokio::io::AsyncSeekExt;
 use tokio::io::AsyncWrite;
 use tokio::io::AsyncWriteExt;
 
-/// A part is synced to disk each time this many bytes were added.
+/// A block of a part: synced to disk when it is whole, and proven by one sum.
 const SYNC_EVERY: u64 = 1 << 20;
-/// A resumed get does not trust the end of its part, which a crash may have torn: everything before it was synced.
-const RESUME_BACK: u64 = SYNC_EVERY;
+/// Bytes that are read at once when a part is proven.
+const READ: usize = 64 * 1024;
 /// Bytes of the target's name that its part repeats: leaves room for tag and suffix in the usual 255.
 const PART_NAME_MAX: usize = 180;
 
@@ -171,11 +179,6 @@ pub fn tag(key: &ReadKey) -> String {
     digest.iter().take(8).map(|b| format!("{b:02x}")).collect()
 }
 
-/// Where a get goes on with a part of so many bytes.
-fn resume_at(on_disk: u64) -> u64 {
-    on_disk.saturating_sub(RESUME_BACK)
-}
-
 /// Whether a document may be written under this name; found out before anything is sent.
 pub fn may_write(target: &Path, force: bool) -> Result<(), Failure> {
     match fs::symlink_metadata(target) {
@@ -208,10 +211,40 @@ fn directory_of(target: &Path) -> &Path {
 
 /// Where the part of a document is kept until it is whole.
 pub fn part_path(target: &Path, tag: &str) -> PathBuf {
+    beside(target, tag, "part")
+}
+
+/// Where the sums of that part are kept.
+pub fn sums_path(target: &Path, tag: &str) -> PathBuf {
+    beside(target, tag, "sums")
+}
+
+fn beside(target: &Path, tag: &str, what: &str) -> PathBuf {
     let name = target.file_name().unwrap_or_default().as_bytes();
     let short = name.get(..PART_NAME_MAX).unwrap_or(name);
-    let name = format!(".{}.{tag}.onionskin-part", String::from_utf8_lossy(short));
+    let name = format!(".{}.{tag}.onionskin-{what}", String::from_utf8_lossy(short));
     target.with_file_name(name)
+}
+
+/// What a get that was stopped on its way left for the next one, in words. A part without a whole block is removed.
+pub fn left_behind(target: &Path, tag: &str) -> Option<String> {
+    let (part, sums) = (part_path(target, tag), sums_path(target, tag));
+    let file = fs::File::open(&part).ok()?;
+    let sums_length = fs::metadata(&sums).map_or(0, |meta| meta.len());
+    let blocks = (file.metadata().ok()?.len() / SYNC_EVERY).min(sums_length / 32);
+    if blocks > 0 {
+        return Some(kept(blocks * SYNC_EVERY, &part));
+    }
+    // Unless another get works on it.
+    if file.try_lock().is_ok() {
+        let _ = fs::remove_file(&part);
+        let _ = fs::remove_file(&sums);
+    }
+    None
+}
+
+fn kept(bytes: u64, part: &Path) -> String {
+    format!("{bytes} verified bytes in {}; the same command goes on from there.", part.display())
 }
 
 /// A document that arrived whole.
@@ -235,9 +268,12 @@ pub async fn get_to_file<H: Operations>(
     force: bool,
     watch: Watch<'_>,
 ) -> Result<Fetched, Failure> {
-    let mut part = Part::open(target, &tag(key), force)?;
+    let (path, of) = (target.to_owned(), tag(key));
+    // A long part takes a while to read.
+    let opened = tokio::task::spawn_blocking(move || Part::open(&path, &of, force)).await;
+    let mut part = opened.map_err(|e| failure(ErrorKind::Other, format!("cannot read the part: {e}"), "", ""))??;
     loop {
-        let resumed = part.length;
+        let resumed = part.proven;
         match node.get(key, resumed, &mut part, watch).await {
             Ok(report) => {
                 let found = part.finish(force).await?;
@@ -247,7 +283,7 @@ pub async fn get_to_file<H: Operations>(
             Err(_) if part.stale => part.restart().await?,
             // The node saw it first.
             Err(why) if resumed > 0 && why.kind == ErrorKind::Usage => part.restart().await?,
-            Err(why) => return Err(part.leave(why).await),
+            Err(why) => return Err(part.leave(why)),
         }
     }
 }
@@ -258,31 +294,81 @@ struct Part {
     file: tokio::fs::File,
     path: PathBuf,
     target: PathBuf,
-    /// Bytes that are verified and written by this get or, before its start, by an earlier one.
+    /// Bytes that are verified and written, by this get or an earlier one.
     length: u64,
-    /// Bytes of the file: more than `length` while the untrusted end of an earlier get is written again.
-    on_disk: u64,
-    unsynced: u64,
+    /// Bytes of the whole blocks among them, whose sums are written.
+    proven: u64,
+    sums: Sums,
     found: Found,
     stale: bool,
+}
+
+/// The sums over the blocks of a part.
+#[derive(Debug)]
+struct Sums {
+    file: tokio::fs::File,
+    path: PathBuf,
+    /// What stands for the sum before the first: another document's sums prove nothing.
+    first: [u8; 32],
+    /// The sum of the last whole block.
+    last: [u8; 32],
+    /// Over the block that is not whole yet.
+    open: LongHash,
+}
+
+/// The sum of a block: over its bytes, then the sum before it. All blocks are of one length, so the two do not run together.
+fn block_sum(mut block: LongHash, before: &[u8; 32]) -> [u8; 32] {
+    block.update(before);
+    block.finish(0)
+}
+
+/// Reads a part from its beginning as far as its sums prove it. Gives the number of right blocks, and the last one's sum.
+fn prove(part: &mut impl Read, sums: &mut impl Read, first: [u8; 32]) -> (u64, [u8; 32]) {
+    let (mut blocks, mut last) = (0, first);
+    let mut buffer = vec![0; READ];
+    loop {
+        let mut told = [0; 32];
+        let mut block = LongHash::new(Label::PartSum);
+        // What cannot be read is not there.
+        let whole = sums.read_exact(&mut told).and_then(|()| {
+            (0..SYNC_EVERY / READ as u64).try_for_each(|_| {
+                part.read_exact(&mut buffer)?;
+                block.update(&buffer);
+                Ok(())
+            })
+        });
+        if whole.is_err() || block_sum(block, &last) != told {
+            return (blocks, last);
+        }
+        blocks += 1;
+        last = told;
+    }
+}
+
+/// Opens or makes a private file.
+fn open_private(path: &Path) -> Result<fs::File, Failure> {
+    if fs::symlink_metadata(path).is_ok_and(|meta| !meta.is_file()) {
+        return Err(usage(format!("{} is in the way", path.display()), "Remove it, then repeat the command."));
+    }
+    fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
+        .and_then(|file| file.set_permissions(fs::Permissions::from_mode(0o600)).map(|()| file))
+        .map_err(|e| io_failure("write", path, &e))
 }
 
 impl Part {
     fn open(target: &Path, tag: &str, force: bool) -> Result<Self, Failure> {
         may_write(target, force)?;
         let path = part_path(target, tag);
-        if fs::symlink_metadata(&path).is_ok_and(|meta| !meta.is_file()) {
-            return Err(usage(format!("{} is in the way", path.display()), "Remove it, then repeat the command."));
-        }
-        let file = fs::OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path)
-            .map_err(|e| io_failure("write", &path, &e))?;
-        if let Err(fs::TryLockError::WouldBlock) = file.try_lock() {
+        let mut file = open_private(&path)?;
+        // A get that ended just now may have given this very file its name: it is no part any more.
+        let same = |meta: fs::Metadata| Some(meta.ino()) == fs::symlink_metadata(&path).ok().map(|named| named.ino());
+        if matches!(file.try_lock(), Err(fs::TryLockError::WouldBlock)) || !file.metadata().is_ok_and(same) {
             return Err(failure(
                 ErrorKind::Other,
                 "another get is fetching this document to the same place",
@@ -290,27 +376,44 @@ impl Part {
                 "Let it finish, or choose another name with -o.",
             ));
         }
-        let inner = || {
-            file.set_permissions(fs::Permissions::from_mode(0o600))?;
-            let on_disk = file.metadata()?.len();
-            io::Seek::seek(&mut &file, io::SeekFrom::Start(resume_at(on_disk)))?;
-            Ok(on_disk)
-        };
-        let on_disk = inner().map_err(|e| io_failure("write", &path, &e))?;
-        let file = tokio::fs::File::from_std(file);
-        let target = target.to_owned();
-        Ok(Self { file, path, target, length: resume_at(on_disk), on_disk, unsynced: 0, found: Found::default(), stale: false })
+        let sums_path = sums_path(target, tag);
+        let mut sums = open_private(&sums_path)?;
+        let first = hash(Label::PartSum, &[tag.as_bytes()]);
+        let (blocks, last) = prove(&mut file, &mut sums, first);
+        let proven = blocks * SYNC_EVERY;
+        cut(&mut file, proven).map_err(|e| io_failure("write", &path, &e))?;
+        cut(&mut sums, blocks * 32).map_err(|e| io_failure("write", &sums_path, &e))?;
+        let sums =
+            Sums { file: tokio::fs::File::from_std(sums), path: sums_path, first, last, open: LongHash::new(Label::PartSum) };
+        let (file, target) = (tokio::fs::File::from_std(file), target.to_owned());
+        Ok(Self { file, path, target, length: proven, proven, sums, found: Found::default(), stale: false })
     }
 
     async fn restart(&mut self) -> Result<(), Failure> {
         let empty = async {
+            self.sums.file.set_len(0).await?;
+            self.sums.file.rewind().await?;
             self.file.set_len(0).await?;
             self.file.rewind().await
         };
         empty.await.map_err(|e| io_failure("write", &self.path, &e))?;
+        self.sums.last = self.sums.first;
+        self.sums.open = LongHash::new(Label::PartSum);
         self.length = 0;
-        self.on_disk = 0;
+        self.proven = 0;
         self.stale = false;
+        Ok(())
+    }
+
+    /// The block that has just become whole goes to the disk, and then its sum.
+    async fn prove_block(&mut self) -> io::Result<()> {
+        self.file.flush().await?;
+        self.file.sync_data().await?;
+        let block = core::mem::replace(&mut self.sums.open, LongHash::new(Label::PartSum));
+        self.sums.last = block_sum(block, &self.sums.last);
+        self.sums.file.write_all(&self.sums.last).await?;
+        self.sums.file.flush().await?;
+        self.proven = self.length;
         Ok(())
     }
 
@@ -336,6 +439,7 @@ impl Part {
             }
             Err(e) => return Err(io_failure("name", &self.target, &e)),
         }
+        let _ = fs::remove_file(&self.sums.path);
         // Makes the name durable; some file systems refuse to sync a directory, and the document itself is safe already.
         if let Ok(directory) = fs::File::open(directory_of(&self.target)) {
             let _ = directory.sync_all();
@@ -344,18 +448,21 @@ impl Part {
     }
 
     /// Leaves the part for a later get, and says so.
-    async fn leave(&mut self, mut why: Failure) -> Failure {
-        let _ = self.file.flush().await;
-        // The end is not cut off: a get that fails at once must not cost what earlier ones brought.
-        let kept = resume_at(self.on_disk);
-        if kept == 0 {
+    fn leave(&self, mut why: Failure) -> Failure {
+        if self.proven == 0 {
             let _ = fs::remove_file(&self.path);
+            let _ = fs::remove_file(&self.sums.path);
             return why;
         }
-        let _ = self.file.sync_all().await;
-        why.kept = format!("{kept} verified bytes in {}; the same command goes on from there.", self.path.display());
+        why.kept = kept(self.proven, &self.path);
         why
     }
+}
+
+/// Leaves the first bytes of a file, and stands behind them.
+fn cut(file: &mut fs::File, length: u64) -> io::Result<()> {
+    file.set_len(length)?;
+    file.seek(io::SeekFrom::Start(length)).map(|_| ())
 }
 
 fn exists(target: &Path, kept: &str) -> Failure {
@@ -369,7 +476,7 @@ fn exists(target: &Path, kept: &str) -> Failure {
 
 impl Sink for Part {
     async fn found(&mut self, found: Found) -> Result<(), Failure> {
-        if found.length < self.on_disk {
+        if found.length < self.proven {
             self.stale = true;
             return Err(failure(ErrorKind::Other, "the part is longer than the document", "", "Remove the part."));
         }
@@ -379,19 +486,21 @@ impl Sink for Part {
 
     async fn data(&mut self, bytes: Bytes) -> Result<(), Failure> {
         let write = async {
-            self.file.write_all(&bytes).await?;
-            self.unsynced += bytes.len() as u64;
-            if self.unsynced >= SYNC_EVERY {
-                self.file.flush().await?;
-                self.file.sync_data().await?;
-                self.unsynced = 0;
+            let mut rest = &bytes[..];
+            while !rest.is_empty() {
+                let room = SYNC_EVERY - self.length % SYNC_EVERY;
+                let (now, later) = rest.split_at(rest.len().min(room as usize));
+                self.file.write_all(now).await?;
+                self.sums.open.update(now);
+                self.length += now.len() as u64;
+                if self.length.is_multiple_of(SYNC_EVERY) {
+                    self.prove_block().await?;
+                }
+                rest = later;
             }
             io::Result::Ok(())
         };
-        write.await.map_err(|e| io_failure("write", &self.path, &e))?;
-        self.length += bytes.len() as u64;
-        self.on_disk = self.on_disk.max(self.length);
-        Ok(())
+        write.await.map_err(|e| io_failure("write", &self.path, &e))
     }
 }
 

@@ -3,7 +3,7 @@
 //! | goal | construction | file |
 //! |---|---|---|
 //! | hash and key derivation | SHA-256, HKDF-SHA-256, one table of labels | `kdf` |
-//! | hash of a share's data | BLAKE3, in key derivation mode with such a label | `kdf` |
+//! | hash of a share's data, and of a partial download's blocks | BLAKE3, in key derivation mode with such a label | `kdf` |
 //! | identity and signatures | Ed25519 over labelled hashes, strict verification | `keys` |
 //! | key that requests are sealed to | X25519 and ML-KEM-768 | `keys` |
 //! | circuit handshake | ntor shape, X25519 and ephemeral ML-KEM-768 | `ntor` |

@@ -93,7 +93,6 @@ impl StartError {
             Self::Link(_)
             | Self::Networks
             | Self::OtherNetwork
-            | Self::PortInUse(_)
             | Self::NotOurs(_)
             | Self::Listen { .. }
             | Self::Unreachable(_)
@@ -101,7 +100,7 @@ impl StartError {
             Self::NoWayIn => ErrorKind::NoNetwork,
             Self::Disk(error) => error.kind(),
             Self::Core(failure) => failure.kind,
-            Self::State { .. } | Self::System(_) => ErrorKind::Other,
+            Self::PortInUse(_) | Self::State { .. } | Self::System(_) => ErrorKind::Other,
         }
     }
 }

@@ -19,6 +19,7 @@ use crate::proto::event::Event;
 use crate::proto::event::Failure;
 use crate::proto::event::NodeEvent;
 use crate::proto::event::Status;
+use crate::proto::event::count;
 use crate::proto::host::Acceptance;
 use crate::proto::host::Host;
 use crate::proto::job::Job;
@@ -579,7 +580,10 @@ impl Core {
             warnings.push(self.why_not_ready().what);
         }
         if counts.relays < limits::NETWORK_WEAK_BELOW {
-            warnings.push(format!("only {} relays are known: anonymity is weak in a network this small", counts.relays));
+            warnings.push({
+                let are = if counts.relays == 1 { "is" } else { "are" };
+                format!("only {} {are} known: anonymity is weak in a network this small", count(counts.relays, "relay"))
+            });
         }
         warnings.extend(self.requests.policy.relaxed().words());
         Status {

@@ -193,10 +193,11 @@ impl Failure {
 
     /// The top chunk of a document was not found.
     pub fn not_found(asked: usize, found: usize) -> Self {
+        let asked = were_asked(asked);
         let what = if found == 0 {
-            format!("nobody has this document: {asked} hosts were asked, and none holds a share of it")
+            format!("nobody has this document: {asked}, and none holds a share of it")
         } else {
-            format!("too few shares are left: {asked} hosts were asked, {found} shares were found, 8 are needed")
+            format!("too few shares are left: {asked}, {} found, 8 are needed", shares_were(found))
         };
         Self::new(
             ErrorKind::NotFound,
@@ -208,9 +209,8 @@ impl Failure {
 
     /// A part of the manifest is lost.
     pub fn manifest_lost(asked: usize, found: usize) -> Self {
-        let what = format!(
-            "a part of the document's list of chunks is lost: {asked} hosts were asked, {found} shares were found, 8 are needed"
-        );
+        let (asked, found) = (were_asked(asked), shares_were(found));
+        let what = format!("a part of the document's list of chunks is lost: {asked}, {found} found, 8 are needed");
         Self::new(ErrorKind::NotFound, what, "", "Try again later: hosts that are down now may come back.")
     }
 
@@ -281,7 +281,9 @@ impl Failure {
     pub fn not_ready(relays: usize, groups: usize, coverage: Option<u32>) -> Self {
         let measured = coverage.map_or_else(|| "not measured yet".into(), |c| format!("{c} %"));
         let what = format!(
-            "the network is not known well enough to choose paths safely: {relays} relays in {groups} address groups, coverage {measured} (97 % is needed)"
+            "the network is not known well enough to choose paths safely: {} in {}, coverage {measured} (97 % is needed)",
+            count(relays, "relay"),
+            count(groups, "address group"),
         );
         Self::new(
             ErrorKind::NoNetwork,
@@ -306,6 +308,23 @@ impl Failure {
         let what = format!("this computer's clock differs from the network's by {minutes} minutes");
         Self::new(ErrorKind::NoNetwork, what, "Nothing was sent.", "Set the clock, then try again.")
     }
+}
+
+/// So many things: `1 relay`, `2 relays`.
+pub fn count(n: usize, thing: &str) -> String {
+    format!("{n} {thing}{}", if n == 1 { "" } else { "s" })
+}
+
+fn were(n: usize, thing: &str) -> String {
+    format!("{} {}", count(n, thing), if n == 1 { "was" } else { "were" })
+}
+
+fn were_asked(hosts: usize) -> String {
+    format!("{} asked", were(hosts, "host"))
+}
+
+fn shares_were(found: usize) -> String {
+    were(found, "share")
 }
 
 mod kind_word {

@@ -205,6 +205,7 @@ impl Place {
             .current_dir(self.dir.path())
             .env_clear()
             .env("HOME", self.dir.path())
+            .env("TMPDIR", self.dir.path())
             .env("RUST_LOG", std::env::var("ONIONSKIN_TEST_LOG").unwrap_or_else(|_| "info".into()))
             .stdin(Stdio::null())
             .stdout(File::create(&out).unwrap())

@@ -9,6 +9,26 @@ fn part_of(target: &Path) -> PathBuf {
     part_path(target, &tag(&key(1)))
 }
 
+fn sums_of(target: &Path) -> PathBuf {
+    sums_path(target, &tag(&key(1)))
+}
+
+/// Leaves so much of a document as a part, as a get does that was killed.
+async fn leave_part(target: &Path, bytes: &[u8]) {
+    let mut part = Part::open(target, &tag(&key(1)), true).unwrap();
+    for piece in bytes.chunks(100_000) {
+        part.data(Bytes::copy_from_slice(piece)).await.unwrap();
+    }
+    part.file.flush().await.unwrap();
+}
+
+/// Changes one byte of a file.
+fn damage(path: &Path, at: usize) {
+    let mut bytes = fs::read(path).unwrap();
+    *bytes.get_mut(at).unwrap() ^= 1;
+    fs::write(path, bytes).unwrap();
+}
+
 fn document(len: usize) -> Vec<u8> {
     (0..len).map(|i| (i * 7 + i / 256) as u8).collect()
 }
@@ -51,11 +71,14 @@ async fn an_interrupted_get_goes_on_from_its_part() {
     fail_after(&fake, Some(3 << 20));
     let why = get(&fake, &target, false).await.unwrap_err();
     assert_eq!(why.kind, ErrorKind::NotFound);
-    let part = part_of(&target);
-    assert!(why.kept.contains(&format!("{} verified bytes", 2 << 20)), "{}", why.kept);
+    let (part, sums) = (part_of(&target), sums_of(&target));
+    assert!(why.kept.contains(&format!("{} verified bytes", 3 << 20)), "{}", why.kept);
     assert!(why.kept.contains(part.to_str().unwrap()));
-    assert_eq!(names(dir.path()), [part.file_name().unwrap().to_str().unwrap()]);
-    assert_eq!(fs::metadata(&part).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(names(dir.path()), [&part, &sums].map(|path| path.file_name().unwrap().to_str().unwrap()));
+    for path in [&part, &sums] {
+        assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+    assert_eq!(fs::metadata(&sums).unwrap().len(), 3 * 32);
 
     // Failing at once, again and again, loses nothing.
     fail_after(&fake, Some(0));
@@ -64,24 +87,81 @@ async fn an_interrupted_get_goes_on_from_its_part() {
     }
     fail_after(&fake, None);
     let done = get(&fake, &target, false).await.unwrap();
-    assert_eq!(done.resumed, 2 << 20);
-    assert_eq!(fake.0.lock().unwrap().offsets, [0, 2 << 20, 2 << 20, 2 << 20, 2 << 20]);
+    assert_eq!(done.resumed, 3 << 20);
+    assert_eq!(fake.0.lock().unwrap().offsets, [0, 3 << 20, 3 << 20, 3 << 20, 3 << 20]);
     assert_eq!(fs::read(&target).unwrap(), whole);
     assert_eq!(names(dir.path()), ["x.bin"]);
 }
 
 #[tokio::test]
-async fn a_torn_end_of_a_part_is_not_trusted() {
+async fn damaged_bytes_of_a_part_are_fetched_again() {
+    const MIB: usize = 1 << 20;
+    /// What happens to a part of 3 MiB and a bit, and how many blocks of it are used then.
+    type Case = (&'static str, fn(&Path), u64);
+    let cases: [Case; 13] = [
+        ("nothing", |_| {}, 3),
+        ("the end was never whole", |t| damage(&part_of(t), 3 * MIB + 100), 3),
+        ("a torn end", |t| fs::OpenOptions::new().write(true).open(part_of(t)).unwrap().set_len(3 * MIB as u64 - 1000).unwrap(), 2),
+        (
+            "a torn end, filled with zeros",
+            |t| {
+                let file = fs::OpenOptions::new().write(true).open(part_of(t)).unwrap();
+                file.set_len(3 * MIB as u64 - 1000).unwrap();
+                file.set_len(3 * MIB as u64).unwrap();
+            },
+            2,
+        ),
+        ("the last byte", |t| damage(&part_of(t), 3 * MIB - 1), 2),
+        ("the middle", |t| damage(&part_of(t), MIB), 1),
+        ("the first byte", |t| damage(&part_of(t), 0), 0),
+        ("a damaged sum", |t| damage(&sums_of(t), 32 + 31), 1),
+        ("torn sums", |t| fs::OpenOptions::new().write(true).open(sums_of(t)).unwrap().set_len(95).unwrap(), 2),
+        ("no sums", |t| fs::remove_file(sums_of(t)).unwrap(), 0),
+        ("sums without a part", |t| fs::remove_file(part_of(t)).unwrap(), 0),
+        ("another document's sums", |t| fs::rename(sums_path(t, "other"), sums_of(t)).unwrap(), 0),
+        (
+            "exchanged blocks and sums",
+            |t| {
+                for (path, size) in [(part_of(t), MIB), (sums_of(t), 32)] {
+                    let bytes = fs::read(&path).unwrap();
+                    fs::write(&path, [&bytes[..size], &bytes[2 * size..3 * size], &bytes[size..2 * size]].concat()).unwrap();
+                }
+            },
+            1,
+        ),
+    ];
+    let whole = document(4 * MIB);
+    for (what, change, blocks) in cases {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("x.bin");
+        if what.starts_with("another") {
+            let mut other = Part::open(&target, "other", true).unwrap();
+            other.data(Bytes::copy_from_slice(&whole[..3 * MIB])).await.unwrap();
+            fs::remove_file(part_path(&target, "other")).unwrap();
+        }
+        leave_part(&target, &whole[..3 * MIB + 5000]).await;
+        change(&target);
+        let done = get(&Fake::with(1, &whole), &target, false).await.unwrap();
+        assert_eq!(done.resumed, blocks << 20, "{what}");
+        assert!(fs::read(&target).unwrap() == whole, "{what}");
+        assert_eq!(names(dir.path()), ["x.bin"], "{what}");
+    }
+}
+
+#[tokio::test]
+async fn a_get_that_fails_after_damage_keeps_what_is_right() {
     let dir = tempfile::tempdir().unwrap();
     let target = dir.path().join("x.bin");
-    let whole = document(3 << 20);
-    let mut torn = whole.get(..2 << 20).unwrap().to_vec();
-    let end = torn.len() - 1000;
-    torn.get_mut(end..).unwrap().fill(0);
-    fs::write(part_of(&target), &torn).unwrap();
-    let done = get(&Fake::with(1, &whole), &target, false).await.unwrap();
-    assert_eq!(done.resumed, 1 << 20);
-    assert_eq!(fs::read(&target).unwrap(), whole);
+    let whole = document(5 << 20);
+    leave_part(&target, &whole[..4 << 20]).await;
+    damage(&part_of(&target), (2 << 20) + 7);
+    let fake = Fake::with(1, &whole);
+    fail_after(&fake, Some(1 << 20));
+    let why = get(&fake, &target, false).await.unwrap_err();
+    assert!(why.kept.contains(&format!("{} verified bytes", 3 << 20)), "{}", why.kept);
+    fail_after(&fake, None);
+    assert_eq!(get(&fake, &target, false).await.unwrap().resumed, 3 << 20);
+    assert!(fs::read(&target).unwrap() == whole);
 }
 
 #[tokio::test]
@@ -89,12 +169,24 @@ async fn a_part_longer_than_the_document_starts_anew() {
     let dir = tempfile::tempdir().unwrap();
     let target = dir.path().join("x.bin");
     for len in [100, (9 << 19) + 1] {
-        fs::write(part_of(&target), vec![9; 5 << 20]).unwrap();
+        leave_part(&target, &vec![9; 5 << 20]).await;
         let fake = Fake::with(1, &document(len));
         get(&fake, &target, true).await.unwrap();
         assert_eq!(fs::read(&target).unwrap(), document(len));
-        assert_eq!(fake.0.lock().unwrap().offsets, [4 << 20, 0]);
+        assert_eq!(fake.0.lock().unwrap().offsets, [5 << 20, 0]);
+        assert_eq!(names(dir.path()), ["x.bin"]);
     }
+}
+
+#[tokio::test]
+async fn a_part_of_the_whole_document_is_finished() {
+    let dir = tempfile::tempdir().unwrap();
+    let target = dir.path().join("x.bin");
+    let whole = document(2 << 20);
+    leave_part(&target, &whole).await;
+    let done = get(&Fake::with(1, &whole), &target, false).await.unwrap();
+    assert_eq!(done.resumed, 2 << 20);
+    assert!(fs::read(&target).unwrap() == whole);
 }
 
 #[tokio::test]

@@ -52,7 +52,7 @@ pub enum TextError {
     #[error("it was made by a newer version of onionskin: update to use it")]
     Newer,
     /// A verify key where a read key is wanted.
-    #[error("it is a verify key: it can check and repair a document, and cannot read it")]
+    #[error("it is a verify key: it can check a document, and cannot read it")]
     VerifyOnly,
     /// A bootstrap link where a key is wanted.
     #[error("it is a relay's bootstrap link, not a document's key")]

@@ -1,0 +1,59 @@
+//! How a person or the system stops a command: Ctrl-C, SIGTERM, and SIGHUP when the terminal goes. All three end it in the same way.
+
+use crate::base::ErrorKind;
+use crate::client::failure;
+use crate::proto::event::Failure;
+use core::future::Future;
+use core::future::pending;
+use tokio::signal::unix::SignalKind;
+use tokio::signal::unix::signal;
+
+/// Waits for a signal that ends a command. One that this process was started to ignore, as `nohup` does, stays ignored.
+pub(super) async fn stopped() {
+    let ignored = std::fs::read_to_string("/proc/self/status").map_or(0, |text| ignored(&text));
+    let wait = async |kind: SignalKind| {
+        let listens = ignored & (1 << (kind.as_raw_value() - 1)) == 0;
+        match signal(kind) {
+            Ok(mut signals) if listens => signals.recv().await,
+            Ok(_) | Err(_) => pending().await,
+        }
+    };
+    tokio::select! {
+        _ = wait(SignalKind::interrupt()) => {}
+        _ = wait(SignalKind::terminate()) => {}
+        _ = wait(SignalKind::hangup()) => {}
+    }
+}
+
+/// The set of ignored signals in a process's status: bit 0 is signal 1.
+fn ignored(status: &str) -> u64 {
+    let field = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    field.and_then(|set| u64::from_str_radix(set.trim(), 16).ok()).unwrap_or(0)
+}
+
+/// Works until it is done or stopped; then says what was kept, and what to do next.
+pub(super) async fn unless_stopped<T>(
+    work: impl Future<Output = Result<T, Failure>>,
+    told: impl FnOnce() -> (String, &'static str),
+) -> Result<T, Failure> {
+    tokio::select! {
+        // Signals first, so that they are heard from the work's first step on.
+        biased;
+        () = stopped() => {
+            let (kept, next) = told();
+            Err(failure(ErrorKind::Other, "stopped by you", kept, next))
+        }
+        done = work => done,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ignored_signals_are_read() {
+        assert_eq!(ignored("Name:\tx\nSigBlk:\t0000000000000002\nSigIgn:\t0000000000001001\n"), 0x1001);
+        assert_eq!(ignored("Name:\tx\n"), 0);
+    }
+}
