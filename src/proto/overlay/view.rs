@@ -66,6 +66,13 @@ pub struct Entry {
     slot: usize,
 }
 
+impl Entry {
+    /// Whether a witness more that is seen could make more of it.
+    fn may_gain(&self) -> bool {
+        !self.seen || !self.usable || (!self.host && self.relay.descriptor().host_key.is_some())
+    }
+}
+
 /// A relay at its place in the key space.
 #[derive(Clone, Debug)]
 pub struct Place {
@@ -365,9 +372,9 @@ impl View {
         while let Some(node) = work.pop() {
             if self.judge(&node) {
                 let hint = hint_id(&node);
-                // Those that are usable already gain nothing by it. The bound keeps a crowd around one witness from costing more with
+                // Those that are all they can be gain nothing by it. The bound keeps a crowd around one witness from costing more with
                 // each descriptor of it (T36); who is left out is decided about when its own next descriptor comes.
-                work.extend(self.subjects(hint).take(SUBJECTS_MAX).filter(|e| !e.usable || !e.seen).map(|e| e.relay.node()));
+                work.extend(self.subjects(hint).take(SUBJECTS_MAX).filter(|e| e.may_gain()).map(|e| e.relay.node()));
                 let witnesses = self.entries.get(&node).into_iter().flat_map(|e| counting(&e.relay)).map(|r| r.witness);
                 work.extend(witnesses.filter(|w| self.entries.get(w).is_some_and(|e| !e.seen)));
             }

@@ -126,6 +126,30 @@ fn receipts_connect_both_ways() {
     }
 }
 
+/// A relay that is usable by fresh receipts becomes a host when the witnesses of its old ones turn out to be seen, in any order.
+#[test]
+fn late_witnesses_make_a_usable_relay_a_host() {
+    let receipt = |witness: u8, subject: &Descriptor, age: u32| Receipt {
+        witness: NodeId([witness; 32]),
+        subject: subject.node,
+        addr: subject.addrs[0],
+        day: NOW.day() - age,
+        sig: [0; 64],
+    };
+    let mut subject = vouched(NodeId([61; 32]), addr(61, 1), 3, 0);
+    subject.host_key = Some(host_key());
+    let late: Vec<Descriptor> = [91u8, 92].iter().map(|i| plain(NodeId([*i; 32]), addr(*i, 1))).collect();
+    subject.receipts.extend([receipt(91, &subject, 3), receipt(92, &subject, 3)]);
+    let mut view = view_with_witnesses();
+    view.insert(at(subject.clone()), NOW);
+    for witness in late {
+        view.insert(at(witness.clone()), NOW);
+        view.prove(&witness.node, &witness.addrs[0]);
+        view.check();
+    }
+    assert!(view.entry(&subject.node).is_some_and(|e| e.usable && e.host));
+}
+
 #[test]
 fn hosts_need_an_address_unchanged_for_a_day() {
     let mut view = View::new(false);
