@@ -110,8 +110,9 @@ pub const CREDIT_QUANTUM: u32 = 32;
 pub const WINDOW_MIN: u32 = 64;
 /// Largest window of a leg, as design D6 fixes it.
 pub const WINDOW_MAX: u32 = 3072;
-/// Credits leave a link in batches, this far apart.
-pub const CREDIT_TICK: Duration = Duration::from_millis(5);
+/// Credits leave a node in batches, this far apart, on one grid for all its links: coarse, so that they say little about timing, and one wake-up
+/// for all.
+pub const CREDIT_TICK: Duration = Duration::from_millis(10);
 /// A circuit that has data and no credit for this long dies (Sniper attack).
 pub const STALL_DEADLINE: Duration = Duration::from_secs(60);
 

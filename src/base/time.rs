@@ -13,6 +13,13 @@ impl Time {
     pub const fn since(self, earlier: Self) -> Duration {
         Duration::from_micros(self.0.saturating_sub(earlier.0))
     }
+
+    /// The next point of a grid with this spacing: later than this time, by at most one spacing.
+    #[must_use]
+    pub fn next_multiple(self, spacing: Duration) -> Self {
+        let spacing = u64::try_from(spacing.as_micros()).unwrap_or(u64::MAX).max(1);
+        Self((self.0 / spacing).saturating_add(1).saturating_mul(spacing))
+    }
 }
 
 impl Add<Duration> for Time {

@@ -198,7 +198,7 @@ impl Core {
     /// When a `Tick` is wanted, and which part wants it.
     pub fn timeout(&self) -> Option<(Time, &'static str)> {
         let keys = self.keys.as_ref().map(Renewal::timeout);
-        [self.links.timeout(), self.requests.timeout(), self.overlay.timeout(), self.host.timeout(), keys]
+        [self.links.timeout(), self.requests.timeout(), self.ops.timeout(), self.overlay.timeout(), self.host.timeout(), keys]
             .into_iter()
             .flatten()
             .min()
@@ -366,6 +366,7 @@ impl Core {
             if self.ready {
                 self.ops.begin(ctx, &mut self.requests, &mut self.links, self.overlay.view());
             }
+            self.ops.tick(ctx, &mut self.requests, &mut self.links, self.overlay.view());
             self.requests.drive(ctx, &mut self.links, self.overlay.view(), self.ready);
             while let Some(event) = self.requests.poll_event() {
                 quiet = false;

@@ -17,6 +17,8 @@ pub enum Manner {
     Corrupts,
     /// Serves some other share than the one asked for.
     Swaps,
+    /// Takes very long to serve.
+    Dawdles,
 }
 
 /// Shares in memory.

@@ -43,6 +43,8 @@ use zeroize::Zeroizing;
 pub const WALL: u64 = 1_800_000_000;
 /// What a job takes, so that answers never come within the same instant.
 const JOB_TIME: Duration = Duration::from_micros(200);
+/// What serving takes a host that dawdles.
+const DAWDLE_TIME: Duration = Duration::from_secs(60);
 
 /// What a node on the way does to cells that it sends, instead of what it should.
 pub type Tamper = Box<dyn FnMut(&mut StdRng, &mut BytesMut) -> Fate>;
@@ -450,8 +452,10 @@ impl World {
             }
             Output::Send { link, cells } => self.send(from, link, cells),
             Output::Job { job, work } => {
+                let slow = matches!(work, Job::Serve { .. }) && self.nodes[from].disk.manner == disk::Manner::Dawdles;
                 let result = self.job(from, work);
-                self.schedule(self.now + JOB_TIME, from, Input::Done { job, result });
+                let time = if slow { DAWDLE_TIME } else { JOB_TIME };
+                self.schedule(self.now + time, from, Input::Done { job, result });
             }
             Output::Event(op, event) => self.nodes[from].events.entry(op).or_default().push(event),
             Output::Node(event) => self.nodes[from].news.push(event),

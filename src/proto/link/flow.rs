@@ -443,7 +443,7 @@ impl Links {
     /// A cell that came in on this port has left the node, or was used up.
     pub(in crate::proto) fn consumed(&mut self, ctx: &mut Ctx<'_, '_>, key: PortKey) {
         if let Some(id) = self.consumed_quietly(key) {
-            self.timers.set_if_unset(LinkTimer::Credit(id), ctx.env.now + limits::CREDIT_TICK);
+            self.timers.set_if_unset(LinkTimer::Credit(id), ctx.env.now.next_multiple(limits::CREDIT_TICK));
         }
     }
 

@@ -118,6 +118,10 @@ impl Check {
                 user.event(Event::Failed(Failure::bug("a job was lost")));
                 return Goes::Over;
             }
+            Heard::Time => {
+                self.tree.hurry(user);
+                return Goes::On;
+            }
             Heard::Command(_) => return Goes::On,
         };
         match walked {

@@ -1,5 +1,6 @@
 //! Getting a document: a window of chunks at a time, delivered in order, lost chunks rebuilt from the parity of their group.
 
+use crate::base::Time;
 use crate::base::limits;
 use crate::proto::doc::DocJob;
 use crate::proto::doc::DocJobResult;
@@ -17,18 +18,25 @@ use crate::proto::ops::Goes;
 use crate::proto::ops::Heard;
 use crate::proto::ops::User;
 use crate::proto::ops::retrieve;
+use crate::proto::ops::retrieve::Breadth;
+use crate::proto::ops::retrieve::PATIENCE_MAX;
 use crate::proto::ops::retrieve::Retrieval;
 use crate::proto::ops::tree;
 use crate::proto::ops::tree::Tree;
 use bytes::Bytes;
+use core::time::Duration;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 
-/// Chunks under way at once: ten requests each, so that a random order over more than 256 shares hides the chunk's (D12), and at most
+/// Chunks under way at once: eight requests each or more, so that a random order over more than 256 shares hides the chunk's (D12), and at most
 /// 12 MiB of answers.
 const WINDOW: usize = 32;
 /// Bytes handed to the receiver that it has not dealt with: beyond it no new chunk is begun.
 const UNCONSUMED_MAX: u64 = 16 << 20;
+/// A chunk is late when it takes this many times as long as others did.
+const LATE: u32 = 4;
+/// But not before this long: less is chance.
+const PATIENCE_MIN: Duration = Duration::from_millis(250);
 
 /// What a chunk under way is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +50,7 @@ enum Goal {
 #[derive(Debug)]
 struct Chunk {
     goal: Goal,
+    begun: Time,
     retrieval: Retrieval,
 }
 
@@ -72,6 +81,8 @@ pub struct Get {
     delivered: u64,
     consumed: u64,
     void: bool,
+    /// How long a chunk takes, as a moving average.
+    typical: Option<Duration>,
     report: Report,
     givers: BTreeSet<crate::base::NodeId>,
     asked_worst: usize,
@@ -96,6 +107,7 @@ impl Get {
             delivered: 0,
             consumed: 0,
             void: false,
+            typical: None,
             report: Report::default(),
             givers: BTreeSet::new(),
             asked_worst: 0,
@@ -133,6 +145,10 @@ impl Get {
                 return self.advance(user);
             }
             Heard::Command(_) => return Goes::On,
+            Heard::Time => {
+                self.hurry(user);
+                return Goes::On;
+            }
         };
         match walked {
             tree::Outcome::Pending => Goes::On,
@@ -204,12 +220,21 @@ impl Get {
         Goes::Over
     }
 
+    /// Further hosts for chunks whose hosts are slow.
+    fn hurry(&mut self, user: &mut User<'_, '_, '_>) {
+        self.tree.hurry(user);
+        let patience = self.typical.map_or(PATIENCE_MAX, |t| (t * LATE).clamp(PATIENCE_MIN, PATIENCE_MAX));
+        for (tag, chunk) in &mut self.chunks {
+            chunk.retrieval.hurry(user, *tag, patience);
+        }
+    }
+
     fn begin_chunk(&mut self, user: &mut User<'_, '_, '_>, layout: &Layout, slot: u64, goal: Goal) {
         let Some(root) = usize::try_from(slot).ok().and_then(|s| self.tree.roots.get(s).copied()) else { return };
         self.tags += 1;
         let copy = self.key.copy(&root, layout.class, 0);
-        let retrieval = Retrieval::start(user, self.tags, root, layout.class, vec![copy]);
-        self.chunks.insert(self.tags, Chunk { goal, retrieval });
+        let retrieval = Retrieval::start(user, self.tags, root, layout.class, vec![copy], Breadth::Lean);
+        self.chunks.insert(self.tags, Chunk { goal, begun: user.ctx.env.now, retrieval });
     }
 
     fn retrieved(&mut self, user: &mut User<'_, '_, '_>, tag: u64, outcome: retrieve::Outcome) -> Goes {
@@ -225,6 +250,8 @@ impl Get {
         };
         let Some(chunk) = self.chunks.remove(&tag) else { return Goes::On };
         user.requests.release(user.op, tag);
+        let took = user.ctx.env.now.since(chunk.begun);
+        self.typical = Some(self.typical.map_or(took, |t| (t * 7 + took) / 8));
         self.asked_worst = self.asked_worst.max(asked);
         self.report.shares += chunk.retrieval.givers.len() as u64;
         self.report.shares_failed += chunk.retrieval.liars;

@@ -35,6 +35,7 @@ use crate::proto::requests::RequestEvent;
 use crate::proto::requests::Requests;
 use crate::proto::requests::Target;
 use crate::wire::request::SessionType;
+use core::time::Duration;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -42,6 +43,8 @@ use std::sync::Arc;
 
 /// Most operations at once; a further one is refused.
 const OPS_MAX: usize = 64;
+/// How often operations see to what is slow.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// Hosts of a chunk's region.
 #[derive(Debug)]
@@ -132,6 +135,8 @@ pub(in crate::proto) enum Heard {
     Job(u64, JobResult),
     /// The document's next bytes, or the receiver's word that it dealt with bytes.
     Command(Command),
+    /// Some time has passed: see to what is slow.
+    Time,
 }
 
 /// Whether an operation goes on.
@@ -162,6 +167,7 @@ struct Op {
 #[derive(Debug, Default)]
 pub struct Ops {
     ops: BTreeMap<OpId, Op>,
+    look: Time,
 }
 
 impl Ops {
@@ -228,6 +234,23 @@ impl Ops {
             requests.close(ctx, links, id);
             ctx.out.push(Output::Event(id, Event::Failed(why.clone())));
         }
+    }
+
+    /// Lets those under way see to what is slow, if it is time.
+    pub(in crate::proto) fn tick(&mut self, ctx: &mut Ctx<'_, '_>, requests: &mut Requests, links: &mut Links, view: &View) {
+        if ctx.env.now < self.look || self.ops.is_empty() {
+            return;
+        }
+        self.look = ctx.env.now + LOOK_EVERY;
+        let under_way: Vec<_> = self.ops.iter().filter(|(_, op)| op.begun).map(|(id, _)| *id).collect();
+        for id in under_way {
+            self.hear(ctx, requests, links, view, id, Heard::Time);
+        }
+    }
+
+    /// When to tick next, and why.
+    pub fn timeout(&self) -> Option<(Time, &'static str)> {
+        self.ops.values().any(|op| op.begun).then_some((self.look, "slow hosts"))
     }
 
     /// Something happened to a request.

@@ -122,7 +122,7 @@ impl Publish {
         match heard {
             Heard::Begin => self.advance(user),
             Heard::Command(Command::Plain(plain)) => self.plain(user, plain),
-            Heard::Command(_) => Goes::On,
+            Heard::Command(_) | Heard::Time => Goes::On,
             Heard::Answer(tag, request, answer) => {
                 let Some((_, placement)) = self.placing.get_mut(&tag) else { return Goes::On };
                 let outcome = placement.answer(user, tag, request, open_stored(answer));

@@ -13,6 +13,8 @@ use crate::proto::job::JobResult;
 use crate::proto::job::SealedAnswer;
 use crate::proto::ops::User;
 use crate::proto::ops::retrieve;
+use crate::proto::ops::retrieve::Breadth;
+use crate::proto::ops::retrieve::PATIENCE_MAX;
 use crate::proto::ops::retrieve::Retrieval;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -93,7 +95,7 @@ impl Tree {
         self.nodes.push(root);
         let copies = if self.key.is_tree() { limits::MANIFEST_COPIES } else { 1 };
         let copies = (0..copies).map(|i| self.key.copy(&root, self.key.top_class(), i)).collect();
-        let retrieval = Retrieval::start(user, *tags, root, self.key.top_class(), copies);
+        let retrieval = Retrieval::start(user, *tags, root, self.key.top_class(), copies, Breadth::Broad);
         self.wants.insert(*tags, Want { place, retrieval });
     }
 
@@ -121,6 +123,13 @@ impl Tree {
         let Some(want) = self.wants.get_mut(&tag) else { return Outcome::Pending };
         let outcome = want.retrieval.failed(user, tag, request, host_to_blame);
         self.retrieved(user, tag, outcome)
+    }
+
+    /// Further hosts for nodes whose hosts are slow.
+    pub(in crate::proto) fn hurry(&mut self, user: &mut User<'_, '_, '_>) {
+        for (tag, want) in &mut self.wants {
+            want.retrieval.hurry(user, *tag, PATIENCE_MAX);
+        }
     }
 
     /// One of the walk's jobs is done.
