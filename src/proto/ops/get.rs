@@ -1,6 +1,5 @@
 //! Getting a document: a window of chunks at a time, delivered in order, lost chunks rebuilt from the parity of their group.
 
-use crate::base::Time;
 use crate::base::limits;
 use crate::proto::doc::DocJob;
 use crate::proto::doc::DocJobResult;
@@ -17,14 +16,13 @@ use crate::proto::job::JobResult;
 use crate::proto::ops::Goes;
 use crate::proto::ops::Heard;
 use crate::proto::ops::User;
+use crate::proto::ops::pace::Pace;
 use crate::proto::ops::retrieve;
 use crate::proto::ops::retrieve::Breadth;
-use crate::proto::ops::retrieve::PATIENCE_MAX;
 use crate::proto::ops::retrieve::Retrieval;
 use crate::proto::ops::tree;
 use crate::proto::ops::tree::Tree;
 use bytes::Bytes;
-use core::time::Duration;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 
@@ -33,10 +31,6 @@ use std::collections::BTreeSet;
 const WINDOW: usize = 32;
 /// Bytes handed to the receiver that it has not dealt with: beyond it no new chunk is begun.
 const UNCONSUMED_MAX: u64 = 16 << 20;
-/// A chunk is late when it takes this many times as long as others did.
-const LATE: u32 = 4;
-/// But not before this long: less is chance.
-const PATIENCE_MIN: Duration = Duration::from_millis(250);
 
 /// What a chunk under way is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +44,6 @@ enum Goal {
 #[derive(Debug)]
 struct Chunk {
     goal: Goal,
-    begun: Time,
     retrieval: Retrieval,
 }
 
@@ -81,8 +74,7 @@ pub struct Get {
     delivered: u64,
     consumed: u64,
     void: bool,
-    /// How long a chunk takes, as a moving average.
-    typical: Option<Duration>,
+    pace: Pace,
     report: Report,
     givers: BTreeSet<crate::base::NodeId>,
     asked_worst: usize,
@@ -107,7 +99,7 @@ impl Get {
             delivered: 0,
             consumed: 0,
             void: false,
-            typical: None,
+            pace: Pace::default(),
             report: Report::default(),
             givers: BTreeSet::new(),
             asked_worst: 0,
@@ -130,6 +122,7 @@ impl Get {
             Heard::Job(tag, result) if self.tree.owns(tag) => self.tree.job(user, &mut self.tags, tag, result),
             Heard::Answer(tag, request, answer) => {
                 let Some(chunk) = self.chunks.get_mut(&tag) else { return Goes::On };
+                self.pace.heard(chunk.retrieval.waited(user.ctx.env.now));
                 let outcome = chunk.retrieval.answer(user, tag, request, answer);
                 return self.retrieved(user, tag, outcome);
             }
@@ -223,7 +216,7 @@ impl Get {
     /// Further hosts for chunks whose hosts are slow.
     fn hurry(&mut self, user: &mut User<'_, '_, '_>) {
         self.tree.hurry(user);
-        let patience = self.typical.map_or(PATIENCE_MAX, |t| (t * LATE).clamp(PATIENCE_MIN, PATIENCE_MAX));
+        let patience = self.pace.patience();
         for (tag, chunk) in &mut self.chunks {
             chunk.retrieval.hurry(user, *tag, patience);
         }
@@ -234,7 +227,7 @@ impl Get {
         self.tags += 1;
         let copy = self.key.copy(&root, layout.class, 0);
         let retrieval = Retrieval::start(user, self.tags, root, layout.class, vec![copy], Breadth::Lean);
-        self.chunks.insert(self.tags, Chunk { goal, begun: user.ctx.env.now, retrieval });
+        self.chunks.insert(self.tags, Chunk { goal, retrieval });
     }
 
     fn retrieved(&mut self, user: &mut User<'_, '_, '_>, tag: u64, outcome: retrieve::Outcome) -> Goes {
@@ -250,8 +243,6 @@ impl Get {
         };
         let Some(chunk) = self.chunks.remove(&tag) else { return Goes::On };
         user.requests.release(user.op, tag);
-        let took = user.ctx.env.now.since(chunk.begun);
-        self.typical = Some(self.typical.map_or(took, |t| (t * 7 + took) / 8));
         self.asked_worst = self.asked_worst.max(asked);
         self.report.shares += chunk.retrieval.givers.len() as u64;
         self.report.shares_failed += chunk.retrieval.liars;

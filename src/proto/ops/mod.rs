@@ -1,10 +1,11 @@
 //! What people asked for: publications, gets, checks. Each is a machine of its own, on circuits of its own.
 //!
-//! [`retrieve`] brings one chunk back, [`place`] gives one chunk's shares to hosts; [`get`], [`publish`] and [`check`] decide which chunk is
+//! [`retrieve`] brings one chunk back, [`place`] gives one chunk's shares to hosts, [`pace`] tells slow hosts from others; [`get`], [`publish`] and [`check`] decide which chunk is
 //! next. None of them knows of links or circuits: they ask hosts through `User` and hear answers.
 
 pub mod check;
 pub mod get;
+pub mod pace;
 pub mod place;
 pub mod publish;
 pub mod retrieve;

@@ -2,8 +2,11 @@
 //!
 //! Every admitted host gets a share, dealt from one random order of the 24 after the other; three hosts chosen by chance, and always those in
 //! the guard's address groups, get none. In a network with fewer hosts than shares, hosts get several, up to what they may keep.
+//!
+//! A slow host holds nothing up: what it was to keep is offered to another as well, and then the chunk is stored without its word.
 
 use crate::base::NodeId;
+use crate::base::Time;
 use crate::base::limits;
 use crate::proto::circuit::origin::RequestId;
 use crate::proto::doc::share::EncodedChunk;
@@ -16,6 +19,7 @@ use crate::wire::request::SessionType;
 use crate::wire::request::Store;
 use crate::wire::request::Stored;
 use crate::wire::request::TICKET_NONE;
+use core::time::Duration;
 use rand::seq::SliceRandom;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -68,6 +72,10 @@ pub struct Placement {
     elsewhere: BTreeMap<u8, usize>,
     acknowledged: BTreeSet<u8>,
     full: bool,
+    /// When shares were last offered to the hosts, or to others instead of slow ones.
+    offered_at: Time,
+    /// Whether that happened.
+    hurried: bool,
     /// Hosts that took a share.
     pub takers: BTreeSet<NodeId>,
     /// Offers that came to nothing.
@@ -100,6 +108,8 @@ impl Placement {
             elsewhere: BTreeMap::new(),
             acknowledged: BTreeSet::new(),
             full: false,
+            offered_at: user.ctx.env.now,
+            hurried: false,
             takers: BTreeSet::new(),
             refused: 0,
             stored: 0,
@@ -170,6 +180,28 @@ impl Placement {
             }
         }
         self.outcome()
+    }
+
+    /// How long ago shares were last offered.
+    pub fn waited(&self, now: Time) -> Duration {
+        now.since(self.offered_at)
+    }
+
+    /// Deals with hosts that take longer than `patience`: their shares go to others as well, and after as long again the chunk is stored
+    /// without them if enough of the others took theirs.
+    pub(in crate::proto) fn hurry(&mut self, user: &mut User<'_, '_, '_>, tag: u64, patience: Duration) -> Outcome {
+        if self.waited(user.ctx.env.now) < patience {
+            return Outcome::Pending;
+        }
+        if core::mem::replace(&mut self.hurried, true) {
+            let acknowledged = self.acknowledged.len();
+            return if acknowledged >= STORED_AT { Outcome::Stored(acknowledged) } else { Outcome::Pending };
+        }
+        self.offered_at = user.ctx.env.now;
+        for deal in self.asked.values().copied().collect::<Vec<_>>() {
+            self.elsewhere(user, tag, deal);
+        }
+        Outcome::Pending
     }
 
     /// Offers a share to the host that was offered least, of those that have room and were not offered it yet.

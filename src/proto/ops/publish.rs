@@ -22,6 +22,7 @@ use crate::proto::job::SealedAnswer;
 use crate::proto::ops::Goes;
 use crate::proto::ops::Heard;
 use crate::proto::ops::User;
+use crate::proto::ops::pace::Pace;
 use crate::proto::ops::place;
 use crate::proto::ops::place::Placement;
 use crate::wire::manifest::Private;
@@ -80,6 +81,7 @@ pub struct Publish {
     top: Option<[u8; 32]>,
     stored_bytes: u64,
     takers: BTreeSet<NodeId>,
+    pace: Pace,
     report: Report,
 }
 
@@ -112,6 +114,7 @@ impl Publish {
             top: None,
             stored_bytes: 0,
             takers: BTreeSet::new(),
+            pace: Pace::default(),
             report: Report::default(),
             layout,
             wish,
@@ -122,9 +125,11 @@ impl Publish {
         match heard {
             Heard::Begin => self.advance(user),
             Heard::Command(Command::Plain(plain)) => self.plain(user, plain),
-            Heard::Command(_) | Heard::Time => Goes::On,
+            Heard::Command(_) => Goes::On,
+            Heard::Time => self.hurry(user),
             Heard::Answer(tag, request, answer) => {
                 let Some((_, placement)) = self.placing.get_mut(&tag) else { return Goes::On };
+                self.pace.heard(placement.waited(user.ctx.env.now));
                 let outcome = placement.answer(user, tag, request, open_stored(answer));
                 self.placed(user, tag, &outcome)
             }
@@ -136,6 +141,24 @@ impl Publish {
             Heard::Job(tag, JobResult::Document(DocJobResult::Encoded(Some(chunks)))) => self.coded(user, tag, chunks),
             Heard::Job(..) => self.fail(user, Failure::bug("coding a chunk failed")),
         }
+    }
+
+    /// Sees to chunks whose hosts are slow.
+    fn hurry(&mut self, user: &mut User<'_, '_, '_>) -> Goes {
+        let patience = self.pace.patience();
+        let mut done = Vec::new();
+        for (tag, (_, placement)) in &mut self.placing {
+            let outcome = placement.hurry(user, *tag, patience);
+            if outcome != place::Outcome::Pending {
+                done.push((*tag, outcome));
+            }
+        }
+        for (tag, outcome) in done {
+            if self.placed(user, tag, &outcome) == Goes::Over {
+                return Goes::Over;
+            }
+        }
+        Goes::On
     }
 
     /// Wants the next bytes, or codes the next padding chunk or manifest level, while there is room.

@@ -31,8 +31,6 @@ const SAME_HOST_RETRIES: u8 = 2;
 const LEAN_ROUNDS: u8 = 3;
 /// Further hosts asked when the ones asked are slow: as many as ten are more than eight.
 const HURRY: usize = limits::READ_FIRST - limits::SHARES_NEEDED;
-/// A host that takes longer is slow, where nothing is known of how long others take.
-pub const PATIENCE_MAX: Duration = Duration::from_secs(2);
 
 /// How many hosts a retrieval asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,9 +150,14 @@ impl Retrieval {
         limits::SHARES_NEEDED.saturating_sub(self.found.len())
     }
 
+    /// How long ago hosts were last asked.
+    pub fn waited(&self, now: Time) -> Duration {
+        now.since(self.asked_at)
+    }
+
     /// Asks further hosts if those asked have had `patience`. They may still answer.
     pub(in crate::proto) fn hurry(&mut self, user: &mut User<'_, '_, '_>, tag: u64, patience: Duration) {
-        if !self.job && !self.asked.is_empty() && user.ctx.env.now.since(self.asked_at) >= patience {
+        if !self.job && !self.asked.is_empty() && self.waited(user.ctx.env.now) >= patience {
             self.ask(user, tag, HURRY);
         }
     }
