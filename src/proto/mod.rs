@@ -12,6 +12,7 @@
 
 pub mod circuit;
 pub mod core;
+pub mod crowd;
 pub mod doc;
 pub mod event;
 pub mod host;

@@ -14,6 +14,10 @@ use crate::crypto::ntor;
 use crate::crypto::secret::Secret;
 use crate::proto::circuit::read_handshake;
 use crate::proto::circuit::write_handshake;
+use crate::proto::crowd::Crowd;
+use crate::proto::crowd::PASSING;
+use crate::proto::crowd::STANDING;
+use crate::proto::crowd::Seat;
 use crate::proto::job::Job;
 use crate::proto::link::Links;
 use crate::proto::link::PortKey;
@@ -32,16 +36,17 @@ use crate::wire::cell::RelayMessage;
 use crate::wire::cell::TAG;
 use crate::wire::codec::Reader;
 use std::collections::BTreeMap;
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// Most legs of one circuit at once: the hosts of a few regions.
 const LEGS_MAX: usize = 32;
 /// Most circuit handshakes that one link may have waiting: beyond it creates are refused before any public-key work (T36).
 const PENDING_PER_LINK: usize = 256;
+/// Most circuit handshakes that may wait in all: a second of work for one core, so that nobody's create waits longer. Shared out by [`Crowd`].
+const PENDING_MAX: usize = 4096;
 /// Relays in an answer to a sample request: half a cell.
 const SAMPLE_MAX: usize = 128;
-/// Most circuits carried at once. At 3 KiB each they take 150 MiB.
+/// Most circuits carried at once, or being made. At 3 KiB each they take 150 MiB. Shared out by [`Crowd`], by who is on the client's side.
 const HOPS_MAX: usize = 50_000;
 
 #[derive(Debug)]
@@ -70,13 +75,34 @@ struct Hop {
     early_seen: u8,
     legs: BTreeMap<StreamId, Leg>,
     layer: RelayLayer<BODY>,
+    seat: Seat,
+}
+
+/// What a circuit holds while its handshake runs.
+struct Pending {
+    /// Among the circuits.
+    seat: Seat,
+    /// Among the handshakes.
+    turn: Seat,
 }
 
 /// All circuits that this relay carries.
-#[derive(Default)]
 pub struct Hops {
     hops: Slab<Hop>,
-    pending: BTreeSet<(LinkId, CircuitId)>,
+    seats: Crowd,
+    pending: BTreeMap<(LinkId, CircuitId), Pending>,
+    turns: Crowd,
+}
+
+impl Default for Hops {
+    fn default() -> Self {
+        Self {
+            hops: Slab::default(),
+            seats: Crowd::new(HOPS_MAX, STANDING),
+            pending: BTreeMap::new(),
+            turns: Crowd::new(PENDING_MAX, PASSING),
+        }
+    }
 }
 
 /// What a recognised or relayed cell came to.
@@ -123,14 +149,31 @@ impl Hops {
         circuit: CircuitId,
         body: &[u8; BODY],
     ) {
-        let waiting = self.pending.range((link, CircuitId(core::num::NonZeroU32::MIN))..).take_while(|(l, _)| *l == link).count();
-        let message = read_handshake(body).ok().filter(|_| waiting < PENDING_PER_LINK && self.hops.len() < HOPS_MAX);
-        match message {
-            Some(message) if self.pending.insert((link, circuit)) => {
+        let message = read_handshake(body).ok();
+        match message.and_then(|message| Some((message, self.admit(links, link, circuit)?))) {
+            Some((message, pending)) => {
+                self.pending.insert((link, circuit), pending);
                 let work = Job::CircuitServer { keys: Arc::clone(keys), message: message.to_vec() };
                 ctx.out.job(JobFor::CircuitServer(link, circuit), work);
             }
-            _ => links.push_control(ctx, link, Some(circuit), Command::Destroy, &[0; BODY]),
+            None => links.push_control(ctx, link, Some(circuit), Command::Destroy, &[0; BODY]),
+        }
+    }
+
+    /// The places of one circuit more, if there are any for this link.
+    fn admit(&mut self, links: &Links, link: LinkId, circuit: CircuitId) -> Option<Pending> {
+        let of_link = self.pending.range((link, CircuitId(core::num::NonZeroU32::MIN))..).take_while(|((l, _), _)| *l == link);
+        if of_link.count() >= PENDING_PER_LINK || self.pending.contains_key(&(link, circuit)) {
+            return None;
+        }
+        let remote = links.remote(link)?;
+        let turn = self.turns.enter(&remote)?;
+        match self.seats.enter(&remote) {
+            Some(seat) => Some(Pending { seat, turn }),
+            None => {
+                self.turns.leave(turn);
+                None
+            }
         }
     }
 
@@ -143,20 +186,23 @@ impl Hops {
         circuit: CircuitId,
         result: Option<(Vec<u8>, Secret<160>)>,
     ) {
-        self.pending.remove(&(link, circuit));
+        let Some(Pending { seat, turn }) = self.pending.remove(&(link, circuit)) else { return };
+        self.turns.leave(turn);
         let Some((reply, keys)) = result else {
+            self.seats.leave(seat);
             return links.push_control(ctx, link, Some(circuit), Command::Destroy, &[0; BODY]);
         };
         // The port's owner needs the hop's key and the hop its port: the port comes first, with the key that the hop will get.
         let key = self.hops.reserve();
         match links.accept_port(link, circuit, Owner::HopPrev(key)) {
             Some(prev) => {
-                self.hops
-                    .fill(key, Hop { prev, next: Next::None, early_seen: 0, legs: BTreeMap::new(), layer: RelayLayer::new(&keys) });
+                let (legs, layer) = (BTreeMap::new(), RelayLayer::new(&keys));
+                self.hops.fill(key, Hop { prev, next: Next::None, early_seen: 0, legs, layer, seat });
                 links.push_control(ctx, link, Some(circuit), Command::Created, &write_handshake(&reply));
             }
             None => {
                 self.hops.remove(key);
+                self.seats.leave(seat);
                 links.refuse(ctx, link, circuit);
             }
         }
@@ -409,6 +455,7 @@ impl Hops {
                 links.close_port(ctx, port);
             }
         }
+        self.seats.leave(hop.seat);
     }
 }
 
@@ -434,7 +481,8 @@ mod tests {
         let prev = links.accept_port(link, CircuitId(core::num::NonZeroU32::MIN), Owner::HopPrev(key)).unwrap();
         let legs: BTreeMap<_, _> = (1..=LEGS_MAX as u16).map(|n| (StreamId(n), Leg::Waiting(Vec::new()))).collect();
         let layer = RelayLayer::new(&Secret::new([3; 160]));
-        hops.hops.fill(key, Hop { prev, next: Next::None, early_seen: 0, legs, layer });
+        let seat = hops.seats.enter(&links.remote(link).unwrap()).unwrap();
+        hops.hops.fill(key, Hop { prev, next: Next::None, early_seen: 0, legs, layer, seat });
 
         let mut say = |hops: &mut Hops, links: &mut Links, command, stream| {
             let mut body = [0; BODY];
@@ -451,5 +499,67 @@ mod tests {
         let mut body = [0; BODY];
         RelayMessage { command: RelayCommand::Begin, stream: StreamId(99), data: &[9; 32] }.write(&mut body);
         assert!(matches!(hops.for_us(&mut ctx, &mut links, &view, key, false, &mut body), Verdict::Fine), "now one is");
+    }
+
+    #[test]
+    fn many_links_of_one_prefix_do_not_take_all_circuits() {
+        let (mut hops, mut links, mut out) = (Hops::default(), Links::new(NetworkId([1; 32]), None), Out::default());
+        let mut rng = rand::rngs::StdRng::seed_from_u64(1);
+        let mut env = Env { now: Time(0), wall: Wall(0), rng: &mut rng };
+        let mut ctx = Ctx { env: &mut env, out: &mut out };
+        let mut create = |hops: &mut Hops, links: &mut Links, link: LinkId, n: u32| {
+            let circuit = CircuitId::new(n).unwrap();
+            let Some(pending) = hops.admit(links, link, circuit) else { return false };
+            hops.pending.insert((link, circuit), pending);
+            hops.created(&mut ctx, links, link, circuit, Some((vec![0; 8], Secret::new([3; 160]))));
+            links.flush(&mut ctx);
+            links.sent(&mut ctx, link, 1);
+            true
+        };
+        links.open_unshaken_from(LinkId(200), None, ([198, 51, 100, 1], 1).into());
+        let mut carried = 0;
+        for n in 1..=98u8 {
+            let link = LinkId(n.into());
+            links.open_unshaken_from(link, None, ([203, 0, 113, n], 1).into());
+            carried += (1..=512).filter(|circuit| create(&mut hops, &mut links, link, *circuit)).count();
+        }
+        assert_eq!((carried, hops.len()), (HOPS_MAX.div_ceil(9), HOPS_MAX.div_ceil(9)));
+
+        let first = hops.hops.iter().next().unwrap().0;
+        let mut env = Env { now: Time(0), wall: Wall(0), rng: &mut rand::rngs::StdRng::seed_from_u64(2) };
+        hops.destroy(&mut Ctx { env: &mut env, out: &mut Out::default() }, &mut links, first);
+        assert!(create(&mut hops, &mut links, LinkId(98), 600), "a place is free again");
+        assert!(!create(&mut hops, &mut links, LinkId(98), 601));
+        assert!((1..=512).all(|circuit| create(&mut hops, &mut links, LinkId(200), circuit)), "everyone else finds room");
+    }
+
+    #[test]
+    fn handshakes_that_wait_are_shared_out_and_give_their_places_back() {
+        let (mut hops, mut links, mut out) = (Hops::default(), Links::new(NetworkId([1; 32]), None), Out::default());
+        let mut rng = rand::rngs::StdRng::seed_from_u64(1);
+        let mut env = Env { now: Time(0), wall: Wall(0), rng: &mut rng };
+        let mut ctx = Ctx { env: &mut env, out: &mut out };
+        links.open_unshaken_from(LinkId(200), None, ([198, 51, 100, 1], 1).into());
+        let mut waiting = Vec::new();
+        for n in 1..=8u8 {
+            let link = LinkId(n.into());
+            links.open_unshaken_from(link, None, ([203, 0, 113, n], 1).into());
+            for circuit in (1..=512).filter_map(CircuitId::new) {
+                if let Some(pending) = hops.admit(&links, link, circuit) {
+                    waiting.push((link, circuit));
+                    hops.pending.insert((link, circuit), pending);
+                }
+            }
+        }
+        assert_eq!(waiting.len(), PENDING_MAX.div_ceil(3));
+        let other = CircuitId::new(1).unwrap();
+        assert!(hops.admit(&links, LinkId(200), other).is_some(), "another's handshake has its turn");
+        for (link, circuit) in waiting {
+            // It does not verify, or its link is gone.
+            links.down(link);
+            hops.created(&mut ctx, &mut links, link, circuit, (circuit.get() % 2 == 0).then(|| (vec![], Secret::new([3; 160]))));
+        }
+        assert!(hops.is_empty() && hops.pending.is_empty());
+        assert_eq!((hops.seats.taken(), hops.turns.taken()), (1, 1), "of the one that waits");
     }
 }

@@ -510,7 +510,13 @@ impl Links {
     /// An open link that the other end dialled, without its handshake.
     #[cfg(test)]
     pub(in crate::proto) fn open_unshaken(&mut self, id: LinkId, peer: Option<NodeId>) {
-        let mut link = Link::new(SocketAddr::from(([203, 0, 113, 7], 9)), false, None, Time(0));
+        self.open_unshaken_from(id, peer, SocketAddr::from(([203, 0, 113, 7], 9)));
+    }
+
+    /// The same, from some address.
+    #[cfg(test)]
+    pub(in crate::proto) fn open_unshaken_from(&mut self, id: LinkId, peer: Option<NodeId>, remote: SocketAddr) {
+        let mut link = Link::new(remote, false, None, Time(0));
         (link.stage, link.peer) = (Stage::Open, peer);
         self.links.insert(id, link);
     }
