@@ -327,7 +327,7 @@ impl Hops {
                     return Verdict::Destroy;
                 };
                 hop.next = Next::Dialing(Box::new(write_handshake(create)));
-                if let Some(link) = links.want(ctx, node, addr, Waiter::Extend(key)) {
+                if let Some(link) = links.lend(ctx, hop.prev, node, addr, Waiter::Extend(key)) {
                     self.link_open(ctx, links, key, link);
                 }
             }
@@ -339,7 +339,7 @@ impl Hops {
                 match view.get(&node).map(|d| d.addr()) {
                     Some(addr) => {
                         hop.legs.insert(stream, Leg::Waiting(Vec::new()));
-                        if let Some(link) = links.want(ctx, node, addr, Waiter::Leg(key, stream)) {
+                        if let Some(link) = links.lend(ctx, hop.prev, node, addr, Waiter::Leg(key, stream)) {
                             self.leg_open(ctx, links, key, stream, link);
                         }
                     }

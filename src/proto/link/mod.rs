@@ -23,6 +23,9 @@ use crate::base::Wall;
 use crate::base::limits;
 use crate::crypto::keys::IdentityKey;
 use crate::proto::Output;
+use crate::proto::crowd::Crowd;
+use crate::proto::crowd::PASSING;
+use crate::proto::crowd::Seat;
 use crate::proto::job::Job;
 use crate::proto::out::Ctx;
 use crate::proto::out::JobFor;
@@ -37,7 +40,6 @@ use bytes::BytesMut;
 use port::Port;
 use rand::RngExt;
 use std::collections::BTreeMap;
-use std::collections::BTreeSet;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -54,7 +56,8 @@ const CIRCUITS_OF_CLIENT_MAX: usize = 512;
 const EARLY_CELLS_MAX: usize = 64;
 /// Machines that may wait for one link to open.
 const WAITERS_MAX: usize = 1024;
-/// Most links being dialled for the circuits of others: a network's usual comings and goings, and not a dialler for whoever asks (T36).
+/// Most links being dialled for the circuits of others: a network's usual comings and goings, and not a dialler for whoever asks. Shared out
+/// by [`Crowd`], by who is on the client's side (T36).
 const LENT_DIALS_MAX: usize = 128;
 /// A link with nothing on it is closed after this long.
 const IDLE: Duration = Duration::from_secs(120);
@@ -162,7 +165,8 @@ pub struct Links {
     links: BTreeMap<LinkId, Link>,
     by_node: BTreeMap<NodeId, LinkId>,
     /// Links being dialled because a circuit of others wants them.
-    lent_dials: BTreeSet<LinkId>,
+    lent_dials: BTreeMap<LinkId, Seat>,
+    lent_seats: Crowd,
     ports: Slab<Port>,
     timers: TimerTable<LinkTimer>,
     /// Buffers of queued cells, kept for reuse.
@@ -186,7 +190,8 @@ impl Links {
             identity,
             links: BTreeMap::new(),
             by_node: BTreeMap::new(),
-            lent_dials: BTreeSet::new(),
+            lent_dials: BTreeMap::new(),
+            lent_seats: Crowd::new(LENT_DIALS_MAX, PASSING),
             ports: Slab::default(),
             timers: TimerTable::default(),
             spare: Vec::new(),
@@ -230,31 +235,61 @@ impl Links {
     /// Has `waiter` told (by [`LinkEvent`]) when a link to `node` is open or failed. An open link answers at once, with its id. `None`: it waits,
     /// or too many wait already and it is told of a failure, as of any other.
     pub(super) fn want(&mut self, ctx: &mut Ctx<'_, '_>, node: NodeId, addr: SocketAddr, waiter: Waiter) -> Option<LinkId> {
-        if let Some(id) = self.by_node.get(&node).copied()
-            && let Some(link) = self.links.get_mut(&id)
-        {
-            if matches!(link.stage, Stage::Open) {
-                return Some(id);
+        self.join(node, waiter).unwrap_or_else(|| {
+            self.dial_node(ctx, node, addr, waiter);
+            None
+        })
+    }
+
+    /// The same for a circuit of somebody else, by its port on the client's side.
+    pub(super) fn lend(
+        &mut self,
+        ctx: &mut Ctx<'_, '_>,
+        by: PortKey,
+        node: NodeId,
+        addr: SocketAddr,
+        waiter: Waiter,
+    ) -> Option<LinkId> {
+        self.join(node, waiter).unwrap_or_else(|| {
+            let remote = self.port_link(by).and_then(|(link, _)| self.remote(link));
+            match remote.and_then(|remote| self.lent_seats.enter(&remote)) {
+                Some(seat) => {
+                    let id = self.dial_node(ctx, node, addr, waiter);
+                    self.lent_dials.insert(id, seat);
+                }
+                // The number of no link: the first has one more.
+                None => self.refuse_waiter(LinkId(DIALED_BIT), node, waiter),
             }
-            if link.waiters.len() < WAITERS_MAX {
-                link.waiters.push(waiter);
-            } else {
-                self.refuse_waiter(id, node, waiter);
-            }
-            return None;
+            None
+        })
+    }
+
+    /// Joins those that wait for a link to this relay, or finds it open. `None`: there is none yet.
+    fn join(&mut self, node: NodeId, waiter: Waiter) -> Option<Option<LinkId>> {
+        let id = *self.by_node.get(&node)?;
+        let link = self.links.get_mut(&id)?;
+        if matches!(link.stage, Stage::Open) {
+            return Some(Some(id));
         }
-        let lent = matches!(waiter, Waiter::Extend(_) | Waiter::Leg(..));
-        if lent && self.lent_dials.len() >= LENT_DIALS_MAX {
-            // The number of no link: the first has one more.
-            self.refuse_waiter(LinkId(DIALED_BIT), node, waiter);
-            return None;
+        if link.waiters.len() < WAITERS_MAX {
+            link.waiters.push(waiter);
+        } else {
+            self.refuse_waiter(id, node, waiter);
         }
+        Some(None)
+    }
+
+    fn dial_node(&mut self, ctx: &mut Ctx<'_, '_>, node: NodeId, addr: SocketAddr, waiter: Waiter) -> LinkId {
         let id = self.dial(ctx, addr, Some(node), Some(waiter));
         self.by_node.insert(node, id);
-        if lent {
-            self.lent_dials.insert(id);
+        id
+    }
+
+    /// A dial for others is over.
+    fn lent_over(&mut self, id: LinkId) {
+        if let Some(seat) = self.lent_dials.remove(&id) {
+            self.lent_seats.leave(seat);
         }
-        None
     }
 
     /// Tells one that waits, and no other, that its link failed.
@@ -368,7 +403,6 @@ impl Links {
         let Stage::Hello { sent: true, checked: Some(proof), early, .. } = &mut link.stage else { return };
         let (proof, early) = (proof.take(), core::mem::take(early));
         link.stage = Stage::Open;
-        self.lent_dials.remove(&id);
         link.peer = proof.as_ref().map(|p| p.node);
         let event = LinkEvent::Open {
             link: id,
@@ -385,6 +419,7 @@ impl Links {
             self.by_node.insert(node, id);
         }
         self.timers.stop(&LinkTimer::Handshake(id));
+        self.lent_over(id);
         self.schedule_keep(ctx, id);
         self.events.push_back(event);
     }
@@ -414,7 +449,7 @@ impl Links {
     /// The link is gone.
     pub(super) fn down(&mut self, id: LinkId) {
         let Some(link) = self.links.remove(&id) else { return };
-        self.lent_dials.remove(&id);
+        self.lent_over(id);
         let node = link.peer.or(link.expect);
         if let Some(node) = node
             && self.by_node.get(&node) == Some(&id)
