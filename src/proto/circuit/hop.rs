@@ -38,8 +38,6 @@ use crate::wire::codec::Reader;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Most legs of one circuit at once: the hosts of a few regions.
-const LEGS_MAX: usize = 32;
 /// Most circuit handshakes that one link may have waiting: beyond it creates are refused before any public-key work (T36).
 const PENDING_PER_LINK: usize = 256;
 /// Most circuit handshakes that may wait in all: a second of work for one core, so that nobody's create waits longer. Shared out by [`Crowd`].
@@ -73,6 +71,8 @@ struct Hop {
     prev: PortKey,
     next: Next,
     early_seen: u8,
+    begun: u16,
+    /// Each that has not ended withholds the credit of the cell that began it, for the one that will tell its end.
     legs: BTreeMap<StreamId, Leg>,
     layer: RelayLayer<BODY>,
     seat: Seat,
@@ -197,7 +197,7 @@ impl Hops {
         match links.accept_port(link, circuit, Owner::HopPrev(key)) {
             Some(prev) => {
                 let (legs, layer) = (BTreeMap::new(), RelayLayer::new(&keys));
-                self.hops.fill(key, Hop { prev, next: Next::None, early_seen: 0, legs, layer, seat });
+                self.hops.fill(key, Hop { prev, next: Next::None, early_seen: 0, begun: 0, legs, layer, seat });
                 links.push_control(ctx, link, Some(circuit), Command::Created, &write_handshake(&reply));
             }
             None => {
@@ -268,7 +268,7 @@ impl Hops {
         if end {
             hop.legs.remove(&stream);
             links.close_port(ctx, port);
-            return Self::say(ctx, links, hop, RelayCommand::End, stream, &[], None);
+            return Self::answer(ctx, links, hop, RelayCommand::End, stream, &[]);
         }
         let [s0, s1] = stream.0.to_be_bytes();
         if let Some([a, b]) = body.get_mut(TAG + 1..TAG + 3) {
@@ -278,20 +278,12 @@ impl Hops {
         links.send(ctx, hop.prev, Command::Relay, body, Some(port));
     }
 
-    /// Sends a message of our own to the client.
-    fn say(
-        ctx: &mut Ctx<'_, '_>,
-        links: &mut Links,
-        hop: &mut Hop,
-        command: RelayCommand,
-        stream: StreamId,
-        data: &[u8],
-        source: Option<PortKey>,
-    ) {
+    /// Answers a cell of the client. Its credit is due when the answer leaves, so that nobody has us queue more than we granted (D6).
+    fn answer(ctx: &mut Ctx<'_, '_>, links: &mut Links, hop: &mut Hop, command: RelayCommand, stream: StreamId, data: &[u8]) {
         let mut body = [0; BODY];
         RelayMessage { command, stream, data }.write(&mut body);
         hop.layer.originate(Command::Relay as u8, &mut body);
-        links.send(ctx, hop.prev, Command::Relay, &body, source);
+        links.send(ctx, hop.prev, Command::Relay, &body, Some(hop.prev));
     }
 
     /// A message for this hop.
@@ -319,7 +311,6 @@ impl Hops {
                 Some(Leg::Ended) | None => links.consumed(ctx, hop.prev),
             },
             RelayCommand::Extend => {
-                links.consumed(ctx, hop.prev);
                 let mut r = Reader::new(message.data);
                 let (Ok(node), create) = (r.array().map(NodeId), r.rest()) else { return Verdict::Destroy };
                 let fits = create.len() == ntor::CREATE_LEN && early && matches!(hop.next, Next::None) && hop.legs.is_empty();
@@ -332,10 +323,11 @@ impl Hops {
                 }
             }
             RelayCommand::Begin => {
-                links.consumed(ctx, hop.prev);
                 let node = Reader::new(message.data).array().map(NodeId);
-                let room = hop.legs.len() < LEGS_MAX && matches!(hop.next, Next::None) && !hop.legs.contains_key(&stream);
+                let room = hop.legs.len() < limits::CIRCUIT_LEGS && hop.begun < limits::CIRCUIT_BEGINS;
+                let room = room && matches!(hop.next, Next::None) && !hop.legs.contains_key(&stream);
                 let (Ok(node), true) = (node, room && stream.0 != 0) else { return Verdict::Destroy };
+                hop.begun += 1;
                 match view.get(&node).map(|d| d.addr()) {
                     Some(addr) => {
                         hop.legs.insert(stream, Leg::Waiting(Vec::new()));
@@ -343,14 +335,18 @@ impl Hops {
                             self.leg_open(ctx, links, key, stream, link);
                         }
                     }
-                    None => Self::say(ctx, links, hop, RelayCommand::End, stream, &[], None),
+                    None => Self::answer(ctx, links, hop, RelayCommand::End, stream, &[]),
                 }
             }
             RelayCommand::End => {
                 links.consumed(ctx, hop.prev);
                 match hop.legs.remove(&stream) {
-                    Some(Leg::Open(port)) => links.close_port(ctx, port),
+                    Some(Leg::Open(port)) => {
+                        links.consumed(ctx, hop.prev);
+                        links.close_port(ctx, port);
+                    }
                     Some(Leg::Waiting(waiting)) => {
+                        links.consumed(ctx, hop.prev);
                         waiting.iter().for_each(|_| links.consumed(ctx, hop.prev));
                         hop.legs.insert(stream, Leg::Ended);
                     }
@@ -361,11 +357,10 @@ impl Hops {
                 }
             }
             RelayCommand::Sample => {
-                links.consumed(ctx, hop.prev);
                 let Ok(target) = Reader::new(message.data).array::<32>() else { return Verdict::Destroy };
                 let near = view.near(&target, SAMPLE_MAX);
                 let sample: Vec<u8> = near.iter().flat_map(|relay| relay.hint_id().to_be_bytes()).collect();
-                Self::say(ctx, links, hop, RelayCommand::Sampled, stream, &sample, None);
+                Self::answer(ctx, links, hop, RelayCommand::Sampled, stream, &sample);
             }
             RelayCommand::Drop => links.consumed(ctx, hop.prev),
             RelayCommand::Extended | RelayCommand::Sampled => return Verdict::Destroy,
@@ -427,7 +422,7 @@ impl Hops {
                 // The client ended it, and is not told again.
                 Leg::Ended => return,
             }
-            Self::say(ctx, links, hop, RelayCommand::End, stream, &[], None);
+            Self::answer(ctx, links, hop, RelayCommand::End, stream, &[]);
         }
     }
 
@@ -437,7 +432,7 @@ impl Hops {
         match (&hop.next, read_handshake(body)) {
             (Next::Creating(port), Ok(reply)) if reply.len() == ntor::CREATED_LEN => {
                 hop.next = Next::Open(*port);
-                Self::say(ctx, links, hop, RelayCommand::Extended, StreamId(0), reply, None);
+                Self::answer(ctx, links, hop, RelayCommand::Extended, StreamId(0), reply);
             }
             _ => self.destroy(ctx, links, key),
         }
@@ -460,106 +455,4 @@ impl Hops {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::base::Env;
-    use crate::base::NetworkId;
-    use crate::base::Time;
-    use crate::base::Wall;
-    use crate::proto::out::Out;
-    use rand::SeedableRng;
-
-    #[test]
-    fn a_leg_that_ended_keeps_its_place_until_its_dial_is_over() {
-        let (mut hops, mut links, mut out) = (Hops::default(), Links::new(NetworkId([1; 32]), None), Out::default());
-        let mut rng = rand::rngs::StdRng::seed_from_u64(1);
-        let mut env = Env { now: Time(0), wall: Wall(0), rng: &mut rng };
-        let (mut ctx, view) = (Ctx { env: &mut env, out: &mut out }, View::new(true));
-        let link = LinkId(1);
-        links.open_unshaken(link, None);
-        let key = hops.hops.reserve();
-        let prev = links.accept_port(link, CircuitId(core::num::NonZeroU32::MIN), Owner::HopPrev(key)).unwrap();
-        let legs: BTreeMap<_, _> = (1..=LEGS_MAX as u16).map(|n| (StreamId(n), Leg::Waiting(Vec::new()))).collect();
-        let layer = RelayLayer::new(&Secret::new([3; 160]));
-        let seat = hops.seats.enter(&links.remote(link).unwrap()).unwrap();
-        hops.hops.fill(key, Hop { prev, next: Next::None, early_seen: 0, legs, layer, seat });
-
-        let mut say = |hops: &mut Hops, links: &mut Links, command, stream| {
-            let mut body = [0; BODY];
-            RelayMessage { command, stream: StreamId(stream), data: &[9; 32] }.write(&mut body);
-            hops.for_us(&mut ctx, links, &view, key, false, &mut body)
-        };
-        let end = say(&mut hops, &mut links, RelayCommand::End, 1);
-        assert!(matches!(end, Verdict::Fine));
-        assert!(matches!(say(&mut hops, &mut links, RelayCommand::End, 1), Verdict::Fine), "twice is as once");
-        assert!(matches!(say(&mut hops, &mut links, RelayCommand::Begin, 99), Verdict::Destroy), "no place is free yet");
-        let mut env = Env { now: Time(0), wall: Wall(0), rng: &mut rng };
-        let mut ctx = Ctx { env: &mut env, out: &mut out };
-        hops.leg_open(&mut ctx, &mut links, key, StreamId(1), link);
-        let mut body = [0; BODY];
-        RelayMessage { command: RelayCommand::Begin, stream: StreamId(99), data: &[9; 32] }.write(&mut body);
-        assert!(matches!(hops.for_us(&mut ctx, &mut links, &view, key, false, &mut body), Verdict::Fine), "now one is");
-    }
-
-    #[test]
-    fn many_links_of_one_prefix_do_not_take_all_circuits() {
-        let (mut hops, mut links, mut out) = (Hops::default(), Links::new(NetworkId([1; 32]), None), Out::default());
-        let mut rng = rand::rngs::StdRng::seed_from_u64(1);
-        let mut env = Env { now: Time(0), wall: Wall(0), rng: &mut rng };
-        let mut ctx = Ctx { env: &mut env, out: &mut out };
-        let mut create = |hops: &mut Hops, links: &mut Links, link: LinkId, n: u32| {
-            let circuit = CircuitId::new(n).unwrap();
-            let Some(pending) = hops.admit(links, link, circuit) else { return false };
-            hops.pending.insert((link, circuit), pending);
-            hops.created(&mut ctx, links, link, circuit, Some((vec![0; 8], Secret::new([3; 160]))));
-            links.flush(&mut ctx);
-            links.sent(&mut ctx, link, 1);
-            true
-        };
-        links.open_unshaken_from(LinkId(200), None, ([198, 51, 100, 1], 1).into());
-        let mut carried = 0;
-        for n in 1..=98u8 {
-            let link = LinkId(n.into());
-            links.open_unshaken_from(link, None, ([203, 0, 113, n], 1).into());
-            carried += (1..=512).filter(|circuit| create(&mut hops, &mut links, link, *circuit)).count();
-        }
-        assert_eq!((carried, hops.len()), (HOPS_MAX.div_ceil(9), HOPS_MAX.div_ceil(9)));
-
-        let first = hops.hops.iter().next().unwrap().0;
-        let mut env = Env { now: Time(0), wall: Wall(0), rng: &mut rand::rngs::StdRng::seed_from_u64(2) };
-        hops.destroy(&mut Ctx { env: &mut env, out: &mut Out::default() }, &mut links, first);
-        assert!(create(&mut hops, &mut links, LinkId(98), 600), "a place is free again");
-        assert!(!create(&mut hops, &mut links, LinkId(98), 601));
-        assert!((1..=512).all(|circuit| create(&mut hops, &mut links, LinkId(200), circuit)), "everyone else finds room");
-    }
-
-    #[test]
-    fn handshakes_that_wait_are_shared_out_and_give_their_places_back() {
-        let (mut hops, mut links, mut out) = (Hops::default(), Links::new(NetworkId([1; 32]), None), Out::default());
-        let mut rng = rand::rngs::StdRng::seed_from_u64(1);
-        let mut env = Env { now: Time(0), wall: Wall(0), rng: &mut rng };
-        let mut ctx = Ctx { env: &mut env, out: &mut out };
-        links.open_unshaken_from(LinkId(200), None, ([198, 51, 100, 1], 1).into());
-        let mut waiting = Vec::new();
-        for n in 1..=8u8 {
-            let link = LinkId(n.into());
-            links.open_unshaken_from(link, None, ([203, 0, 113, n], 1).into());
-            for circuit in (1..=512).filter_map(CircuitId::new) {
-                if let Some(pending) = hops.admit(&links, link, circuit) {
-                    waiting.push((link, circuit));
-                    hops.pending.insert((link, circuit), pending);
-                }
-            }
-        }
-        assert_eq!(waiting.len(), PENDING_MAX.div_ceil(3));
-        let other = CircuitId::new(1).unwrap();
-        assert!(hops.admit(&links, LinkId(200), other).is_some(), "another's handshake has its turn");
-        for (link, circuit) in waiting {
-            // It does not verify, or its link is gone.
-            links.down(link);
-            hops.created(&mut ctx, &mut links, link, circuit, (circuit.get() % 2 == 0).then(|| (vec![], Secret::new([3; 160]))));
-        }
-        assert!(hops.is_empty() && hops.pending.is_empty());
-        assert_eq!((hops.seats.taken(), hops.turns.taken()), (1, 1), "of the one that waits");
-    }
-}
+mod tests;

@@ -19,7 +19,13 @@ use std::net::SocketAddr;
 impl Links {
     /// Has `waiter` told (by [`LinkEvent`]) when a link to `node` is open or failed. An open link answers at once, with its id. `None`: it waits,
     /// or too many wait already and it is told of a failure, as of any other.
-    pub(in crate::proto) fn want(&mut self, ctx: &mut Ctx<'_, '_>, node: NodeId, addr: SocketAddr, waiter: Waiter) -> Option<LinkId> {
+    pub(in crate::proto) fn want(
+        &mut self,
+        ctx: &mut Ctx<'_, '_>,
+        node: NodeId,
+        addr: SocketAddr,
+        waiter: Waiter,
+    ) -> Option<LinkId> {
         self.join(node, waiter).unwrap_or_else(|| {
             self.dial_node(ctx, node, addr, waiter);
             None
