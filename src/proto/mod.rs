@@ -24,6 +24,7 @@ mod out;
 pub mod overlay;
 pub mod path;
 pub mod renewal;
+pub mod replays;
 pub mod requests;
 pub mod slab;
 pub mod timers;
