@@ -53,6 +53,8 @@ const IDLE_MAX: Duration = Duration::from_secs(60);
 const OPENING_MAX: usize = 2048;
 /// Requests that run beside the core at once: enough to fill a group commit, few enough to stay fair.
 const RUNNING_MAX: usize = 64;
+/// Most cells of requests that wait, over all legs: 140 MB. Shared out by [`Crowd`]; the leg whose cell finds no place ends (T35).
+const HELD_MAX: usize = 65_536;
 /// Most requests of one leg that wait, run, or have answers here that have not left: twice what an honest client has in flight.
 const PER_LEG_MAX: usize = 2 * limits::SESSION_IN_FLIGHT as usize;
 
@@ -103,8 +105,8 @@ struct Leg {
     port: PortKey,
     stage: Stage,
     input: BytesMut,
-    /// Cells that arrived and whose credit is due when their request is taken up.
-    held: u32,
+    /// The places of cells that arrived and whose credit is due when their request is taken up.
+    held: Vec<Seat>,
     next: u16,
     waiting: VecDeque<(u16, Vec<u8>)>,
     running: usize,
@@ -119,6 +121,7 @@ pub struct Host {
     /// Openings under way: their legs may be gone before they are done.
     opening: BTreeMap<Key, Seat>,
     opening_seats: Crowd,
+    held: Crowd,
     /// When legs end whose sessions have not begun to open, or that have asked nothing for long.
     idle: TimerTable<Key>,
     /// Legs with a request to serve, by link, and the links in turn.
@@ -135,6 +138,7 @@ impl Default for Host {
             seats: Crowd::new(LEGS_MAX, STANDING),
             opening: BTreeMap::new(),
             opening_seats: Crowd::new(OPENING_MAX, PASSING),
+            held: Crowd::new(HELD_MAX, PASSING),
             idle: TimerTable::default(),
             turns: VecDeque::new(),
             by_link: BTreeMap::new(),
@@ -166,7 +170,7 @@ impl Host {
                     port,
                     stage: Stage::Fresh,
                     input: BytesMut::new(),
-                    held: 0,
+                    held: Vec::new(),
                     next: 0,
                     waiting: VecDeque::new(),
                     running: 0,
@@ -219,8 +223,11 @@ impl Host {
                 if data.len() != RELAY_DATA {
                     return self.end(ctx, links, key);
                 }
+                let Some(seat) = links.remote(leg.link).and_then(|remote| self.held.enter(&remote)) else {
+                    return self.end(ctx, links, key);
+                };
                 leg.input.extend_from_slice(data);
-                leg.held += 1;
+                leg.held.push(seat);
                 self.take_requests(ctx, links, acceptance, key);
             }
         }
@@ -293,7 +300,9 @@ impl Host {
             {
                 // The credit of one cell is due when the answer has left (D6).
                 for n in 0..kind.request_len() / RELAY_DATA {
-                    leg.held = leg.held.saturating_sub(1);
+                    if let Some(seat) = leg.held.pop() {
+                        self.held.leave(seat);
+                    }
                     if n > 0 {
                         links.consumed(ctx, leg.port);
                     }
@@ -356,6 +365,7 @@ impl Host {
             links.close_port(ctx, leg.port);
             self.idle.stop(&key);
             self.seats.leave(leg.seat);
+            leg.held.into_iter().for_each(|seat| self.held.leave(seat));
         }
     }
 

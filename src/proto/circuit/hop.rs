@@ -42,6 +42,8 @@ use std::sync::Arc;
 const PENDING_PER_LINK: usize = 256;
 /// Most circuit handshakes that may wait in all: a second of work for one core, so that nobody's create waits longer. Shared out by [`Crowd`].
 const PENDING_MAX: usize = 4096;
+/// Most cells that wait for links to hosts, over all circuits: 70 MB. Shared out by [`Crowd`]; the circuit whose cell finds no place ends (T35).
+const WAITING_MAX: usize = 32_768;
 /// Relays in an answer to a sample request: half a cell.
 const SAMPLE_MAX: usize = 128;
 /// Most circuits carried at once, or being made. At 3 KiB each they take 150 MiB. Shared out by [`Crowd`], by who is on the client's side.
@@ -59,8 +61,7 @@ enum Next {
 #[derive(Debug)]
 enum Leg {
     /// The link to the host is being opened; these bodies wait. Bounded by the credit of the client's side.
-    #[expect(clippy::vec_box, reason = "a body of 2 KiB moves here and on without a copy")]
-    Waiting(Vec<Box<[u8; BODY]>>),
+    Waiting(Vec<(Box<[u8; BODY]>, Seat)>),
     Open(PortKey),
     /// Ended while its link is being opened. It keeps its place until that is over, so that beginning and ending again and again starts no
     /// more dials than a circuit has legs (T36).
@@ -92,6 +93,7 @@ pub struct Hops {
     seats: Crowd,
     pending: BTreeMap<(LinkId, CircuitId), Pending>,
     turns: Crowd,
+    waits: Crowd,
 }
 
 impl Default for Hops {
@@ -101,6 +103,7 @@ impl Default for Hops {
             seats: Crowd::new(HOPS_MAX, STANDING),
             pending: BTreeMap::new(),
             turns: Crowd::new(PENDING_MAX, PASSING),
+            waits: Crowd::new(WAITING_MAX, PASSING),
         }
     }
 }
@@ -306,7 +309,11 @@ impl Hops {
                     blank_for_host(body);
                     links.send(ctx, port, Command::Relay, body, Some(prev));
                 }
-                Some(Leg::Waiting(waiting)) => waiting.push(Box::new(*body)),
+                Some(Leg::Waiting(waiting)) => {
+                    let remote = links.port_link(hop.prev).and_then(|(link, _)| links.remote(link));
+                    let Some(seat) = remote.and_then(|remote| self.waits.enter(&remote)) else { return Verdict::Destroy };
+                    waiting.push((Box::new(*body), seat));
+                }
                 // The leg ended while this was on its way.
                 Some(Leg::Ended) | None => links.consumed(ctx, hop.prev),
             },
@@ -347,7 +354,10 @@ impl Hops {
                     }
                     Some(Leg::Waiting(waiting)) => {
                         links.consumed(ctx, hop.prev);
-                        waiting.iter().for_each(|_| links.consumed(ctx, hop.prev));
+                        for (_, seat) in waiting {
+                            links.consumed(ctx, hop.prev);
+                            self.waits.leave(seat);
+                        }
                         hop.legs.insert(stream, Leg::Ended);
                     }
                     Some(Leg::Ended) => {
@@ -403,12 +413,16 @@ impl Hops {
                 hop.legs.insert(stream, Leg::Open(port));
                 links.push_control(ctx, link, Some(circuit), Command::Leg, &[0; BODY]);
                 let prev = hop.prev;
-                for mut body in waiting {
+                for (mut body, seat) in waiting {
+                    self.waits.leave(seat);
                     blank_for_host(&mut body);
                     links.send(ctx, port, Command::Relay, &body, Some(prev));
                 }
             }
-            None => self.leg_gone(ctx, links, key, stream),
+            None => {
+                hop.legs.insert(stream, Leg::Waiting(waiting));
+                self.leg_gone(ctx, links, key, stream);
+            }
         }
     }
 
@@ -417,7 +431,12 @@ impl Hops {
         let Some(hop) = self.hops.get_mut(key) else { return };
         if let Some(leg) = hop.legs.remove(&stream) {
             match leg {
-                Leg::Waiting(waiting) => waiting.iter().for_each(|_| links.consumed(ctx, hop.prev)),
+                Leg::Waiting(waiting) => {
+                    for (_, seat) in waiting {
+                        links.consumed(ctx, hop.prev);
+                        self.waits.leave(seat);
+                    }
+                }
                 Leg::Open(_) => {}
                 // The client ended it, and is not told again.
                 Leg::Ended => return,
@@ -446,8 +465,10 @@ impl Hops {
             links.close_port(ctx, port);
         }
         for leg in hop.legs.into_values() {
-            if let Leg::Open(port) = leg {
-                links.close_port(ctx, port);
+            match leg {
+                Leg::Open(port) => links.close_port(ctx, port),
+                Leg::Waiting(waiting) => waiting.into_iter().for_each(|(_, seat)| self.waits.leave(seat)),
+                Leg::Ended => {}
             }
         }
         self.seats.leave(hop.seat);

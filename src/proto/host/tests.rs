@@ -52,10 +52,13 @@ impl Bench {
 
     /// Has the session of a leg opened.
     fn open(&mut self, key: Key) {
+        self.open_as(key, SessionType { kind: Kind::Fetch, class: Class::Small });
+    }
+
+    fn open_as(&mut self, key: Key, kind: SessionType) {
         let mut rng = rand::rngs::StdRng::seed_from_u64(2);
         let (node, network) = (NodeId([3; 32]), NetworkId([1; 32]));
         let secret = crate::crypto::keys::HostKey::generate(&mut rng, 7).unwrap();
-        let kind = SessionType { kind: Kind::Fetch, class: Class::Small };
         let (_, opening) = session::open(&mut rng, &network, &node, &secret.public(), kind.to_bytes()).unwrap();
         let (session, _) = session::accept(&network, &node, &secret, &opening).unwrap();
         self.with(|host, links, ctx| host.opened(ctx, links, &Arc::default(), key, Some((session, kind))));
@@ -66,7 +69,8 @@ impl Bench {
         self.with(|host, links, ctx| {
             let leg = host.legs.get_mut(key).unwrap();
             leg.input.extend_from_slice(&vec![0; requests * RELAY_DATA]);
-            leg.held += u32::try_from(requests).unwrap();
+            let remote = links.remote(leg.link).unwrap();
+            leg.held.extend((0..requests).map(|_| host.held.enter(&remote).unwrap()));
             host.take_requests(ctx, links, &Arc::default(), key);
         });
     }
@@ -75,6 +79,17 @@ impl Bench {
         self.now = at;
         self.with(|host, links, ctx| host.tick(ctx, links));
     }
+}
+
+/// The keys of a host.
+fn keys() -> Arc<NodeKeys> {
+    let secret = Secret::new([5; 32]);
+    let wall = Wall(1_800_000_000);
+    let node = crate::crypto::keys::IdentityKey::from_seed(&secret).node_id();
+    let mut rng = rand::rngs::StdRng::seed_from_u64(2);
+    let mut env = Env { now: Time(0), wall, rng: &mut rng };
+    let (renewal, _) = crate::proto::renewal::Renewal::start(None, NetworkId([1; 32]), node, true, &mut env).unwrap();
+    Arc::clone(renewal.keys())
 }
 
 #[test]
@@ -125,13 +140,7 @@ fn an_open_leg_that_asks_nothing_ends_and_one_whose_answer_is_late_does_not() {
 #[test]
 fn openings_that_wait_are_bounded_and_give_their_places_back() {
     let mut bench = Bench::new();
-    let secret = Secret::new([5; 32]);
-    let wall = Wall(1_800_000_000);
-    let node = crate::crypto::keys::IdentityKey::from_seed(&secret).node_id();
-    let mut rng = rand::rngs::StdRng::seed_from_u64(2);
-    let mut env = Env { now: Time(0), wall, rng: &mut rng };
-    let (renewal, _) = crate::proto::renewal::Renewal::start(None, NetworkId([1; 32]), node, true, &mut env).unwrap();
-    let keys = Arc::clone(renewal.keys());
+    let keys = keys();
     let public = crate::proto::overlay::Profile::of(&keys, Vec::new()).host_key.unwrap();
     let mut waiting = Vec::new();
     let link = bench.relay(1, [203, 0, 113, 1]);
@@ -182,4 +191,39 @@ fn a_leg_whose_answers_are_not_taken_has_few_of_them_queued() {
     assert!(bench.host.legs.get(key).is_some());
     bench.ask(key, 1);
     assert!(bench.host.legs.get(key).is_none(), "more than an honest client ever has in flight");
+}
+
+#[test]
+fn cells_of_requests_that_never_become_whole_do_not_fill_the_memory() {
+    let mut bench = Bench::new();
+    let mut body = [0; BODY];
+    RelayMessage { command: RelayCommand::Data, stream: crate::base::StreamId(0), data: &[7; RELAY_DATA] }.write(&mut body);
+    let kind = SessionType { kind: Kind::Store, class: Class::Large };
+    let keys = keys();
+    let link = bench.relay(1, [203, 0, 113, 1]);
+    let mut legs = Vec::new();
+    for _ in 0..2000 {
+        let key = bench.leg(link).unwrap();
+        bench.open_as(key, kind);
+        for _ in 1..kind.request_len() / RELAY_DATA {
+            bench.with(|host, links, ctx| host.data(ctx, links, &keys, &Arc::default(), key, &body));
+        }
+        legs.push(key);
+    }
+    let held = bench.host.held.taken();
+    assert!((HELD_MAX / 3 - 16..=HELD_MAX / 3 + 1).contains(&held), "{held}");
+    legs.retain(|key| bench.host.legs.get(*key).is_some());
+    assert!((1200..1500).contains(&legs.len()), "those that found no place ended: {}", legs.len());
+    let other = bench.relay(2, [198, 51, 100, 1]);
+    let key = bench.leg(other).unwrap();
+    bench.open_as(key, kind);
+    for _ in 0..kind.request_len() / RELAY_DATA {
+        bench.with(|host, links, ctx| host.data(ctx, links, &keys, &Arc::default(), key, &body));
+    }
+    assert_eq!(bench.host.running, 1, "another's request is served, and");
+    assert_eq!(bench.host.held.taken(), held, "its cells are out of the way");
+    for key in legs {
+        bench.with(|host, links, ctx| host.end(ctx, links, key));
+    }
+    assert_eq!(bench.host.held.taken(), 0);
 }

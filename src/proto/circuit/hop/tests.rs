@@ -164,3 +164,48 @@ fn a_circuit_begins_so_many_legs_and_no_more() {
     }
     assert_eq!(begun, limits::CIRCUIT_BEGINS);
 }
+
+#[test]
+fn cells_that_wait_for_links_are_bounded_and_give_their_places_back() {
+    let (mut hops, mut links, mut out) = (Hops::default(), Links::new(NetworkId([1; 32]), None), Out::default());
+    let mut rng = rand::rngs::StdRng::seed_from_u64(1);
+    let view = View::new(true);
+    let link = LinkId(1);
+    links.open_unshaken(link, None);
+    let mut keys = Vec::new();
+    for n in 1..=250 {
+        let key = hops.hops.reserve();
+        let prev = links.accept_port(link, CircuitId::new(n).unwrap(), Owner::HopPrev(key)).unwrap();
+        let legs = (1..=2).map(|n| (StreamId(n), Leg::Waiting(Vec::new()))).collect();
+        let layer = RelayLayer::new(&Secret::new([3; 160]));
+        let seat = hops.seats.enter(&links.remote(link).unwrap()).unwrap();
+        hops.hops.fill(key, Hop { prev, next: Next::None, early_seen: 0, begun: 2, legs, layer, seat });
+        keys.push(key);
+    }
+    let mut env = Env { now: Time(0), wall: Wall(0), rng: &mut rng };
+    let mut ctx = Ctx { env: &mut env, out: &mut out };
+    let mut say = |hops: &mut Hops, links: &mut Links, key, command, stream| {
+        let mut body = [0; BODY];
+        RelayMessage { command, stream: StreamId(stream), data: &[9; 32] }.write(&mut body);
+        matches!(hops.for_us(&mut ctx, links, &view, key, false, &mut body), Verdict::Fine)
+    };
+    let waiting: usize = keys
+        .iter()
+        .map(|key| {
+            (0..limits::WINDOW_MIN).filter(|n| say(&mut hops, &mut links, *key, RelayCommand::Data, 1 + (n % 2) as u16)).count()
+        })
+        .sum();
+    assert_eq!((waiting, hops.waits.taken()), (WAITING_MAX.div_ceil(3), WAITING_MAX.div_ceil(3)));
+    // One leg is ended by its client, another finds no link, a third finds one; the rest goes with its circuits.
+    assert!(say(&mut hops, &mut links, keys[0], RelayCommand::End, 1));
+    let mut env = Env { now: Time(0), wall: Wall(0), rng: &mut rng };
+    let mut ctx = Ctx { env: &mut env, out: &mut out };
+    hops.leg_gone(&mut ctx, &mut links, keys[0], StreamId(2));
+    hops.leg_open(&mut ctx, &mut links, keys[1], StreamId(1), link);
+    let left = WAITING_MAX.div_ceil(3) - 3 * limits::WINDOW_MIN as usize / 2;
+    assert_eq!(hops.waits.taken(), left);
+    for key in keys {
+        hops.destroy(&mut ctx, &mut links, key);
+    }
+    assert_eq!((hops.waits.taken(), hops.seats.taken()), (0, 0));
+}
