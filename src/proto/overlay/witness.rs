@@ -2,7 +2,7 @@
 //!
 //! A witness dials only the address it sees the requester at, at the port that the requester names; expects the requester's identity; and
 //! answers with a receipt or with nothing. One per /24 and hour. So nobody can aim it at a third party's address, and what a third party's
-//! *port* on the requester's own address gets is one TLS handshake per hour.
+//! *port* on the requester's own address gets is one TLS handshake per hour, or three that fail.
 
 use crate::base::Env;
 use crate::base::LinkId;
@@ -40,8 +40,9 @@ pub(super) const IN_FLIGHT_MAX: usize = 128;
 const SERVED_MAX: usize = 4096;
 /// A prefix is served once in this time.
 const SERVED_FOR: Duration = Duration::from_secs(3600);
-/// After a dial that failed it may ask again sooner: it may be the network's fault, or another relay's of its prefix.
-const FAILED_FOR: Duration = Duration::from_secs(300);
+/// After a dial that failed it is served again sooner: the fault may be the network's, or another relay's of its prefix. Not much sooner, for
+/// what was dialled may be a stranger's port.
+const FAILED_FOR: Duration = Duration::from_secs(1200);
 /// In a local network many relays share a prefix: once per address in this time.
 const SERVED_FOR_LOCAL: Duration = Duration::from_secs(1);
 /// Witnesses remembered as asked.
