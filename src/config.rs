@@ -162,8 +162,7 @@ pub fn parse_lease(text: &str) -> Result<u16, String> {
     text.trim().parse().map_err(|_| format!("`{text}` is not a number of days")).and_then(checked_lease)
 }
 
-/// So many days as hosts give, or why not, in words.
-pub fn checked_lease(days: u64) -> Result<u16, String> {
+fn checked_lease(days: u64) -> Result<u16, String> {
     let days = u16::try_from(days).ok().filter(|days| (1..=limits::LEASE_MAX_DAYS).contains(days));
     days.ok_or_else(|| {
         format!("hosts keep a document at least 1 day and at most {}; publish it again after that", limits::LEASE_MAX_DAYS)

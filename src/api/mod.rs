@@ -168,8 +168,9 @@ async fn publish<H: Operations>(
         },
     };
     let lease_days = query.lease.unwrap_or(LEASE_DAYS);
-    if let Err(why) = crate::config::checked_lease(lease_days.into()) {
-        return refuse_by_kind(&usage(&why));
+    if !(1..=limits::LEASE_MAX_DAYS).contains(&lease_days) {
+        let most = limits::LEASE_MAX_DAYS;
+        return refuse_by_kind(&usage(&format!("hosts keep a document at least 1 day and at most {most}")));
     }
     let slot = match service.slot() {
         Ok(slot) => slot,
