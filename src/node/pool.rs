@@ -47,8 +47,8 @@ struct Lanes {
 }
 
 impl Lanes {
-    /// Adds a job to its lane; gives it back when that is full.
-    fn push(&mut self, task: Task) -> Result<(), Task> {
+    /// Adds a job to its lane; false if that is full, and the job is lost.
+    fn push(&mut self, task: Task) -> bool {
         let [own, upkeep, others] = &mut self.lanes;
         let lane = match task.work.lane() {
             Lane::Own => own,
@@ -56,10 +56,10 @@ impl Lanes {
             Lane::Others => others,
         };
         if lane.len() >= JOBS_MAX {
-            return Err(task);
+            return false;
         }
         lane.push_back(task);
-        Ok(())
+        true
     }
 
     /// The next job: of the lane whose turn it is, or of the next one that has any.
@@ -162,7 +162,7 @@ impl Pool {
     pub fn run(&self, job: JobId, work: Job, shares: Option<Arc<dyn Shares>>, answer: &Inbox) {
         let inner = if shares.is_some() && work.touches_disk() { &self.0.disk } else { &self.0.work };
         let mut queue = inner.lock();
-        if queue.tasks.push(Task { job, work, shares, answer: answer.clone() }).is_err() {
+        if !queue.tasks.push(Task { job, work, shares, answer: answer.clone() }) {
             let tell = queue.dropped.another(self.0.clock.now());
             drop(queue);
             if let Some(jobs) = tell {
@@ -229,12 +229,12 @@ mod tests {
     fn own_jobs_do_not_wait_behind_a_flood_of_others_nor_those_behind_them() {
         let mut lanes = Lanes::default();
         for number in 0..1000 {
-            assert!(lanes.push(task(number, Lane::Others)).is_ok());
+            assert!(lanes.push(task(number, Lane::Others)));
         }
         for number in 1000..1100 {
-            assert!(lanes.push(task(number, Lane::Own)).is_ok());
+            assert!(lanes.push(task(number, Lane::Own)));
         }
-        assert!(lanes.push(task(2000, Lane::Upkeep)).is_ok());
+        assert!(lanes.push(task(2000, Lane::Upkeep)));
         let mut popped = Vec::new();
         while let Some(task) = lanes.pop() {
             popped.push(task.job.0);
@@ -250,10 +250,10 @@ mod tests {
     fn a_lane_that_is_full_leaves_the_others_open_and_is_told_once_a_minute() {
         let mut lanes = Lanes::default();
         for number in 0..JOBS_MAX as u64 {
-            assert!(lanes.push(task(number, Lane::Others)).is_ok());
+            assert!(lanes.push(task(number, Lane::Others)));
         }
-        assert!(lanes.push(task(1, Lane::Others)).is_err());
-        assert!(lanes.push(task(2, Lane::Own)).is_ok() && lanes.push(task(3, Lane::Upkeep)).is_ok());
+        assert!(!lanes.push(task(1, Lane::Others)));
+        assert!(lanes.push(task(2, Lane::Own)) && lanes.push(task(3, Lane::Upkeep)));
 
         let mut dropped = Dropped::default();
         let told: Vec<_> = (0..130).map(|second| dropped.another(Time(second * 1_000_000))).collect();
