@@ -37,6 +37,13 @@ pub struct Seat {
     group: Group,
 }
 
+impl Seat {
+    /// Whose it is.
+    pub const fn prefix(&self) -> Prefix {
+        self.prefix
+    }
+}
+
 impl Crowd {
     /// So many places, all free, of which a prefix may hold one `part`th: [`STANDING`] or [`PASSING`].
     pub const fn new(total: usize, part: usize) -> Self {

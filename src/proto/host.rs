@@ -1,7 +1,8 @@
 //! Holding shares for others: the host's end of a leg, and the sealed requests that come over it (D12).
 //!
 //! A host sees the last hop and nobody behind it. Requests of a session arrive in order, are opened and served beside the core, and are
-//! answered in order; each answer fills its cells exactly. Links take turns at the disk, so one busy last hop cannot starve the others.
+//! answered in order; each answer fills its cells exactly. Address prefixes take turns at the disk, so busy last hops cannot starve the others,
+//! under however many names.
 
 use crate::base::Address;
 use crate::base::CircuitId;
@@ -9,6 +10,7 @@ use crate::base::LinkId;
 use crate::base::Position;
 use crate::base::Time;
 use crate::base::limits;
+use crate::base::net::Prefix;
 use crate::crypto::session;
 use crate::crypto::session::HostSession;
 use crate::proto::crowd::Crowd;
@@ -124,9 +126,9 @@ pub struct Host {
     held: Crowd,
     /// When legs end whose sessions have not begun to open, or that have asked nothing for long.
     idle: TimerTable<Key>,
-    /// Legs with a request to serve, by link, and the links in turn.
-    turns: VecDeque<LinkId>,
-    by_link: BTreeMap<LinkId, VecDeque<Key>>,
+    /// Legs with a request to serve, by the prefix of their last hop, and the prefixes in turn.
+    turns: VecDeque<Prefix>,
+    by_prefix: BTreeMap<Prefix, VecDeque<Key>>,
     running: usize,
     replays: Replays,
 }
@@ -141,7 +143,7 @@ impl Default for Host {
             held: Crowd::new(HELD_MAX, PASSING),
             idle: TimerTable::default(),
             turns: VecDeque::new(),
-            by_link: BTreeMap::new(),
+            by_prefix: BTreeMap::new(),
             running: 0,
             replays: Replays::default(),
         }
@@ -208,12 +210,13 @@ impl Host {
                 let Some(id) = session::open_key_id(data).filter(|_| data.len() == session::OPEN_LEN) else {
                     return self.end(ctx, links, key);
                 };
-                if keys.host(id).is_none() || !self.replays.insert(id, session::replay_tag(data)) {
-                    return self.end(ctx, links, key);
-                }
                 let Some(seat) = links.remote(leg.link).and_then(|remote| self.opening_seats.enter(&remote)) else {
                     return self.end(ctx, links, key);
                 };
+                if keys.host(id).is_none() || !self.replays.insert(id, session::replay_tag(data)) {
+                    self.opening_seats.leave(seat);
+                    return self.end(ctx, links, key);
+                }
                 self.opening.insert(key, seat);
                 leg.stage = Stage::Opening;
                 self.idle.stop(&key);
@@ -274,9 +277,9 @@ impl Host {
         }
         if taken {
             self.idle.set(key, ctx.env.now + IDLE_MAX);
-            let queue = self.by_link.entry(leg.link).or_default();
+            let queue = self.by_prefix.entry(leg.seat.prefix()).or_default();
             if queue.is_empty() {
-                self.turns.push_back(leg.link);
+                self.turns.push_back(leg.seat.prefix());
             }
             if !queue.contains(&key) {
                 queue.push_back(key);
@@ -285,13 +288,13 @@ impl Host {
         }
     }
 
-    /// Starts requests while there is room, one link after the other, one leg of it after the other.
+    /// Starts requests while there is room, one prefix after the other, one leg of it after the other.
     fn serve(&mut self, ctx: &mut Ctx<'_, '_>, links: &mut Links, acceptance: &Arc<Acceptance>) {
         while self.running < RUNNING_MAX {
-            let Some(link) = self.turns.pop_front() else { return };
-            let Some(queue) = self.by_link.get_mut(&link) else { continue };
+            let Some(prefix) = self.turns.pop_front() else { return };
+            let Some(queue) = self.by_prefix.get_mut(&prefix) else { continue };
             let Some(key) = queue.pop_front() else {
-                self.by_link.remove(&link);
+                self.by_prefix.remove(&prefix);
                 continue;
             };
             if let Some(leg) = self.legs.get_mut(key)
@@ -316,9 +319,9 @@ impl Host {
                 }
             }
             if queue.is_empty() {
-                self.by_link.remove(&link);
+                self.by_prefix.remove(&prefix);
             } else {
-                self.turns.push_back(link);
+                self.turns.push_back(prefix);
             }
         }
     }

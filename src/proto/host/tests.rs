@@ -126,7 +126,7 @@ fn an_open_leg_that_asks_nothing_ends_and_one_whose_answer_is_late_does_not() {
     bench.now = Time(0) + IDLE_MAX / 2;
     bench.ask(busy, 1);
     bench.tick(Time(0) + IDLE_MAX);
-    assert!(bench.host.legs.get(quiet).is_none(), "half a cell now and then does not keep it");
+    assert!(bench.host.legs.get(quiet).is_none(), "it asked nothing");
     for n in 2..6 {
         bench.tick(Time(0) + IDLE_MAX * n);
         assert!(bench.host.legs.get(busy).is_some(), "its request is still being served");
@@ -226,4 +226,32 @@ fn cells_of_requests_that_never_become_whole_do_not_fill_the_memory() {
         bench.with(|host, links, ctx| host.end(ctx, links, key));
     }
     assert_eq!(bench.host.held.taken(), 0);
+}
+
+#[test]
+fn prefixes_take_turns_at_the_disk_whatever_their_relays_call_themselves() {
+    let mut bench = Bench::new();
+    let mut greedy = Vec::new();
+    for n in 1..=20 {
+        let link = bench.relay(n, [203, 0, 113, n]);
+        let key = bench.leg(link).unwrap();
+        bench.open(key);
+        bench.ask(key, PER_LEG_MAX);
+        greedy.push(key);
+    }
+    assert_eq!(bench.host.running, RUNNING_MAX);
+    let other = bench.relay(200, [198, 51, 100, 1]);
+    let other = bench.leg(other).unwrap();
+    bench.open(other);
+    bench.ask(other, 1);
+    let mut before = 0;
+    for (n, key) in (0..).zip(greedy.iter().cycle()) {
+        if bench.host.legs.get(other).unwrap().running > 0 {
+            break;
+        }
+        before += 1;
+        let answer = Some(vec![0; 4 * RELAY_DATA]);
+        bench.with(|host, links, ctx| host.served(ctx, links, &Arc::default(), *key, n / 20, answer));
+    }
+    assert!(before <= 2, "{before} of one prefix were served before it");
 }
