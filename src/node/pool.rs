@@ -5,9 +5,9 @@
 //!
 //! Most jobs are short, some tens of microseconds. Handing one over costs some 10 us of CPU, as much as with the runtime's own blocking pool
 //! (`benches/transport.rs`), but that one starts hundreds of threads in a burst, and here they are as many as is right.
-//! Queues: one for each [`Lane`], which take turns, so that whatever strangers ask for, an own job waits for at most two of others before it on
-//! each thread. At most [`JOBS_MAX`] jobs in each; one more is lost at once, which is logged once a minute, and a job that panics is lost and
-//! logged as a bug. A lost job comes back as [`JobResult::Lost`], which its core treats as "did not verify".
+//! Queues: one for each [`Lane`], which take turns, so that whatever strangers ask for, an own job waits for at most two of others before it
+//! on each thread. At most [`JOBS_MAX`] jobs in each; one more is lost at once, which is logged once a minute, and a job that panics is lost
+//! and logged as a bug. A lost job comes back as [`JobResult::Lost`], which its core treats as "did not verify".
 
 use crate::base::{JobId, Time};
 use crate::node::env::{Clock, os_rng};

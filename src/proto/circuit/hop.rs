@@ -40,9 +40,11 @@ use std::sync::Arc;
 
 /// Most circuit handshakes that one link may have waiting: beyond it creates are refused before any public-key work (T36).
 const PENDING_PER_LINK: usize = 256;
-/// Most circuit handshakes that may wait in all: a second of work for one core, so that nobody's create waits longer. Shared out by [`Crowd`].
+/// Most circuit handshakes that may wait in all: a second of work for one core, so that nobody's create waits longer. Shared out by
+/// [`Crowd`].
 const PENDING_MAX: usize = 4096;
-/// Most cells that wait for links to hosts, over all circuits: 70 MB. Shared out by [`Crowd`]; the circuit whose cell finds no place ends (T35).
+/// Most cells that wait for links to hosts, over all circuits: 70 MB. Shared out by [`Crowd`]; the circuit whose cell finds no place ends
+/// (T35).
 const WAITING_MAX: usize = 32_768;
 /// Relays in an answer to a sample request: half a cell.
 const SAMPLE_MAX: usize = 128;
