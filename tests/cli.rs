@@ -169,3 +169,20 @@ fn what_exists_is_not_replaced() {
     golden("exists.txt", &shown(&["get", "KEY", "-o", "x"], &out));
     assert_eq!(fs::read(place.0.path().join("x")).unwrap(), b"mine");
 }
+
+/// Before the network is looked for, which here would fail with another code.
+#[test]
+fn a_target_that_cannot_be_written_is_noticed_at_once() {
+    let key = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cli/read.key")).unwrap();
+    let place = Place::new();
+    // Nobody makes files there, not even root.
+    let out = place.run(&["get", key.trim(), "-o", "/proc/self/x"]);
+    assert_eq!(out.status.code(), Some(1), "{out:?}");
+    let told = String::from_utf8_lossy(&out.stderr);
+    assert!(told.starts_with("error: cannot write /proc/self/.x."), "{told}");
+    assert!(told.contains("\nnext:  Check the "), "{told}");
+    // A place that can, and no network: nothing is left there.
+    let out = place.run(&["--data-dir", "d", "get", key.trim(), "-o", "x"]);
+    assert_eq!(out.status.code(), Some(4), "{out:?}");
+    assert!(place.names().is_empty(), "{:?}", place.names());
+}

@@ -32,6 +32,29 @@ fn a_document_is_published_and_fetched_at_every_size() {
     }
 }
 
+/// The least that is called a network: six relays in four address groups.
+#[test]
+fn six_relays_in_four_groups_are_enough() {
+    use onionskin::base::limits;
+    let mut world = World::new(7);
+    let places = [(1, 1), (1, 2), (2, 1), (2, 2), (3, 1), (4, 1)];
+    assert_eq!((places.len(), 4), (limits::NETWORK_MIN_RELAYS, limits::NETWORK_MIN_GROUPS));
+    let relays = places.map(|(group, prefix)| world.relay(([20, group, prefix, 9], 9001).into()));
+    assert!(world.run_until(Duration::from_secs(120), |w| relays.iter().all(|r| w.knows(*r) == relays.len())));
+    let (publisher, reader) = (world.client(), world.client());
+    assert!(world.run_until(Duration::from_secs(120), |w| w.ready(publisher) && w.ready(reader)));
+    for len in [10, 300_000] {
+        let doc = document(len, len as u64);
+        let (key, report) = world.publish(publisher, &doc).unwrap();
+        println!("{len}: {report:?}");
+        assert!(world.get(reader, &key, 0).unwrap().0 == doc);
+        let checked = world.check(reader, Key::Read(key)).unwrap();
+        println!("{checked:?}");
+        assert_eq!(report.chunks, checked.chunks, "publish and check count alike");
+        assert_eq!(checked.chunks_lost, 0);
+    }
+}
+
 #[test]
 fn an_interrupted_get_goes_on_from_any_byte() {
     let (mut world, publisher, reader) = World::with_people(24, 2);

@@ -313,11 +313,13 @@ fn wrong_places_are_named_and_nothing_is_lost() {
     fails(&ran, 1, "file");
     assert_eq!(place.read("file"), b"mine");
 
-    // The first one stops, and starts again with its identity.
-    signal(relay.pid(), "TERM");
-    relay.end(Duration::from_secs(10)).good();
-    let mut relay = place.start("relay", &["relay", "--local-network", "--data-dir", "d", "--listen", &text]);
-    assert_eq!(relay.first_line(), link);
+    // The first one stops, and starts again with its identity: at the system's word, and when its terminal goes.
+    for word in ["TERM", "HUP"] {
+        signal(relay.pid(), word);
+        relay.end(Duration::from_secs(10)).good();
+        relay = place.start("relay", &["relay", "--local-network", "--data-dir", "d", "--listen", &text]);
+        assert_eq!(relay.first_line(), link);
+    }
 }
 
 /// Ctrl-C, the system's farewell, and a terminal that goes: each ends a command in words.

@@ -6,7 +6,7 @@ use onionskin::base::NetworkId;
 use onionskin::base::limits;
 use onionskin::crypto::secret::Secret;
 use onionskin::proto::Event;
-use onionskin::wire::cell::{CELL, Command, HEADER, Header};
+use onionskin::wire::cell::{CELL, Command, HEADER, Header, RelayCommand};
 use onionskin::wire::request::{Kind, SessionType, Store, Stored, TICKET_NONE};
 use onionskin::wire::share::Class;
 use rand::{Rng, RngExt, SeedableRng};
@@ -263,4 +263,52 @@ fn one_circuit_serves_one_operation_only() {
         done == docs.len()
     });
     assert!(ops.values().zip(&docs).all(|(bytes, doc)| bytes == doc));
+}
+
+/// T09, T10: whatever ends a circuit, the cell that says so is the same, and so is the time it takes. Only an end that waited for a dial comes
+/// later, by that dial.
+#[test]
+fn ends_of_circuits_differ_neither_in_kind_nor_in_time() {
+    let (mut world, _, _) = World::with_people(12, 27);
+    let puppet = world.puppet();
+    let unknown = [&[0xee; 32][..], &[7; onionskin::crypto::ntor::CREATE_LEN]].concat();
+    let off = world.nodes[9].id.unwrap();
+    let host = world.nodes[5].id.unwrap();
+    let causes = [
+        ("a tampered cell", None),
+        ("a message that is none", Some((RelayCommand::Extended, &[][..], Command::Relay))),
+        ("an extend in an ordinary cell", Some((RelayCommand::Extend, &unknown[..], Command::Relay))),
+        ("an extend to nobody", Some((RelayCommand::Extend, &unknown[..], Command::RelayEarly))),
+        ("an extend that is too short", Some((RelayCommand::Extend, &unknown[..40], Command::RelayEarly))),
+        ("a stream of number zero", Some((RelayCommand::Begin, host.as_ref(), Command::Relay))),
+        ("a sample of nothing", Some((RelayCommand::Sample, &[][..], Command::Relay))),
+    ];
+    let circuit = |world: &mut World| {
+        let mut circuit = Circuit::create(world, puppet, 0);
+        assert!(circuit.extend(world, 1, Command::RelayEarly) && circuit.extend(world, 2, Command::RelayEarly));
+        circuit
+    };
+    let mut times = Vec::new();
+    for (name, cause) in causes {
+        let mut circuit = circuit(&mut world);
+        match cause {
+            Some((command, data, carrier)) => circuit.tell(&mut world, command, 0, data, carrier),
+            None => circuit.noise(&mut world),
+        }
+        let (time, body) = circuit.end(&mut world).unwrap_or_else(|| panic!("{name} ends nothing"));
+        println!("{name}: {time:?}");
+        assert!(body.iter().all(|b| *b == 0), "{name}: the destroy cell says something");
+        times.push(time);
+    }
+    let (least, most) = (times.iter().min().unwrap(), times.iter().max().unwrap());
+    assert!(*most - *least < Duration::from_millis(1), "{times:?}");
+
+    // A relay that is known, was left by all for long enough that no link stands, and is off.
+    let mut late = circuit(&mut world);
+    world.switch_off(9);
+    let message = [off.as_ref(), &[7; onionskin::crypto::ntor::CREATE_LEN]].concat();
+    late.tell(&mut world, RelayCommand::Extend, 0, &message, Command::RelayEarly);
+    let (time, body) = late.end(&mut world).unwrap();
+    println!("an extend to a relay that is off: {time:?}");
+    assert!(body.iter().all(|b| *b == 0) && time > *most, "a dial takes its time");
 }

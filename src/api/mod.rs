@@ -99,7 +99,7 @@ pub async fn serve<H: Operations>(
 }
 
 fn usage(what: &str) -> Failure {
-    failure(ErrorKind::Usage, what, "", "See the API's documentation. Nothing was sent.")
+    failure(ErrorKind::Usage, what, "Nothing was sent.", "See the API's documentation.")
 }
 
 fn refuse(status: StatusCode, why: &Failure) -> Response {
@@ -167,11 +167,15 @@ async fn publish<H: Operations>(
             Ok(Err(_)) | Err(_) => return refuse_by_kind(&usage("the digest of this convergent document is not understood")),
         },
     };
+    let lease_days = query.lease.unwrap_or(LEASE_DAYS);
+    if !(1..=limits::LEASE_MAX_DAYS).contains(&lease_days) {
+        let most = limits::LEASE_MAX_DAYS;
+        return refuse_by_kind(&usage(&format!("hosts keep a document at least 1 day and at most {most}")));
+    }
     let slot = match service.slot() {
         Ok(slot) => slot,
         Err(answer) => return *answer,
     };
-    let lease_days = query.lease.unwrap_or(LEASE_DAYS);
     let ask = Publish { length, name: query.name, media_type: query.media_type, lease_days, convergent };
     let (tx, answer) = Lines::new();
     tokio::spawn(async move {
@@ -253,7 +257,11 @@ async fn check<H: Operations>(
     State(service): State<Service<H>>,
     body: Result<Bytes, axum::extract::rejection::BytesRejection>,
 ) -> Response {
-    let asked = parse::<CheckRequest>(&body).and_then(|r| Ok((Key::parse(&r.key).map_err(Failure::mistyped)?, r.sample)));
+    let asked = parse::<CheckRequest>(&body).and_then(|r| {
+        let sample = r.sample.unwrap_or(CHECK_SAMPLE);
+        let fetches = (sample > 0).then_some(sample).ok_or_else(|| usage("a check must fetch at least 1 chunk"))?;
+        Ok((Key::parse(&r.key).map_err(Failure::mistyped)?, fetches))
+    });
     let (key, sample) = match asked {
         Ok(asked) => asked,
         Err(why) => return refuse_by_kind(&why),
@@ -266,7 +274,7 @@ async fn check<H: Operations>(
     tokio::spawn(async move {
         let _slot = slot;
         let mut watch = tx.watch();
-        let work = drive::check(&service.node, &key, sample.unwrap_or(CHECK_SAMPLE), &mut watch);
+        let work = drive::check(&service.node, &key, sample, &mut watch);
         let Some(done) = tx.unless_gone(work).await else { return };
         tx.say(&done.map_or_else(Line::Error, Line::Checked)).await;
     });
@@ -321,7 +329,12 @@ impl Source for BodySource {
                     }
                 }
                 Some(Err(_)) | None => {
-                    return Err(usage("the document broke off before its announced length"));
+                    return Err(failure(
+                        ErrorKind::Usage,
+                        "the document broke off before its announced length",
+                        "No key was made; what hosts already took cannot be read by anyone and expires.",
+                        "Send as many bytes as were announced.",
+                    ));
                 }
             }
         }

@@ -143,6 +143,7 @@ async fn bad_requests_get_an_error_with_a_status_and_no_echo() {
     let served = served(Fake::default()).await;
     let long = "x".repeat(REQUEST_MAX + 1);
     let missing = format!("{{\"key\":\"{}\"}}", key(9).to_text());
+    let sample = format!("{{\"key\":\"{}\",\"sample\":0}}", key(1).to_text());
     let cases = [
         (posted("/v1/get", "{\"key\":\"zzsecret\"}"), "400", "usage"),
         (posted("/v1/get", "nonsense zzsecret"), "400", "usage"),
@@ -150,6 +151,9 @@ async fn bad_requests_get_an_error_with_a_status_and_no_echo() {
         (posted("/v1/get", &long), "400", "usage"),
         (posted("/v1/get", &missing), "404", "not-found"),
         (posted("/v1/check", "{}"), "400", "usage"),
+        (posted("/v1/check", &sample), "400", "usage"),
+        (posted("/v1/publish?lease=0", "abc"), "400", "usage"),
+        (posted("/v1/publish?lease=401", "abc"), "400", "usage"),
         (posted("/v1/publish?length=99", "abc"), "400", "usage"),
         (posted("/v1/publish?lenght=3", "abc"), "400", "usage"),
         (posted("/v1/publish?length=-3", "abc"), "400", "usage"),

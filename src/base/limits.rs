@@ -104,6 +104,10 @@ pub const LINK_CONTROL_MAX: usize = 1024;
 pub const HOPS: usize = 3;
 /// Most cells on one circuit that may carry an extend: no circuit gets longer than this plus one.
 pub const EARLY_MAX: u8 = 4;
+/// Most legs of one circuit at once: the hosts of a few regions, and half of the first window, for each withholds a credit.
+pub const CIRCUIT_LEGS: usize = 32;
+/// Most legs of one circuit, ever: a long operation takes a fresh circuit then, and nobody begins legs without end (T36).
+pub const CIRCUIT_BEGINS: u16 = 1024;
 /// Cells per credit: coarse, so that credits say little about timing.
 pub const CREDIT_QUANTUM: u32 = 32;
 /// Credit that both ends of a leg assume at its start: one large store and its opening fit.

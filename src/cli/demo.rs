@@ -7,7 +7,7 @@ use crate::cli::output::Out;
 use crate::cli::output::count;
 use crate::cli::output::size;
 use crate::cli::session;
-use crate::cli::stop::stopped;
+use crate::cli::stop::Stop;
 use crate::client;
 use crate::client::Node;
 use crate::client::failure;
@@ -90,9 +90,10 @@ pub(super) async fn run(out: Out, args: &Demo) -> Result<(), Failure> {
     let pool =
         Pool::new(None).map_err(|e| failure(ErrorKind::Other, format!("cannot start threads: {e}"), "", "Free some memory."))?;
     let mut network = Network { pool, relays: Vec::new(), clients: Vec::new() };
+    let mut stop = Stop::listen();
     let done = tokio::select! {
         biased;
-        () = stopped() => Err(failure(ErrorKind::Other, "stopped by you", "", "Repeat the command.")),
+        () = stop.asked() => Err(failure(ErrorKind::Other, "stopped by you", "", "Repeat the command.")),
         done = tokio::time::timeout(patience, show(out, args, home.path(), &file, source, &mut network)) => {
             done.unwrap_or_else(|_| Err(failure(
                 ErrorKind::NoNetwork,

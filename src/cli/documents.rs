@@ -42,8 +42,8 @@ pub(super) async fn publish(out: Out, config: &Config, args: &Publish) -> Result
         return Err(failure(
             ErrorKind::Usage,
             "publishing slowly is not available in this release",
-            "",
-            "Publish without --slow. If somebody may watch your line, publish from one that is not tied to you. Nothing was sent.",
+            "Nothing was sent.",
+            "Publish without --slow. If somebody may watch your line, publish from one that is not tied to you.",
         ));
     }
     let mut source = if args.path == Path::new("-") {
@@ -116,8 +116,8 @@ pub(super) async fn get(out: Out, config: &Config, args: &Get) -> Result<(), Fai
             return Err(failure(
                 ErrorKind::Usage,
                 "standard output cannot carry the document and a JSON object",
-                "",
-                "Name a file with -o, or leave --json out. Nothing was sent.",
+                "Nothing was sent.",
+                "Name a file with -o, or leave --json out.",
             ));
         }
         let work = async {
@@ -141,11 +141,15 @@ pub(super) async fn get(out: Out, config: &Config, args: &Get) -> Result<(), Fai
     }
     // A name of our own: one that strangers chose could be any file here.
     let target = args.output.clone().unwrap_or_else(|| PathBuf::from(format!("onionskin-{tag}")));
-    files::may_write(&target, args.force)?;
     let work = async {
-        let session = Session::open(out, config).await?;
+        // Before anything is sent: a place that cannot be written to is known at once.
+        let part = files::Part::open(&target, &tag, args.force).await?;
+        let session = match Session::open(out, config).await {
+            Ok(session) => session,
+            Err(why) => return Err(part.leave(why)),
+        };
         let bar = out.bar("fetching");
-        let done = files::get_to_file(&session.node, &key, &target, args.force, &mut |progress| bar.show(progress)).await;
+        let done = files::get_to_part(&session.node, &key, part, args.force, &mut |progress| bar.show(progress)).await;
         drop(bar);
         session.close().await;
         done

@@ -55,22 +55,19 @@ impl Out {
 
     /// An error: what happened, what was kept, what to do next.
     pub(super) fn error(self, why: &Failure) {
-        if self.json {
-            let _ = writeln!(io::stdout().lock(), "{}", error_json(why));
-            return;
-        }
         let or = |text: &str, other: &str| match text {
             "" => other.to_owned(),
             text if text.ends_with(['.', ':']) => text.to_owned(),
             text => format!("{text}."),
         };
-        let _ = write!(
-            io::stderr().lock(),
-            "error: {}\nkept:  {}\nnext:  {}\n",
-            why.what,
-            or(&why.kept, "Nothing; nothing needs to be cleaned up."),
-            or(&why.next, "Repeat the command."),
-        );
+        // People and programs are told the same.
+        let (kept, next) = (or(&why.kept, "Nothing; nothing needs to be cleaned up."), or(&why.next, "Repeat the command."));
+        if self.json {
+            let told = Failure { kind: why.kind, what: why.what.clone(), kept, next };
+            let _ = writeln!(io::stdout().lock(), "{}", error_json(&told));
+        } else {
+            let _ = write!(io::stderr().lock(), "error: {}\nkept:  {kept}\nnext:  {next}\n", why.what);
+        }
     }
 
     /// A progress bar on standard error, if that is a terminal.

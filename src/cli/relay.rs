@@ -5,6 +5,7 @@ use crate::api::socket;
 use crate::base::ErrorKind;
 use crate::cli::output::Out;
 use crate::cli::session;
+use crate::cli::stop::Stop;
 use crate::client::failure;
 use crate::config::Config;
 use crate::node;
@@ -13,8 +14,6 @@ use crate::node::RelayConfig;
 use crate::proto::event::Failure;
 use core::time::Duration;
 use serde::Serialize;
-use tokio::signal::unix::SignalKind;
-use tokio::signal::unix::signal;
 
 /// How long the API's callers get to finish when the relay stops.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -26,10 +25,7 @@ struct Started<'a> {
 
 /// Runs a relay; the first line on standard output is its link.
 pub(super) async fn run(out: Out, config: &Config) -> Result<(), Failure> {
-    let fail = |e: std::io::Error| failure(ErrorKind::Other, format!("cannot wait for signals: {e}"), "", "Start it again.");
-    let mut terminate = signal(SignalKind::terminate()).map_err(fail)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(fail)?;
-
+    let mut stop = Stop::listen();
     let relay = RelayConfig { listen: config.listen, advertise: config.advertised()?, quota: config.quota };
     let secret = session::local_secret(config)?;
     // First of all: whoever holds the socket owns the data directory.
@@ -49,15 +45,14 @@ pub(super) async fn run(out: Out, config: &Config) -> Result<(), Failure> {
     if let Some(link) = handle.bootstrap_link() {
         out.either(|| link.clone(), &Started { link: &link })?;
     }
-    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let (end, ended) = tokio::sync::oneshot::channel::<()>();
     let mut serving = tokio::spawn(api::serve(listener, handle.clone(), secret, async {
-        let _ = stopped.await;
+        let _ = ended.await;
     }));
 
     let done = loop {
         tokio::select! {
-            _ = terminate.recv() => break Ok(()),
-            _ = interrupt.recv() => break Ok(()),
+            () = stop.asked() => break Ok(()),
             event = events.recv() => match event {
                 Some(event) => session::log(&event),
                 None => break Err(failure(ErrorKind::Other, "the node stopped by itself: this is a bug", "", "Start it again; please report it.")),
@@ -66,7 +61,7 @@ pub(super) async fn run(out: Out, config: &Config) -> Result<(), Failure> {
         }
     };
     out.note("stopping ...");
-    drop(stop);
+    drop(end);
     if !serving.is_finished() {
         let _ = tokio::time::timeout(FAREWELL, serving).await;
     }

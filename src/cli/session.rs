@@ -60,8 +60,8 @@ impl Session {
             return Err(failure(
                 ErrorKind::NoNetwork,
                 "this computer knows no relay to start from, and no node runs here",
-                "",
-                "Add `--bootstrap LINK` with a relay's link, or start a node with `onionskin relay`. Nothing was sent.",
+                "Nothing was sent.",
+                "Add `--bootstrap LINK` with a relay's link, or start a node with `onionskin relay`.",
             ));
         }
         let (handle, events) = node::start(NodeConfig {

@@ -5,23 +5,45 @@ use crate::client::failure;
 use crate::proto::event::Failure;
 use core::future::Future;
 use core::future::pending;
+use tokio::signal::unix::Signal;
 use tokio::signal::unix::SignalKind;
 use tokio::signal::unix::signal;
 
-/// Waits for a signal that ends a command. One that this process was started to ignore, as `nohup` does, stays ignored.
-pub(super) async fn stopped() {
-    let ignored = std::fs::read_to_string("/proc/self/status").map_or(0, |text| ignored(&text));
-    let wait = async |kind: SignalKind| {
-        let listens = ignored & (1 << (kind.as_raw_value() - 1)) == 0;
-        match signal(kind) {
-            Ok(mut signals) if listens => signals.recv().await,
-            Ok(_) | Err(_) => pending().await,
+/// The signals that end a command. One that this process was started to ignore, as `nohup` does, stays ignored.
+pub(super) struct Stop {
+    interrupt: Option<Signal>,
+    terminate: Option<Signal>,
+    hangup: Option<Signal>,
+}
+
+impl Stop {
+    /// Hears them from now on.
+    pub(super) fn listen() -> Self {
+        let ignored = std::fs::read_to_string("/proc/self/status").map_or(0, |text| ignored(&text));
+        let hear = |kind: SignalKind| {
+            let listens = ignored & (1 << (kind.as_raw_value() - 1)) == 0;
+            listens.then(|| signal(kind).ok()).flatten()
+        };
+        Self {
+            interrupt: hear(SignalKind::interrupt()),
+            terminate: hear(SignalKind::terminate()),
+            hangup: hear(SignalKind::hangup()),
         }
-    };
-    tokio::select! {
-        _ = wait(SignalKind::interrupt()) => {}
-        _ = wait(SignalKind::terminate()) => {}
-        _ = wait(SignalKind::hangup()) => {}
+    }
+
+    /// Waits for one.
+    pub(super) async fn asked(&mut self) {
+        async fn wait(signals: &mut Option<Signal>) {
+            match signals {
+                Some(signals) => drop(signals.recv().await),
+                None => pending().await,
+            }
+        }
+        tokio::select! {
+            () = wait(&mut self.interrupt) => {}
+            () = wait(&mut self.terminate) => {}
+            () = wait(&mut self.hangup) => {}
+        }
     }
 }
 
@@ -36,10 +58,11 @@ pub(super) async fn unless_stopped<T>(
     work: impl Future<Output = Result<T, Failure>>,
     told: impl FnOnce() -> (String, &'static str),
 ) -> Result<T, Failure> {
+    let mut stop = Stop::listen();
     tokio::select! {
         // Signals first, so that they are heard from the work's first step on.
         biased;
-        () = stopped() => {
+        () = stop.asked() => {
             let (kept, next) = told();
             Err(failure(ErrorKind::Other, "stopped by you", kept, next))
         }

@@ -86,7 +86,7 @@ impl Daemon {
             Ok(Err(_)) | Err(_) => Err(failure(
                 ErrorKind::NoNetwork,
                 format!("no node answers at {}", self.socket.display()),
-                "",
+                "Nothing was sent.",
                 "Start one with `onionskin relay`, or name its data directory with --data-dir.",
             )),
         }

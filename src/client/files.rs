@@ -65,7 +65,7 @@ pub fn io_failure(doing: &str, path: &Path, error: &io::Error) -> Failure {
 }
 
 fn usage(what: String, next: &str) -> Failure {
-    failure(ErrorKind::Usage, what, "", next)
+    failure(ErrorKind::Usage, what, "Nothing was sent.", next)
 }
 
 // --- publishing
@@ -85,7 +85,7 @@ impl FileSource {
     pub async fn open(path: &Path) -> Result<Self, Failure> {
         let file = tokio::fs::File::open(path).await.map_err(|e| {
             if e.kind() == io::ErrorKind::NotFound {
-                return usage(format!("there is no file {}", path.display()), "Check the path. Nothing was sent.");
+                return usage(format!("there is no file {}", path.display()), "Check the path.");
             }
             io_failure("open", path, &e)
         })?;
@@ -108,14 +108,11 @@ impl FileSource {
         if meta.is_dir() {
             return Err(usage(
                 format!("{} is a directory", path.display()),
-                "Publish one file; an archive of the directory is one. Nothing was sent.",
+                "Publish one file; an archive of the directory is one.",
             ));
         }
         if !meta.is_file() {
-            return Err(usage(
-                format!("{} is not an ordinary file", path.display()),
-                "Pipe it in and publish `-` instead. Nothing was sent.",
-            ));
+            return Err(usage(format!("{} is not an ordinary file", path.display()), "Pipe it in and publish `-` instead."));
         }
         Ok(Self { file, shown: path.to_owned(), left: meta.len(), length: meta.len(), modified: meta.modified().ok() })
     }
@@ -185,7 +182,7 @@ pub fn may_write(target: &Path, force: bool) -> Result<(), Failure> {
         Ok(meta) if !meta.is_file() => {
             return Err(usage(format!("{} is not an ordinary file", target.display()), "Choose another name with -o."));
         }
-        Ok(_) if !force => return Err(exists(target, "")),
+        Ok(_) if !force => return Err(exists(target, "Nothing was sent.")),
         Ok(_) => {}
         Err(e) if e.kind() == io::ErrorKind::NotFound => {}
         Err(e) => return Err(io_failure("write", target, &e)),
@@ -268,16 +265,25 @@ pub async fn get_to_file<H: Operations>(
     force: bool,
     watch: Watch<'_>,
 ) -> Result<Fetched, Failure> {
-    let (path, of) = (target.to_owned(), tag(key));
-    // A long part takes a while to read.
-    let opened = tokio::task::spawn_blocking(move || Part::open(&path, &of, force)).await;
-    let mut part = opened.map_err(|e| failure(ErrorKind::Other, format!("cannot read the part: {e}"), "", ""))??;
+    let part = Part::open(target, &tag(key), force).await?;
+    get_to_part(node, key, part, force, watch).await
+}
+
+/// The same for a part that is open already.
+pub async fn get_to_part<H: Operations>(
+    node: &Node<H>,
+    key: &ReadKey,
+    mut part: Part,
+    force: bool,
+    watch: Watch<'_>,
+) -> Result<Fetched, Failure> {
+    let target = part.target.clone();
     loop {
         let resumed = part.proven;
         match node.get(key, resumed, &mut part, watch).await {
             Ok(report) => {
                 let found = part.finish(force).await?;
-                return Ok(Fetched { path: target.to_owned(), found, report, resumed });
+                return Ok(Fetched { path: target, found, report, resumed });
             }
             // Not this document's beginning after all: start anew, once.
             Err(_) if part.stale => part.restart().await?,
@@ -290,7 +296,7 @@ pub async fn get_to_file<H: Operations>(
 
 /// The unfinished file of a document. Locked, so that two gets never write into one part.
 #[derive(Debug)]
-struct Part {
+pub struct Part {
     file: tokio::fs::File,
     path: PathBuf,
     target: PathBuf,
@@ -362,7 +368,18 @@ fn open_private(path: &Path) -> Result<fs::File, Failure> {
 }
 
 impl Part {
-    fn open(target: &Path, tag: &str, force: bool) -> Result<Self, Failure> {
+    /// Opens the part of a document, or makes one, and finds out how much of it is right. Sends nothing.
+    ///
+    /// # Errors
+    /// The place cannot be written to, or another get is at work there.
+    pub async fn open(target: &Path, tag: &str, force: bool) -> Result<Self, Failure> {
+        let (target, tag) = (target.to_owned(), tag.to_owned());
+        // A long part takes a while to read.
+        let opened = tokio::task::spawn_blocking(move || Self::open_now(&target, &tag, force)).await;
+        opened.map_err(|e| failure(ErrorKind::Other, format!("cannot read the part: {e}"), "", ""))?
+    }
+
+    fn open_now(target: &Path, tag: &str, force: bool) -> Result<Self, Failure> {
         may_write(target, force)?;
         let path = part_path(target, tag);
         let mut file = open_private(&path)?;
@@ -447,8 +464,8 @@ impl Part {
         Ok(core::mem::take(&mut self.found))
     }
 
-    /// Leaves the part for a later get, and says so.
-    fn leave(&self, mut why: Failure) -> Failure {
+    /// Leaves the part for a later get, and says so; one without a whole block is removed.
+    pub fn leave(&self, mut why: Failure) -> Failure {
         if self.proven == 0 {
             let _ = fs::remove_file(&self.path);
             let _ = fs::remove_file(&self.sums.path);

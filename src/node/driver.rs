@@ -241,7 +241,8 @@ impl Loop {
             Ok(()) => false,
             Err(TrySendError::Closed(_)) => true,
             Err(TrySendError::Full(_)) => {
-                tracing::warn!("an operation ends: nobody takes its events");
+                // No louder: a person's own doing is nobody's business.
+                tracing::debug!("an operation ends: nobody takes its events");
                 true
             }
         };

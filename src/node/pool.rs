@@ -5,24 +5,30 @@
 //!
 //! Most jobs are short, some tens of microseconds. Handing one over costs some 10 us of CPU, as much as with the runtime's own blocking pool
 //! (`benches/transport.rs`), but that one starts hundreds of threads in a burst, and here they are as many as is right.
-//! Queue: at most [`JOBS_MAX`] jobs; one more is lost at once, and a job that panics is lost and logged as a bug. A lost job comes back as [`JobResult::Lost`], which its core treats as "did not verify".
+//! Queues: one for each [`Lane`], which take turns, so that whatever strangers ask for, an own job waits for at most two of others before it
+//! on each thread. At most [`JOBS_MAX`] jobs in each; one more is lost at once, which is logged once a minute, and a job that panics is lost
+//! and logged as a bug. A lost job comes back as [`JobResult::Lost`], which its core treats as "did not verify".
 
-use crate::base::JobId;
-use crate::node::env::os_rng;
+use crate::base::{JobId, Time};
+use crate::node::env::{Clock, os_rng};
 use crate::node::inbox::{Arrival, Inbox};
 use crate::proto::Input;
-use crate::proto::job::{Job, JobResult, Shares};
+use crate::proto::job::{Job, JobResult, Lane, Shares};
+use core::time::Duration;
 use std::collections::VecDeque;
 use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-/// Most jobs that wait, over all nodes of the process: some seconds of work for one core.
+/// Most jobs of each lane that wait, over all nodes of the process: some seconds of work for one core.
 pub const JOBS_MAX: usize = 16_384;
 
 /// Threads that wait for the disk: as many puts share a sync.
 const DISK_THREADS: usize = 32;
+
+/// How often it is told that jobs were dropped.
+const TELL_EVERY: Duration = Duration::from_secs(60);
 
 /// One job on its way.
 struct Task {
@@ -32,11 +38,69 @@ struct Task {
     answer: Inbox,
 }
 
+/// One queue for each lane.
+#[derive(Default)]
+struct Lanes {
+    lanes: [VecDeque<Task>; 3],
+    /// Whose turn it is.
+    turn: usize,
+}
+
+impl Lanes {
+    /// Adds a job to its lane; false if that is full, and the job is lost.
+    fn push(&mut self, task: Task) -> bool {
+        let [own, upkeep, others] = &mut self.lanes;
+        let lane = match task.work.lane() {
+            Lane::Own => own,
+            Lane::Upkeep => upkeep,
+            Lane::Others => others,
+        };
+        if lane.len() >= JOBS_MAX {
+            return false;
+        }
+        lane.push_back(task);
+        true
+    }
+
+    /// The next job: of the lane whose turn it is, or of the next one that has any.
+    fn pop(&mut self) -> Option<Task> {
+        let lanes = self.lanes.len();
+        let mut order = (0..lanes).map(|i| (self.turn + i) % lanes);
+        let next = order.find(|at| self.lanes.get(*at).is_some_and(|lane| !lane.is_empty()))?;
+        self.turn = (next + 1) % lanes;
+        self.lanes.get_mut(next)?.pop_front()
+    }
+
+    fn len(&self) -> usize {
+        self.lanes.iter().map(VecDeque::len).sum()
+    }
+}
+
 #[derive(Default)]
 struct Queue {
-    tasks: VecDeque<Task>,
+    tasks: Lanes,
     idle: usize,
     closed: bool,
+    dropped: Dropped,
+}
+
+/// Jobs that were dropped, and when that was told.
+#[derive(Default)]
+struct Dropped {
+    since_told: u64,
+    told: Option<Time>,
+}
+
+impl Dropped {
+    /// One more. Gives how many there were, if it is time to tell.
+    fn another(&mut self, now: Time) -> Option<u64> {
+        self.since_told += 1;
+        if self.told.is_some_and(|told| now.since(told) < TELL_EVERY) {
+            return None;
+        }
+        self.told = Some(now);
+        Some(core::mem::take(&mut self.since_told))
+    }
 }
 
 #[derive(Default)]
@@ -55,6 +119,7 @@ impl Inner {
 struct Owner {
     work: Arc<Inner>,
     disk: Arc<Inner>,
+    clock: Clock,
 }
 
 impl Drop for Owner {
@@ -83,7 +148,7 @@ impl Pool {
     /// The system gives no thread at all.
     pub fn new(threads: Option<NonZeroUsize>) -> std::io::Result<Self> {
         let count = threads.or_else(|| thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
-        let owner = Owner { work: Arc::default(), disk: Arc::default() };
+        let owner = Owner { work: Arc::default(), disk: Arc::default(), clock: Clock::start() };
         for (name, inner, count) in [("job", &owner.work, count), ("disk", &owner.disk, DISK_THREADS)] {
             for i in 0..count {
                 let inner = Arc::clone(inner);
@@ -97,13 +162,15 @@ impl Pool {
     pub fn run(&self, job: JobId, work: Job, shares: Option<Arc<dyn Shares>>, answer: &Inbox) {
         let inner = if shares.is_some() && work.touches_disk() { &self.0.disk } else { &self.0.work };
         let mut queue = inner.lock();
-        if queue.tasks.len() >= JOBS_MAX {
+        if !queue.tasks.push(Task { job, work, shares, answer: answer.clone() }) {
+            let tell = queue.dropped.another(self.0.clock.now());
             drop(queue);
-            tracing::warn!("too much work at once: a job was dropped");
+            if let Some(jobs) = tell {
+                tracing::warn!(jobs, "too much work at once: jobs were dropped");
+            }
             answer.push(Arrival::Input(Input::Done { job, result: JobResult::Lost }));
             return;
         }
-        queue.tasks.push_back(Task { job, work, shares, answer: answer.clone() });
         let wake = queue.idle > 0;
         drop(queue);
         if wake {
@@ -118,7 +185,7 @@ fn serve(inner: &Inner) {
         if queue.closed {
             return;
         }
-        let Some(task) = queue.tasks.pop_front() else {
+        let Some(task) = queue.tasks.pop() else {
             queue.idle += 1;
             queue = inner.work.wait(queue).unwrap_or_else(PoisonError::into_inner);
             queue.idle -= 1;
@@ -133,5 +200,64 @@ fn serve(inner: &Inner) {
         });
         answer.push(Arrival::Input(Input::Done { job, result }));
         queue = inner.lock();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::{NetworkId, NodeId, Wall};
+    use crate::proto::overlay::OverlayJob;
+    use crate::wire::hello::Proof;
+
+    const NETWORK: NetworkId = NetworkId([1; 32]);
+
+    fn task(number: u64, lane: Lane) -> Task {
+        let work = match lane {
+            Lane::Own => Job::CircuitStart { network: NETWORK, hops: Vec::new() },
+            Lane::Upkeep => Job::Overlay { work: OverlayJob::Verify(Vec::new()), network: NETWORK, identity: None },
+            Lane::Others => {
+                let proof = Proof { clock: Wall(0), node: NodeId([2; 32]), signature: [0; 64] };
+                Job::LinkCheck { network: NETWORK, exporter: [0; 32], dialer: true, proof: Box::new(proof) }
+            }
+        };
+        assert_eq!(work.lane(), lane);
+        Task { job: JobId(number), work, shares: None, answer: Inbox::new().0 }
+    }
+
+    #[test]
+    fn own_jobs_do_not_wait_behind_a_flood_of_others_nor_those_behind_them() {
+        let mut lanes = Lanes::default();
+        for number in 0..1000 {
+            assert!(lanes.push(task(number, Lane::Others)));
+        }
+        for number in 1000..1100 {
+            assert!(lanes.push(task(number, Lane::Own)));
+        }
+        assert!(lanes.push(task(2000, Lane::Upkeep)));
+        let mut popped = Vec::new();
+        while let Some(task) = lanes.pop() {
+            popped.push(task.job.0);
+        }
+        let place = |job| popped.iter().position(|j| *j == job).unwrap();
+        assert!(place(1000) < 3 && place(2000) < 3);
+        assert!(place(1099) <= 201 && place(99) <= 201, "one and one, in turn");
+        assert!(place(1050) < place(1051) && place(50) < place(51), "each lane in its order");
+        assert_eq!((popped.len(), lanes.len()), (1101, 0));
+    }
+
+    #[test]
+    fn a_lane_that_is_full_leaves_the_others_open_and_is_told_once_a_minute() {
+        let mut lanes = Lanes::default();
+        for number in 0..JOBS_MAX as u64 {
+            assert!(lanes.push(task(number, Lane::Others)));
+        }
+        assert!(!lanes.push(task(1, Lane::Others)));
+        assert!(lanes.push(task(2, Lane::Own)) && lanes.push(task(3, Lane::Upkeep)));
+
+        let mut dropped = Dropped::default();
+        let told: Vec<_> = (0..130).map(|second| dropped.another(Time(second * 1_000_000))).collect();
+        let when: Vec<_> = told.iter().enumerate().filter_map(|(second, jobs)| Some((second, (*jobs)?))).collect();
+        assert_eq!(when, [(0, 1), (60, 60), (120, 60)]);
     }
 }

@@ -322,7 +322,7 @@ impl Core {
             (JobFor::CircuitServer(link, circuit), _) => self.hops.created(ctx, links, link, circuit, None),
             (JobFor::CircuitStart(key) | JobFor::CircuitReply(key), _) => self.requests.origins().end(ctx, links, key),
             (JobFor::Keys, _) => self.keys_made(ctx, None),
-            (JobFor::HostOpen(key), _) => self.host.end(ctx, links, key),
+            (JobFor::HostOpen(key), _) => self.host.opened(ctx, links, &Arc::default(), key, None),
             (JobFor::Serve(key, n), _) => {
                 let rule = accept_rule(&mut self.acceptance, &self.overlay);
                 self.host.served(ctx, links, &rule, key, n, None);

@@ -8,8 +8,7 @@ use crate::proto::doc::key::TextError;
 use bytes::Bytes;
 use std::net::SocketAddr;
 
-/// What a person wants. Each runs under its own `OpId`, on circuits of its own.
-#[derive(Debug)]
+/// What a person wants. Each runs under its own `OpId`, on circuits of its own. Prints what kind it is.
 pub enum Command {
     /// Publish a document. Answers: [`Event::Need`] for each chunk's bytes in order, [`Event::Progress`], then [`Event::Published`] or
     /// [`Event::Failed`].
@@ -59,8 +58,21 @@ impl core::fmt::Debug for PublishWish {
     }
 }
 
-/// What became of a command.
-#[derive(Debug)]
+impl core::fmt::Debug for Command {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(match self {
+            Self::Publish(_) => "Publish(..)",
+            Self::Plain(_) => "Plain(..)",
+            Self::Get { .. } => "Get(..)",
+            Self::Consumed(_) => "Consumed(..)",
+            Self::Check { .. } => "Check(..)",
+            Self::Cancel => "Cancel",
+            Self::Status => "Status",
+        })
+    }
+}
+
+/// What became of a command. Prints figures, and nothing of a document.
 pub enum Event {
     /// The node waits for this much of the document, to be answered by [`Command::Plain`] of exactly that many bytes (the file's end may
     /// not come early: a shorter answer fails the operation).
@@ -100,6 +112,22 @@ pub enum Event {
     Failed(Failure),
 }
 
+impl core::fmt::Debug for Event {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Need { offset, len } => f.debug_struct("Need").field("offset", offset).field("len", len).finish(),
+            Self::Progress(progress) => progress.fmt(f),
+            Self::Found { length, .. } => f.debug_struct("Found").field("length", length).finish_non_exhaustive(),
+            Self::Data(bytes) => f.debug_struct("Data").field("len", &bytes.len()).finish(),
+            Self::Fetched(report) => f.debug_tuple("Fetched").field(report).finish(),
+            Self::Published { report, .. } => f.debug_struct("Published").field("report", report).finish_non_exhaustive(),
+            Self::Checked(report) => report.fmt(f),
+            Self::Status(status) => status.fmt(f),
+            Self::Failed(failure) => f.debug_tuple("Failed").field(failure).finish(),
+        }
+    }
+}
+
 /// How far an operation is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Progress {
@@ -116,7 +144,7 @@ pub struct Progress {
 pub struct Report {
     /// Bytes of the document.
     pub bytes: u64,
-    /// Chunks, parity and padding included.
+    /// Chunks, parity, padding and every copy of the manifest's included: as [`CheckReport::chunks`] counts them.
     pub chunks: u64,
     /// Shares stored or received.
     pub shares: u64,

@@ -1,7 +1,8 @@
 //! Holding shares for others: the host's end of a leg, and the sealed requests that come over it (D12).
 //!
 //! A host sees the last hop and nobody behind it. Requests of a session arrive in order, are opened and served beside the core, and are
-//! answered in order; each answer fills its cells exactly. Links take turns at the disk, so one busy last hop cannot starve the others.
+//! answered in order; each answer fills its cells exactly. Address prefixes take turns at the disk, so busy last hops cannot starve the others,
+//! under however many names.
 
 use crate::base::Address;
 use crate::base::CircuitId;
@@ -9,8 +10,13 @@ use crate::base::LinkId;
 use crate::base::Position;
 use crate::base::Time;
 use crate::base::limits;
+use crate::base::net::Prefix;
 use crate::crypto::session;
 use crate::crypto::session::HostSession;
+use crate::proto::crowd::Crowd;
+use crate::proto::crowd::PASSING;
+use crate::proto::crowd::STANDING;
+use crate::proto::crowd::Seat;
 use crate::proto::job::Job;
 use crate::proto::link::Links;
 use crate::proto::link::PortKey;
@@ -20,6 +26,7 @@ use crate::proto::out::JobFor;
 use crate::proto::overlay::region;
 use crate::proto::overlay::view::View;
 use crate::proto::renewal::NodeKeys;
+use crate::proto::replays::Replays;
 use crate::proto::slab::Key;
 use crate::proto::slab::Slab;
 use crate::proto::timers::TimerTable;
@@ -31,24 +38,27 @@ use crate::wire::cell::RelayMessage;
 use crate::wire::request::SessionType;
 use bytes::BytesMut;
 use std::collections::BTreeMap;
-use std::collections::BTreeSet;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Most legs at once: bounds sessions and their buffers.
+/// Most legs at once: bounds sessions and their buffers. Shared out by [`Crowd`]: identities are free, and a relay at one address may have as
+/// many as it likes (T36).
 const LEGS_MAX: usize = 20_000;
-/// Most legs of one link: a last hop meets a host for a few circuits at a time, and no single relay fills the host (T36).
-const LEGS_PER_LINK: usize = 1024;
 /// How long a leg may stand without its opening: a last hop sends what waited right behind the leg cell, or as soon as its client has run the
 /// handshake. A leg that costs its opener nothing does not keep a place longer (T36).
 const FRESH_MAX: Duration = Duration::from_secs(20);
+/// How long a leg may stand without a whole request: three times as long as a client waits for an answer. One that pauses longer, because its
+/// user reads slowly, opens a session anew.
+const IDLE_MAX: Duration = Duration::from_secs(60);
+/// Most openings of sessions that run beside the core or wait for it: a fifth of a second of work for one core. Shared out by [`Crowd`].
+const OPENING_MAX: usize = 2048;
 /// Requests that run beside the core at once: enough to fill a group commit, few enough to stay fair.
 const RUNNING_MAX: usize = 64;
-/// Most requests of one leg that wait or run: twice what an honest client has in flight.
+/// Most cells of requests that wait, over all legs: 140 MB. Shared out by [`Crowd`]; the leg whose cell finds no place ends (T35).
+const HELD_MAX: usize = 65_536;
+/// Most requests of one leg that wait, run, or have answers here that have not left: twice what an honest client has in flight.
 const PER_LEG_MAX: usize = 2 * limits::SESSION_IN_FLIGHT as usize;
-/// Most session openings remembered against replay, for one key. A full set refuses new sessions until the key is renewed.
-const REPLAY_MAX: usize = 1 << 20;
 
 /// Which chunks this host takes (D10), as plain numbers that a job can carry.
 #[derive(Clone, Debug, Default)]
@@ -93,11 +103,12 @@ enum Stage {
 
 struct Leg {
     link: LinkId,
+    seat: Seat,
     port: PortKey,
     stage: Stage,
     input: BytesMut,
-    /// Cells that arrived and whose credit is due when their request is taken up.
-    held: u32,
+    /// The places of cells that arrived and whose credit is due when their request is taken up.
+    held: Vec<Seat>,
     next: u16,
     waiting: VecDeque<(u16, Vec<u8>)>,
     running: usize,
@@ -106,18 +117,37 @@ struct Leg {
 }
 
 /// All legs of a host.
-#[derive(Default)]
 pub struct Host {
     legs: Slab<Leg>,
-    /// How many each link has.
-    legs_of: BTreeMap<LinkId, usize>,
-    /// When legs end whose sessions have not begun to open.
-    fresh: TimerTable<Key>,
-    /// Legs with a request to serve, by link, and the links in turn.
-    turns: VecDeque<LinkId>,
-    by_link: BTreeMap<LinkId, VecDeque<Key>>,
+    seats: Crowd,
+    /// Openings under way: their legs may be gone before they are done.
+    opening: BTreeMap<Key, Seat>,
+    opening_seats: Crowd,
+    held: Crowd,
+    /// When legs end whose sessions have not begun to open, or that have asked nothing for long.
+    idle: TimerTable<Key>,
+    /// Legs with a request to serve, by the prefix of their last hop, and the prefixes in turn.
+    turns: VecDeque<Prefix>,
+    by_prefix: BTreeMap<Prefix, VecDeque<Key>>,
     running: usize,
-    replays: BTreeMap<u32, BTreeSet<[u8; 32]>>,
+    replays: Replays,
+}
+
+impl Default for Host {
+    fn default() -> Self {
+        Self {
+            legs: Slab::default(),
+            seats: Crowd::new(LEGS_MAX, STANDING),
+            opening: BTreeMap::new(),
+            opening_seats: Crowd::new(OPENING_MAX, PASSING),
+            held: Crowd::new(HELD_MAX, PASSING),
+            idle: TimerTable::default(),
+            turns: VecDeque::new(),
+            by_prefix: BTreeMap::new(),
+            running: 0,
+            replays: Replays::default(),
+        }
+    }
 }
 
 impl core::fmt::Debug for Host {
@@ -129,19 +159,20 @@ impl core::fmt::Debug for Host {
 impl Host {
     /// A last hop opens a leg. A last hop is a relay, which has proved its identity on the link: nobody else has legs to open.
     pub(in crate::proto) fn accept(&mut self, ctx: &mut Ctx<'_, '_>, links: &mut Links, link: LinkId, circuit: CircuitId) {
-        let of_link = self.legs_of.get(&link).copied().unwrap_or_default();
-        if self.legs.len() >= LEGS_MAX || of_link >= LEGS_PER_LINK || links.peer(link).is_none() {
+        let remote = links.peer(link).and(links.remote(link));
+        let Some(seat) = remote.and_then(|remote| self.seats.enter(&remote)) else {
             return links.push_control(ctx, link, Some(circuit), Command::Destroy, &[0; BODY]);
-        }
+        };
         let key = self.legs.reserve();
         match links.accept_port(link, circuit, Owner::Host(key)) {
             Some(port) => {
                 let leg = Leg {
                     link,
+                    seat,
                     port,
                     stage: Stage::Fresh,
                     input: BytesMut::new(),
-                    held: 0,
+                    held: Vec::new(),
                     next: 0,
                     waiting: VecDeque::new(),
                     running: 0,
@@ -149,11 +180,11 @@ impl Host {
                     answers: BTreeMap::new(),
                 };
                 self.legs.fill(key, leg);
-                self.legs_of.insert(link, of_link + 1);
-                self.fresh.set(key, ctx.env.now + FRESH_MAX);
+                self.idle.set(key, ctx.env.now + FRESH_MAX);
             }
             None => {
                 self.legs.remove(key);
+                self.seats.leave(seat);
             }
         }
     }
@@ -179,21 +210,27 @@ impl Host {
                 let Some(id) = session::open_key_id(data).filter(|_| data.len() == session::OPEN_LEN) else {
                     return self.end(ctx, links, key);
                 };
-                let seen = self.replays.entry(id).or_default();
-                if keys.host(id).is_none() || seen.len() >= REPLAY_MAX || !seen.insert(session::replay_tag(data)) {
-                    self.renewed(keys);
+                let Some(seat) = links.remote(leg.link).and_then(|remote| self.opening_seats.enter(&remote)) else {
+                    return self.end(ctx, links, key);
+                };
+                if keys.host(id).is_none() || !self.replays.insert(id, session::replay_tag(data)) {
+                    self.opening_seats.leave(seat);
                     return self.end(ctx, links, key);
                 }
+                self.opening.insert(key, seat);
                 leg.stage = Stage::Opening;
-                self.fresh.stop(&key);
+                self.idle.stop(&key);
                 ctx.out.job(JobFor::HostOpen(key), Job::HostOpen { keys: Arc::clone(keys), message: data.to_vec() });
             }
             Stage::Opening | Stage::Open(..) => {
                 if data.len() != RELAY_DATA {
                     return self.end(ctx, links, key);
                 }
+                let Some(seat) = links.remote(leg.link).and_then(|remote| self.held.enter(&remote)) else {
+                    return self.end(ctx, links, key);
+                };
                 leg.input.extend_from_slice(data);
-                leg.held += 1;
+                leg.held.push(seat);
                 self.take_requests(ctx, links, acceptance, key);
             }
         }
@@ -201,10 +238,10 @@ impl Host {
 
     /// The keys changed: openings for those that are gone need not be remembered.
     pub(in crate::proto) fn renewed(&mut self, keys: &NodeKeys) {
-        self.replays.retain(|id, _| keys.host(*id).is_some());
+        self.replays.renewed(keys);
     }
 
-    /// The session opened, or its opening did not verify.
+    /// The session opened, or its opening did not verify, or was lost.
     pub(in crate::proto) fn opened(
         &mut self,
         ctx: &mut Ctx<'_, '_>,
@@ -213,9 +250,13 @@ impl Host {
         key: Key,
         result: Option<(HostSession, SessionType)>,
     ) {
+        if let Some(seat) = self.opening.remove(&key) {
+            self.opening_seats.leave(seat);
+        }
         match (result, self.legs.get_mut(key)) {
             (Some((session, kind)), Some(leg)) => {
                 leg.stage = Stage::Open(session, kind);
+                self.idle.set(key, ctx.env.now + IDLE_MAX);
                 self.take_requests(ctx, links, acceptance, key);
             }
             _ => self.end(ctx, links, key),
@@ -227,8 +268,7 @@ impl Host {
         let Stage::Open(_, kind) = &leg.stage else { return };
         let (kind, mut taken) = (*kind, false);
         while leg.input.len() >= kind.request_len() {
-            let outstanding = leg.waiting.len() + leg.running + leg.answers.len();
-            if leg.next >= limits::SESSION_REQUESTS_MAX || outstanding >= PER_LEG_MAX {
+            if leg.next >= limits::SESSION_REQUESTS_MAX || leg.outstanding(links) >= PER_LEG_MAX {
                 return self.end(ctx, links, key);
             }
             leg.waiting.push_back((leg.next, leg.input.split_to(kind.request_len()).to_vec()));
@@ -236,9 +276,10 @@ impl Host {
             taken = true;
         }
         if taken {
-            let queue = self.by_link.entry(leg.link).or_default();
+            self.idle.set(key, ctx.env.now + IDLE_MAX);
+            let queue = self.by_prefix.entry(leg.seat.prefix()).or_default();
             if queue.is_empty() {
-                self.turns.push_back(leg.link);
+                self.turns.push_back(leg.seat.prefix());
             }
             if !queue.contains(&key) {
                 queue.push_back(key);
@@ -247,22 +288,27 @@ impl Host {
         }
     }
 
-    /// Starts requests while there is room, one link after the other, one leg of it after the other.
+    /// Starts requests while there is room, one prefix after the other, one leg of it after the other.
     fn serve(&mut self, ctx: &mut Ctx<'_, '_>, links: &mut Links, acceptance: &Arc<Acceptance>) {
         while self.running < RUNNING_MAX {
-            let Some(link) = self.turns.pop_front() else { return };
-            let Some(queue) = self.by_link.get_mut(&link) else { continue };
+            let Some(prefix) = self.turns.pop_front() else { return };
+            let Some(queue) = self.by_prefix.get_mut(&prefix) else { continue };
             let Some(key) = queue.pop_front() else {
-                self.by_link.remove(&link);
+                self.by_prefix.remove(&prefix);
                 continue;
             };
             if let Some(leg) = self.legs.get_mut(key)
                 && let Stage::Open(session, kind) = &leg.stage
                 && let Some((n, sealed)) = leg.waiting.pop_front()
             {
-                for _ in 0..kind.request_len() / RELAY_DATA {
-                    leg.held = leg.held.saturating_sub(1);
-                    links.consumed(ctx, leg.port);
+                // The credit of one cell is due when the answer has left (D6).
+                for n in 0..kind.request_len() / RELAY_DATA {
+                    if let Some(seat) = leg.held.pop() {
+                        self.held.leave(seat);
+                    }
+                    if n > 0 {
+                        links.consumed(ctx, leg.port);
+                    }
                 }
                 leg.running += 1;
                 self.running += 1;
@@ -273,9 +319,9 @@ impl Host {
                 }
             }
             if queue.is_empty() {
-                self.by_link.remove(&link);
+                self.by_prefix.remove(&prefix);
             } else {
-                self.turns.push_back(link);
+                self.turns.push_back(prefix);
             }
         }
     }
@@ -301,10 +347,12 @@ impl Host {
                     failed = true;
                     break;
                 };
-                for data in answer.chunks(RELAY_DATA) {
+                let mut cells = answer.chunks(RELAY_DATA).peekable();
+                while let Some(data) = cells.next() {
+                    let source = cells.peek().is_none().then_some(leg.port);
                     let mut body = [0; BODY];
                     RelayMessage { command: RelayCommand::Data, stream: crate::base::StreamId(0), data }.write(&mut body);
-                    links.send(ctx, leg.port, Command::Relay, &body, None);
+                    links.send(ctx, leg.port, Command::Relay, &body, source);
                 }
             }
             if failed {
@@ -318,69 +366,40 @@ impl Host {
     pub(in crate::proto) fn end(&mut self, ctx: &mut Ctx<'_, '_>, links: &mut Links, key: Key) {
         if let Some(leg) = self.legs.remove(key) {
             links.close_port(ctx, leg.port);
-            self.fresh.stop(&key);
-            if let Some(count) = self.legs_of.get_mut(&leg.link) {
-                *count -= 1;
-                if *count == 0 {
-                    self.legs_of.remove(&leg.link);
-                }
-            }
+            self.idle.stop(&key);
+            self.seats.leave(leg.seat);
+            leg.held.into_iter().for_each(|seat| self.held.leave(seat));
         }
     }
 
     /// The earliest timer, and what it is for.
     pub fn timeout(&self) -> Option<(Time, &'static str)> {
-        self.fresh.next().map(|(at, _)| (at, "leg without a session"))
+        self.idle.next().map(|(at, _)| (at, "idle leg"))
     }
 
     /// Does what is due.
     pub(in crate::proto) fn tick(&mut self, ctx: &mut Ctx<'_, '_>, links: &mut Links) {
-        while let Some(key) = self.fresh.expired(ctx.env.now) {
-            self.end(ctx, links, key);
+        while let Some(key) = self.idle.expired(ctx.env.now) {
+            // One whose answers are late, here or on their way, is not idle.
+            if self.legs.get(key).is_some_and(|leg| leg.outstanding(links) > 0) {
+                self.idle.set(key, ctx.env.now + IDLE_MAX);
+            } else {
+                self.end(ctx, links, key);
+            }
         }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::base::Env;
-    use crate::base::NetworkId;
-    use crate::base::NodeId;
-    use crate::base::Wall;
-    use crate::proto::out::Out;
-    use rand::SeedableRng;
-
-    #[test]
-    fn leg_cells_alone_do_not_fill_a_host() {
-        let (mut links, mut out) = (Links::new(NetworkId([1; 32]), None), Out::default());
-        let mut rng = rand::rngs::StdRng::seed_from_u64(1);
-        let (mut host, flood, other, client) = (Host::default(), LinkId(1), LinkId(2), LinkId(3));
-        links.open_unshaken(flood, Some(NodeId([1; 32])));
-        links.open_unshaken(other, Some(NodeId([2; 32])));
-        links.open_unshaken(client, None);
-
-        let mut env = Env { now: Time(0), wall: Wall(0), rng: &mut rng };
-        let mut ctx = Ctx { env: &mut env, out: &mut out };
-        let mut open = |host: &mut Host, link, n: usize| {
-            let before = host.legs.len();
-            host.accept(&mut ctx, &mut links, link, CircuitId::new(u32::try_from(n).unwrap()).unwrap());
-            host.legs.len() > before
+impl Leg {
+    /// Requests whose answers have not left, in part or whole.
+    fn outstanding(&self, links: &Links) -> usize {
+        let answer = match &self.stage {
+            Stage::Open(_, kind) => (kind.response_len() / RELAY_DATA).max(1),
+            Stage::Fresh | Stage::Opening => 1,
         };
-        let opened = (1..=LEGS_PER_LINK + 100).filter(|n| open(&mut host, flood, *n)).count();
-        assert_eq!(opened, LEGS_PER_LINK);
-        assert!(open(&mut host, other, 1), "another relay finds room");
-        assert!(!open(&mut host, client, 1), "a client has no legs to open");
-
-        let (at, _) = host.timeout().unwrap();
-        assert_eq!(at, Time(0) + FRESH_MAX);
-        let mut env = Env { now: at, wall: Wall(0), rng: &mut rng };
-        let mut ctx = Ctx { env: &mut env, out: &mut out };
-        host.tick(&mut ctx, &mut links);
-        assert!(host.legs.is_empty() && host.legs_of.is_empty() && host.timeout().is_none());
-        assert!(
-            links.accept_port(flood, CircuitId::new(1).unwrap(), Owner::Host(host.legs.reserve())).is_some(),
-            "ports go with legs"
-        );
+        self.waiting.len() + self.running + self.answers.len() + links.queued_on(self.port).div_ceil(answer)
     }
 }
+
+#[cfg(test)]
+mod tests;

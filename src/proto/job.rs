@@ -68,9 +68,15 @@ pub struct SealedAnswer {
     pub sealed: Vec<u8>,
 }
 
-/// Distinct verified shares of one chunk: index, leaf hash and data.
-#[derive(Debug, Default)]
+/// Distinct verified shares of one chunk: index, leaf hash and data. Prints how many.
+#[derive(Default)]
 pub struct Shares8(pub Vec<(u8, [u8; 32], Vec<u8>)>);
+
+impl core::fmt::Debug for Shares8 {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_tuple("Shares8").field(&self.len()).finish()
+    }
+}
 
 impl Shares8 {
     /// How many.
@@ -248,7 +254,36 @@ pub enum JobResult {
     Lost,
 }
 
+/// For whose sake a job is done. Each kind waits in a queue of its own, and the queues take turns (T36).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lane {
+    /// This node's own user, and its own keys.
+    Own,
+    /// Knowing the network: the overlay plane, and links that we dial.
+    Upkeep,
+    /// Whoever dialled us, and the circuits and legs that come in.
+    Others,
+}
+
 impl Job {
+    /// For whose sake this is.
+    pub const fn lane(&self) -> Lane {
+        match self {
+            Self::CircuitStart { .. }
+            | Self::CircuitReply { .. }
+            | Self::SessionOpen { .. }
+            | Self::MakeKeys { .. }
+            | Self::OpenAnswers { .. }
+            | Self::Document(_) => Lane::Own,
+            Self::Overlay { .. } | Self::LinkProof { dialer: true, .. } | Self::LinkCheck { dialer: false, .. } => Lane::Upkeep,
+            Self::LinkProof { dialer: false, .. }
+            | Self::LinkCheck { dialer: true, .. }
+            | Self::CircuitServer { .. }
+            | Self::HostOpen { .. }
+            | Self::Serve { .. } => Lane::Others,
+        }
+    }
+
     /// Whether it may wait for the disk.
     pub const fn touches_disk(&self) -> bool {
         matches!(self, Self::Serve { .. })

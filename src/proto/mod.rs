@@ -12,6 +12,7 @@
 
 pub mod circuit;
 pub mod core;
+pub mod crowd;
 pub mod doc;
 pub mod event;
 pub mod host;
@@ -23,6 +24,7 @@ mod out;
 pub mod overlay;
 pub mod path;
 pub mod renewal;
+pub mod replays;
 pub mod requests;
 pub mod slab;
 pub mod timers;

@@ -61,13 +61,18 @@ pub struct Target {
 }
 
 /// A request on its way to a circuit.
-#[derive(Debug)]
 struct Ask {
     request: RequestId,
     target: Target,
     kind: SessionType,
     plain: Vec<u8>,
     since: Time,
+}
+
+impl core::fmt::Debug for Ask {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Ask").field("request", &self.request).finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug, Default)]
@@ -401,16 +406,18 @@ impl Requests {
         let counted = hosts.is_none_or(|h| h.contains(&ask.target.host) || h.len() < limits::CIRCUIT_HOSTS_PER_REGION);
         let [.., last] = path;
         let outside = ask.target.members.as_ref().is_none_or(|m| !m.contains(&last));
-        counted && outside && !path.contains(&ask.target.host)
+        let lasts = !self.origins.is_spent(key) || self.origins.takes(key, &ask.target.host, ask.kind);
+        counted && outside && lasts && !path.contains(&ask.target.host)
     }
 
     fn choose(&self, domain: &Domain, ask: &Ask) -> Option<Key> {
         let fits = domain.circuits.keys().copied().filter(|key| self.may_serve(domain, *key, ask));
         fits.map(|key| {
             // A circuit that meets the host already costs no new session and tells no further last hop.
-            let load = self.origins.load(key, &ask.target.host, ask.kind);
+            let full = self.origins.load(key, &ask.target.host, ask.kind) >= STREAM_BACKLOG
+                || !self.origins.takes(key, &ask.target.host, ask.kind);
             let meets = domain.circuits.get(&key).is_some_and(|uses| uses.values().any(|h| h.contains(&ask.target.host)));
-            (load >= STREAM_BACKLOG, !meets, self.origins.total_load(key), key)
+            (full, !meets, self.origins.total_load(key), key)
         })
         .min()
         .filter(|(full, ..)| !full)
@@ -422,6 +429,13 @@ impl Requests {
         let old: Vec<_> = self.ready.iter().filter(|(_, until)| **until <= now).map(|(key, _)| *key).collect();
         for key in old {
             self.ready.remove(&key);
+            self.origins.end(ctx, links, key);
+        }
+        // Circuits that begin no stream more and wait for nothing make room for fresh ones.
+        let of_ops = self.domains.values().flat_map(|d| d.circuits.keys());
+        let spent: Vec<_> =
+            of_ops.copied().filter(|key| self.origins.is_spent(*key) && self.origins.total_load(*key) == 0).collect();
+        for key in spent {
             self.origins.end(ctx, links, key);
         }
         let mut late = Vec::new();
@@ -532,5 +546,48 @@ impl Requests {
     /// Does what is due.
     pub(in crate::proto) fn tick(&mut self, ctx: &mut Ctx<'_, '_>, links: &mut Links) {
         self.origins.tick(ctx, links);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::Env;
+    use crate::base::LinkId;
+    use crate::base::Wall;
+    use crate::proto::out::Out;
+    use rand::SeedableRng;
+
+    #[test]
+    fn a_request_that_waits_prints_nothing_of_itself() {
+        let mut requests = Requests::new(NetworkId([1; 32]), PathPolicy::new(None), true);
+        requests.open(OpId(1), 2);
+        let mut rng = rand::rngs::StdRng::seed_from_u64(1);
+        let mut env = Env { now: Time(1), wall: Wall(0), rng: &mut rng };
+        let mut ctx = Ctx { env: &mut env, out: &mut Out::default() };
+        let target = Target { host: NodeId([0xab; 32]), region: 0, members: None };
+        let kind = SessionType { kind: crate::wire::request::Kind::Fetch, class: crate::wire::share::Class::Small };
+        requests.ask(&mut ctx, OpId(1), target, kind, vec![171; 40]);
+        let text = format!("{requests:?}");
+        assert!(text.contains("Ask {") && !text.contains("171") && !text.contains("abab"), "{text}");
+    }
+
+    #[test]
+    fn a_spent_circuit_makes_room_for_a_fresh_one() {
+        let mut links = Links::new(NetworkId([1; 32]), None);
+        links.open_unshaken(LinkId(1), Some(NodeId([251; 32])));
+        let mut requests = Requests::new(NetworkId([1; 32]), PathPolicy::new(None), true);
+        requests.open(OpId(1), 2);
+        let spent = requests.origins.stand(&mut links, LinkId(1), limits::CIRCUIT_BEGINS);
+        let fresh = requests.origins.stand(&mut links, LinkId(1), 1);
+        requests.adopt(OpId(1), spent);
+        requests.adopt(OpId(1), fresh);
+        let mut rng = rand::rngs::StdRng::seed_from_u64(1);
+        let mut env = Env { now: Time(1), wall: Wall(0), rng: &mut rng };
+        let mut ctx = Ctx { env: &mut env, out: &mut Out::default() };
+        requests.drive(&mut ctx, &mut links, &View::new(true), false);
+        let circuits: Vec<_> = requests.domains.values().flat_map(|d| d.circuits.keys().copied()).collect();
+        assert_eq!(circuits, [fresh]);
+        assert_eq!(requests.circuits(), 1);
     }
 }

@@ -87,8 +87,8 @@ impl ManifestNode {
     }
 }
 
-/// What only readers learn of a document.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// What only readers learn of a document. Prints nothing of itself.
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Private {
     /// Bytes of the document.
     pub length: u64,
@@ -96,6 +96,12 @@ pub struct Private {
     pub name: Option<String>,
     /// The type that its publisher gave it.
     pub media_type: Option<String>,
+}
+
+impl core::fmt::Debug for Private {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("Private(..)")
+    }
 }
 
 impl Private {

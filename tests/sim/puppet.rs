@@ -145,6 +145,31 @@ impl Circuit {
         self.layers.len()
     }
 
+    /// A message to the last hop.
+    pub fn tell(&mut self, world: &mut World, command: RelayCommand, stream: u16, data: &[u8], carrier: Command) {
+        let mut body = boxed();
+        RelayMessage { command, stream: StreamId(stream), data }.write(&mut body);
+        self.layers.originate(self.len() - 1, carrier as u8, &mut body);
+        world.say(self.puppet, self.link, Some(self.id), carrier, &body);
+    }
+
+    /// A cell that makes no sense to any hop.
+    pub fn noise(&self, world: &mut World) {
+        world.say(self.puppet, self.link, Some(self.id), Command::Relay, &[0x5a; BODY]);
+    }
+
+    /// Waits for the circuit's end: how long it takes from now, and what the cell says of it.
+    pub fn end(&self, world: &mut World) -> Option<(Duration, Box<[u8; BODY]>)> {
+        let from = world.now;
+        loop {
+            match world.hear(self.puppet, self.link, self.id)? {
+                (Command::Destroy, body) => return Some((world.now.since(from), body)),
+                (Command::Relay, _) => {}
+                (other, _) => panic!("{other:?}"),
+            }
+        }
+    }
+
     /// One hop more, asked for in a cell of this kind. False: the circuit was destroyed, without a word.
     pub fn extend(&mut self, world: &mut World, relay: usize, carrier: Command) -> bool {
         let d = world.descriptor(relay);

@@ -15,7 +15,7 @@ fn sums_of(target: &Path) -> PathBuf {
 
 /// Leaves so much of a document as a part, as a get does that was killed.
 async fn leave_part(target: &Path, bytes: &[u8]) {
-    let mut part = Part::open(target, &tag(&key(1)), true).unwrap();
+    let mut part = Part::open_now(target, &tag(&key(1)), true).unwrap();
     for piece in bytes.chunks(100_000) {
         part.data(Bytes::copy_from_slice(piece)).await.unwrap();
     }
@@ -135,7 +135,7 @@ async fn damaged_bytes_of_a_part_are_fetched_again() {
         let dir = tempfile::tempdir().unwrap();
         let target = dir.path().join("x.bin");
         if what.starts_with("another") {
-            let mut other = Part::open(&target, "other", true).unwrap();
+            let mut other = Part::open_now(&target, "other", true).unwrap();
             other.data(Bytes::copy_from_slice(&whole[..3 * MIB])).await.unwrap();
             fs::remove_file(part_path(&target, "other")).unwrap();
         }
@@ -215,7 +215,7 @@ async fn nothing_is_replaced_without_force() {
 async fn what_appears_during_a_get_is_not_replaced() {
     let dir = tempfile::tempdir().unwrap();
     let target = dir.path().join("x");
-    let mut part = Part::open(&target, &tag(&key(1)), false).unwrap();
+    let mut part = Part::open_now(&target, &tag(&key(1)), false).unwrap();
     part.data(Bytes::from_static(b"abc")).await.unwrap();
     fs::write(&target, "mine").unwrap();
     let why = part.finish(false).await.unwrap_err();
@@ -239,8 +239,8 @@ async fn devices_directories_and_links_are_no_targets() {
 async fn two_gets_do_not_share_a_part() {
     let dir = tempfile::tempdir().unwrap();
     let target = dir.path().join("x");
-    let _held = Part::open(&target, &tag(&key(1)), false).unwrap();
-    let why = Part::open(&target, &tag(&key(1)), false).unwrap_err();
+    let _held = Part::open_now(&target, &tag(&key(1)), false).unwrap();
+    let why = Part::open_now(&target, &tag(&key(1)), false).unwrap_err();
     assert!(why.what.starts_with("another get"), "{}", why.what);
 }
 

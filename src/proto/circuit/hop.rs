@@ -14,6 +14,10 @@ use crate::crypto::ntor;
 use crate::crypto::secret::Secret;
 use crate::proto::circuit::read_handshake;
 use crate::proto::circuit::write_handshake;
+use crate::proto::crowd::Crowd;
+use crate::proto::crowd::PASSING;
+use crate::proto::crowd::STANDING;
+use crate::proto::crowd::Seat;
 use crate::proto::job::Job;
 use crate::proto::link::Links;
 use crate::proto::link::PortKey;
@@ -32,16 +36,19 @@ use crate::wire::cell::RelayMessage;
 use crate::wire::cell::TAG;
 use crate::wire::codec::Reader;
 use std::collections::BTreeMap;
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
-/// Most legs of one circuit at once: the hosts of a few regions.
-const LEGS_MAX: usize = 32;
 /// Most circuit handshakes that one link may have waiting: beyond it creates are refused before any public-key work (T36).
 const PENDING_PER_LINK: usize = 256;
+/// Most circuit handshakes that may wait in all: a second of work for one core, so that nobody's create waits longer. Shared out by
+/// [`Crowd`].
+const PENDING_MAX: usize = 4096;
+/// Most cells that wait for links to hosts, over all circuits: 70 MB. Shared out by [`Crowd`]; the circuit whose cell finds no place ends
+/// (T35).
+const WAITING_MAX: usize = 32_768;
 /// Relays in an answer to a sample request: half a cell.
 const SAMPLE_MAX: usize = 128;
-/// Most circuits carried at once. At 3 KiB each they take 150 MiB.
+/// Most circuits carried at once, or being made. At 3 KiB each they take 150 MiB. Shared out by [`Crowd`], by who is on the client's side.
 const HOPS_MAX: usize = 50_000;
 
 #[derive(Debug)]
@@ -56,8 +63,7 @@ enum Next {
 #[derive(Debug)]
 enum Leg {
     /// The link to the host is being opened; these bodies wait. Bounded by the credit of the client's side.
-    #[expect(clippy::vec_box, reason = "a body of 2 KiB moves here and on without a copy")]
-    Waiting(Vec<Box<[u8; BODY]>>),
+    Waiting(Vec<(Box<[u8; BODY]>, Seat)>),
     Open(PortKey),
     /// Ended while its link is being opened. It keeps its place until that is over, so that beginning and ending again and again starts no
     /// more dials than a circuit has legs (T36).
@@ -68,15 +74,40 @@ struct Hop {
     prev: PortKey,
     next: Next,
     early_seen: u8,
+    begun: u16,
+    /// Each that has not ended withholds the credit of the cell that began it, for the one that will tell its end.
     legs: BTreeMap<StreamId, Leg>,
     layer: RelayLayer<BODY>,
+    seat: Seat,
+}
+
+/// What a circuit holds while its handshake runs.
+struct Pending {
+    /// Among the circuits.
+    seat: Seat,
+    /// Among the handshakes.
+    turn: Seat,
 }
 
 /// All circuits that this relay carries.
-#[derive(Default)]
 pub struct Hops {
     hops: Slab<Hop>,
-    pending: BTreeSet<(LinkId, CircuitId)>,
+    seats: Crowd,
+    pending: BTreeMap<(LinkId, CircuitId), Pending>,
+    turns: Crowd,
+    waits: Crowd,
+}
+
+impl Default for Hops {
+    fn default() -> Self {
+        Self {
+            hops: Slab::default(),
+            seats: Crowd::new(HOPS_MAX, STANDING),
+            pending: BTreeMap::new(),
+            turns: Crowd::new(PENDING_MAX, PASSING),
+            waits: Crowd::new(WAITING_MAX, PASSING),
+        }
+    }
 }
 
 /// What a recognised or relayed cell came to.
@@ -123,14 +154,31 @@ impl Hops {
         circuit: CircuitId,
         body: &[u8; BODY],
     ) {
-        let waiting = self.pending.range((link, CircuitId(core::num::NonZeroU32::MIN))..).take_while(|(l, _)| *l == link).count();
-        let message = read_handshake(body).ok().filter(|_| waiting < PENDING_PER_LINK && self.hops.len() < HOPS_MAX);
-        match message {
-            Some(message) if self.pending.insert((link, circuit)) => {
+        let message = read_handshake(body).ok();
+        match message.and_then(|message| Some((message, self.admit(links, link, circuit)?))) {
+            Some((message, pending)) => {
+                self.pending.insert((link, circuit), pending);
                 let work = Job::CircuitServer { keys: Arc::clone(keys), message: message.to_vec() };
                 ctx.out.job(JobFor::CircuitServer(link, circuit), work);
             }
-            _ => links.push_control(ctx, link, Some(circuit), Command::Destroy, &[0; BODY]),
+            None => links.push_control(ctx, link, Some(circuit), Command::Destroy, &[0; BODY]),
+        }
+    }
+
+    /// The places of one circuit more, if there are any for this link.
+    fn admit(&mut self, links: &Links, link: LinkId, circuit: CircuitId) -> Option<Pending> {
+        let of_link = self.pending.range((link, CircuitId(core::num::NonZeroU32::MIN))..).take_while(|((l, _), _)| *l == link);
+        if of_link.count() >= PENDING_PER_LINK || self.pending.contains_key(&(link, circuit)) {
+            return None;
+        }
+        let remote = links.remote(link)?;
+        let turn = self.turns.enter(&remote)?;
+        match self.seats.enter(&remote) {
+            Some(seat) => Some(Pending { seat, turn }),
+            None => {
+                self.turns.leave(turn);
+                None
+            }
         }
     }
 
@@ -143,20 +191,23 @@ impl Hops {
         circuit: CircuitId,
         result: Option<(Vec<u8>, Secret<160>)>,
     ) {
-        self.pending.remove(&(link, circuit));
+        let Some(Pending { seat, turn }) = self.pending.remove(&(link, circuit)) else { return };
+        self.turns.leave(turn);
         let Some((reply, keys)) = result else {
+            self.seats.leave(seat);
             return links.push_control(ctx, link, Some(circuit), Command::Destroy, &[0; BODY]);
         };
         // The port's owner needs the hop's key and the hop its port: the port comes first, with the key that the hop will get.
         let key = self.hops.reserve();
         match links.accept_port(link, circuit, Owner::HopPrev(key)) {
             Some(prev) => {
-                self.hops
-                    .fill(key, Hop { prev, next: Next::None, early_seen: 0, legs: BTreeMap::new(), layer: RelayLayer::new(&keys) });
+                let (legs, layer) = (BTreeMap::new(), RelayLayer::new(&keys));
+                self.hops.fill(key, Hop { prev, next: Next::None, early_seen: 0, begun: 0, legs, layer, seat });
                 links.push_control(ctx, link, Some(circuit), Command::Created, &write_handshake(&reply));
             }
             None => {
                 self.hops.remove(key);
+                self.seats.leave(seat);
                 links.refuse(ctx, link, circuit);
             }
         }
@@ -222,7 +273,7 @@ impl Hops {
         if end {
             hop.legs.remove(&stream);
             links.close_port(ctx, port);
-            return Self::say(ctx, links, hop, RelayCommand::End, stream, &[], None);
+            return Self::answer(ctx, links, hop, RelayCommand::End, stream, &[]);
         }
         let [s0, s1] = stream.0.to_be_bytes();
         if let Some([a, b]) = body.get_mut(TAG + 1..TAG + 3) {
@@ -232,20 +283,12 @@ impl Hops {
         links.send(ctx, hop.prev, Command::Relay, body, Some(port));
     }
 
-    /// Sends a message of our own to the client.
-    fn say(
-        ctx: &mut Ctx<'_, '_>,
-        links: &mut Links,
-        hop: &mut Hop,
-        command: RelayCommand,
-        stream: StreamId,
-        data: &[u8],
-        source: Option<PortKey>,
-    ) {
+    /// Answers a cell of the client. Its credit is due when the answer leaves, so that nobody has us queue more than we granted (D6).
+    fn answer(ctx: &mut Ctx<'_, '_>, links: &mut Links, hop: &mut Hop, command: RelayCommand, stream: StreamId, data: &[u8]) {
         let mut body = [0; BODY];
         RelayMessage { command, stream, data }.write(&mut body);
         hop.layer.originate(Command::Relay as u8, &mut body);
-        links.send(ctx, hop.prev, Command::Relay, &body, source);
+        links.send(ctx, hop.prev, Command::Relay, &body, Some(hop.prev));
     }
 
     /// A message for this hop.
@@ -268,12 +311,15 @@ impl Hops {
                     blank_for_host(body);
                     links.send(ctx, port, Command::Relay, body, Some(prev));
                 }
-                Some(Leg::Waiting(waiting)) => waiting.push(Box::new(*body)),
+                Some(Leg::Waiting(waiting)) => {
+                    let remote = links.port_link(hop.prev).and_then(|(link, _)| links.remote(link));
+                    let Some(seat) = remote.and_then(|remote| self.waits.enter(&remote)) else { return Verdict::Destroy };
+                    waiting.push((Box::new(*body), seat));
+                }
                 // The leg ended while this was on its way.
                 Some(Leg::Ended) | None => links.consumed(ctx, hop.prev),
             },
             RelayCommand::Extend => {
-                links.consumed(ctx, hop.prev);
                 let mut r = Reader::new(message.data);
                 let (Ok(node), create) = (r.array().map(NodeId), r.rest()) else { return Verdict::Destroy };
                 let fits = create.len() == ntor::CREATE_LEN && early && matches!(hop.next, Next::None) && hop.legs.is_empty();
@@ -281,31 +327,39 @@ impl Hops {
                     return Verdict::Destroy;
                 };
                 hop.next = Next::Dialing(Box::new(write_handshake(create)));
-                if let Some(link) = links.want(ctx, node, addr, Waiter::Extend(key)) {
+                if let Some(link) = links.lend(ctx, hop.prev, node, addr, Waiter::Extend(key)) {
                     self.link_open(ctx, links, key, link);
                 }
             }
             RelayCommand::Begin => {
-                links.consumed(ctx, hop.prev);
                 let node = Reader::new(message.data).array().map(NodeId);
-                let room = hop.legs.len() < LEGS_MAX && matches!(hop.next, Next::None) && !hop.legs.contains_key(&stream);
+                let room = hop.legs.len() < limits::CIRCUIT_LEGS && hop.begun < limits::CIRCUIT_BEGINS;
+                let room = room && matches!(hop.next, Next::None) && !hop.legs.contains_key(&stream);
                 let (Ok(node), true) = (node, room && stream.0 != 0) else { return Verdict::Destroy };
+                hop.begun += 1;
                 match view.get(&node).map(|d| d.addr()) {
                     Some(addr) => {
                         hop.legs.insert(stream, Leg::Waiting(Vec::new()));
-                        if let Some(link) = links.want(ctx, node, addr, Waiter::Leg(key, stream)) {
+                        if let Some(link) = links.lend(ctx, hop.prev, node, addr, Waiter::Leg(key, stream)) {
                             self.leg_open(ctx, links, key, stream, link);
                         }
                     }
-                    None => Self::say(ctx, links, hop, RelayCommand::End, stream, &[], None),
+                    None => Self::answer(ctx, links, hop, RelayCommand::End, stream, &[]),
                 }
             }
             RelayCommand::End => {
                 links.consumed(ctx, hop.prev);
                 match hop.legs.remove(&stream) {
-                    Some(Leg::Open(port)) => links.close_port(ctx, port),
+                    Some(Leg::Open(port)) => {
+                        links.consumed(ctx, hop.prev);
+                        links.close_port(ctx, port);
+                    }
                     Some(Leg::Waiting(waiting)) => {
-                        waiting.iter().for_each(|_| links.consumed(ctx, hop.prev));
+                        links.consumed(ctx, hop.prev);
+                        for (_, seat) in waiting {
+                            links.consumed(ctx, hop.prev);
+                            self.waits.leave(seat);
+                        }
                         hop.legs.insert(stream, Leg::Ended);
                     }
                     Some(Leg::Ended) => {
@@ -315,11 +369,10 @@ impl Hops {
                 }
             }
             RelayCommand::Sample => {
-                links.consumed(ctx, hop.prev);
                 let Ok(target) = Reader::new(message.data).array::<32>() else { return Verdict::Destroy };
                 let near = view.near(&target, SAMPLE_MAX);
                 let sample: Vec<u8> = near.iter().flat_map(|relay| relay.hint_id().to_be_bytes()).collect();
-                Self::say(ctx, links, hop, RelayCommand::Sampled, stream, &sample, None);
+                Self::answer(ctx, links, hop, RelayCommand::Sampled, stream, &sample);
             }
             RelayCommand::Drop => links.consumed(ctx, hop.prev),
             RelayCommand::Extended | RelayCommand::Sampled => return Verdict::Destroy,
@@ -362,12 +415,16 @@ impl Hops {
                 hop.legs.insert(stream, Leg::Open(port));
                 links.push_control(ctx, link, Some(circuit), Command::Leg, &[0; BODY]);
                 let prev = hop.prev;
-                for mut body in waiting {
+                for (mut body, seat) in waiting {
+                    self.waits.leave(seat);
                     blank_for_host(&mut body);
                     links.send(ctx, port, Command::Relay, &body, Some(prev));
                 }
             }
-            None => self.leg_gone(ctx, links, key, stream),
+            None => {
+                hop.legs.insert(stream, Leg::Waiting(waiting));
+                self.leg_gone(ctx, links, key, stream);
+            }
         }
     }
 
@@ -376,12 +433,17 @@ impl Hops {
         let Some(hop) = self.hops.get_mut(key) else { return };
         if let Some(leg) = hop.legs.remove(&stream) {
             match leg {
-                Leg::Waiting(waiting) => waiting.iter().for_each(|_| links.consumed(ctx, hop.prev)),
+                Leg::Waiting(waiting) => {
+                    for (_, seat) in waiting {
+                        links.consumed(ctx, hop.prev);
+                        self.waits.leave(seat);
+                    }
+                }
                 Leg::Open(_) => {}
                 // The client ended it, and is not told again.
                 Leg::Ended => return,
             }
-            Self::say(ctx, links, hop, RelayCommand::End, stream, &[], None);
+            Self::answer(ctx, links, hop, RelayCommand::End, stream, &[]);
         }
     }
 
@@ -391,7 +453,7 @@ impl Hops {
         match (&hop.next, read_handshake(body)) {
             (Next::Creating(port), Ok(reply)) if reply.len() == ntor::CREATED_LEN => {
                 hop.next = Next::Open(*port);
-                Self::say(ctx, links, hop, RelayCommand::Extended, StreamId(0), reply, None);
+                Self::answer(ctx, links, hop, RelayCommand::Extended, StreamId(0), reply);
             }
             _ => self.destroy(ctx, links, key),
         }
@@ -405,51 +467,15 @@ impl Hops {
             links.close_port(ctx, port);
         }
         for leg in hop.legs.into_values() {
-            if let Leg::Open(port) = leg {
-                links.close_port(ctx, port);
+            match leg {
+                Leg::Open(port) => links.close_port(ctx, port),
+                Leg::Waiting(waiting) => waiting.into_iter().for_each(|(_, seat)| self.waits.leave(seat)),
+                Leg::Ended => {}
             }
         }
+        self.seats.leave(hop.seat);
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::base::Env;
-    use crate::base::NetworkId;
-    use crate::base::Time;
-    use crate::base::Wall;
-    use crate::proto::out::Out;
-    use rand::SeedableRng;
-
-    #[test]
-    fn a_leg_that_ended_keeps_its_place_until_its_dial_is_over() {
-        let (mut hops, mut links, mut out) = (Hops::default(), Links::new(NetworkId([1; 32]), None), Out::default());
-        let mut rng = rand::rngs::StdRng::seed_from_u64(1);
-        let mut env = Env { now: Time(0), wall: Wall(0), rng: &mut rng };
-        let (mut ctx, view) = (Ctx { env: &mut env, out: &mut out }, View::new(true));
-        let link = LinkId(1);
-        links.open_unshaken(link, None);
-        let key = hops.hops.reserve();
-        let prev = links.accept_port(link, CircuitId(core::num::NonZeroU32::MIN), Owner::HopPrev(key)).unwrap();
-        let legs: BTreeMap<_, _> = (1..=LEGS_MAX as u16).map(|n| (StreamId(n), Leg::Waiting(Vec::new()))).collect();
-        let layer = RelayLayer::new(&Secret::new([3; 160]));
-        hops.hops.fill(key, Hop { prev, next: Next::None, early_seen: 0, legs, layer });
-
-        let mut say = |hops: &mut Hops, links: &mut Links, command, stream| {
-            let mut body = [0; BODY];
-            RelayMessage { command, stream: StreamId(stream), data: &[9; 32] }.write(&mut body);
-            hops.for_us(&mut ctx, links, &view, key, false, &mut body)
-        };
-        let end = say(&mut hops, &mut links, RelayCommand::End, 1);
-        assert!(matches!(end, Verdict::Fine));
-        assert!(matches!(say(&mut hops, &mut links, RelayCommand::End, 1), Verdict::Fine), "twice is as once");
-        assert!(matches!(say(&mut hops, &mut links, RelayCommand::Begin, 99), Verdict::Destroy), "no place is free yet");
-        let mut env = Env { now: Time(0), wall: Wall(0), rng: &mut rng };
-        let mut ctx = Ctx { env: &mut env, out: &mut out };
-        hops.leg_open(&mut ctx, &mut links, key, StreamId(1), link);
-        let mut body = [0; BODY];
-        RelayMessage { command: RelayCommand::Begin, stream: StreamId(99), data: &[9; 32] }.write(&mut body);
-        assert!(matches!(hops.for_us(&mut ctx, &mut links, &view, key, false, &mut body), Verdict::Fine), "now one is");
-    }
-}
+mod tests;

@@ -42,6 +42,9 @@ const BUILD_DEADLINE: Duration = Duration::from_secs(12);
 /// A request that has no answer by then counts as failed, and is tried elsewhere.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(20);
 
+/// Most streams of one circuit at once: somewhat fewer than a last hop takes legs, for it may still be busy with one that we ended.
+const STREAMS_MAX: usize = limits::CIRCUIT_LEGS - 4;
+
 /// Names a request of the layer above; given back with its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RequestId(pub u64);
@@ -110,6 +113,10 @@ impl Stream {
         usize::from(self.next) + self.queued.len()
     }
 
+    fn has_room(&self) -> bool {
+        self.taken() < usize::from(limits::SESSION_REQUESTS_MAX)
+    }
+
     fn requests(self) -> impl Iterator<Item = RequestId> {
         self.in_flight.into_iter().map(|(_, id, _)| id).chain(self.queued.into_iter().map(|(id, _)| id))
     }
@@ -123,6 +130,8 @@ struct Origin {
     /// What is left of the handshakes, next hop first.
     handshakes: VecDeque<(ntor::ClientState, Vec<u8>)>,
     streams: BTreeMap<StreamId, Stream>,
+    /// Streams ever.
+    begun: u16,
     started: Time,
 }
 
@@ -187,6 +196,7 @@ impl Origins {
             layers: ClientLayers::new(),
             handshakes: VecDeque::new(),
             streams: BTreeMap::new(),
+            begun: 0,
             started: ctx.env.now,
         });
         self.timers.set(Timer::Build(key), ctx.env.now + BUILD_DEADLINE);
@@ -296,7 +306,7 @@ impl Origins {
         let Some(s) = circuit.streams.get_mut(&stream) else { return };
         let want = s.kind.response_len();
         let (Some(session), true) = (&s.session, data.len() == RELAY_DATA && !s.in_flight.is_empty()) else {
-            return self.stream_failed(ctx, links, key, stream);
+            return self.end_stream(ctx, links, key, stream);
         };
         if s.input.capacity() == 0 {
             s.input.reserve_exact(want);
@@ -306,6 +316,10 @@ impl Origins {
             let sealed = core::mem::take(&mut s.input);
             if let Some((n, request, _)) = s.in_flight.pop_front() {
                 self.events.push_back(OriginEvent::Answer { request, session: session.clone(), n, sealed });
+            }
+            if s.load() == 0 && !s.has_room() {
+                // Used up and answered: it has nothing more to say.
+                return self.end_stream(ctx, links, key, stream);
             }
             self.pump(ctx, links, key, stream);
         }
@@ -323,6 +337,19 @@ impl Origins {
         self.circuits
             .get(key)
             .map_or(usize::MAX, |c| c.streams.values().filter(|s| s.host == *host && s.kind == kind).map(Stream::load).sum())
+    }
+
+    /// Whether a circuit can take a request for `host` now: on a stream that is open, or on a new one.
+    pub fn takes(&self, key: Key, host: &NodeId, kind: SessionType) -> bool {
+        let Some(circuit) = self.circuits.get(key) else { return false };
+        let open = circuit.streams.values().any(|s| s.host == *host && s.kind == kind && s.has_room());
+        let place = circuit.streams.len() < STREAMS_MAX || circuit.streams.values().any(|s| s.load() == 0);
+        open || (place && circuit.begun < limits::CIRCUIT_BEGINS)
+    }
+
+    /// Whether a circuit has begun as many streams as it may. Those that are open may go on.
+    pub fn is_spent(&self, key: Key) -> bool {
+        self.circuits.get(key).is_some_and(|c| c.begun >= limits::CIRCUIT_BEGINS)
     }
 
     /// Requests that wait or are under way on a circuit.
@@ -349,22 +376,25 @@ impl Origins {
         request: RequestId,
         plain: Vec<u8>,
     ) {
-        let max = usize::from(limits::SESSION_REQUESTS_MAX);
-        let Some(circuit) = self.circuits.get_mut(key) else { return self.events.push_back(OriginEvent::Failed(request)) };
-        let open = circuit.streams.iter_mut().find(|(_, s)| s.host == host && s.kind == kind && s.taken() < max);
+        if !self.takes(key, &host, kind) {
+            return self.events.push_back(OriginEvent::Failed(request));
+        }
+        let Some(circuit) = self.circuits.get_mut(key) else { return };
+        let open = circuit.streams.iter_mut().find(|(_, s)| s.host == host && s.kind == kind && s.has_room());
         let stream = match open {
             Some((id, _)) => *id,
             None => {
                 let Some(host_key) = view.get(&host).and_then(|d| d.descriptor().host_key.as_ref()) else {
                     return self.events.push_back(OriginEvent::Failed(request));
                 };
-                // Sessions that are used up and answered have nothing more to say.
-                let done: Vec<_> =
-                    circuit.streams.iter().filter(|(_, s)| s.taken() >= max && s.load() == 0).map(|(id, _)| *id).collect();
-                for id in done {
+                // One that waits for nothing makes room.
+                if circuit.streams.len() >= STREAMS_MAX
+                    && let Some(id) = circuit.streams.iter().find(|(_, s)| s.load() == 0).map(|(id, _)| *id)
+                {
                     circuit.streams.remove(&id);
                     circuit.say(ctx, links, Command::Relay, RelayCommand::End, id, &[]);
                 }
+                circuit.begun += 1;
                 let id = loop {
                     let id = StreamId(ctx.env.rng.random_range(1..=u16::MAX));
                     if !circuit.streams.contains_key(&id) {
@@ -414,7 +444,7 @@ impl Origins {
                 circuit.say(ctx, links, Command::Relay, RelayCommand::Data, stream, &message);
                 self.pump(ctx, links, key, stream);
             }
-            None => self.stream_failed(ctx, links, key, stream),
+            None => self.end_stream(ctx, links, key, stream),
         }
     }
 
@@ -448,8 +478,8 @@ impl Origins {
         }
     }
 
-    /// A stream makes no sense or is too slow: it ends, the circuit goes on.
-    fn stream_failed(&mut self, ctx: &mut Ctx<'_, '_>, links: &mut Links, key: Key, stream: StreamId) {
+    /// A stream makes no sense, is too slow or used up: it ends, the circuit goes on.
+    fn end_stream(&mut self, ctx: &mut Ctx<'_, '_>, links: &mut Links, key: Key, stream: StreamId) {
         if let Some(circuit) = self.circuits.get_mut(key) {
             circuit.say(ctx, links, Command::Relay, RelayCommand::End, stream, &[]);
         }
@@ -492,7 +522,7 @@ impl Origins {
                     let late: Vec<_> = circuit.streams.iter().filter(|(_, s)| late(s)).map(|(id, _)| *id).collect();
                     let busy = circuit.streams.values().any(|s| s.load() > 0);
                     for stream in late {
-                        self.stream_failed(ctx, links, key, stream);
+                        self.end_stream(ctx, links, key, stream);
                     }
                     if busy {
                         self.timers.set(Timer::Requests(key), ctx.env.now + Duration::from_secs(1));
@@ -500,6 +530,26 @@ impl Origins {
                 }
             }
         }
+    }
+
+    /// A circuit that stands, over a link as if to its guard, and has begun so many streams.
+    #[cfg(test)]
+    pub(in crate::proto) fn stand(&mut self, links: &mut Links, link: crate::base::LinkId, begun: u16) -> Key {
+        let key = self.circuits.reserve();
+        let mut layers = ClientLayers::new();
+        (0..limits::HOPS).for_each(|_| layers.push(&Secret::new([3; 160])));
+        let circuit = Origin {
+            path: [NodeId([251; 32]), NodeId([252; 32]), NodeId([253; 32])],
+            stage: Stage::Built,
+            port: links.open_port(link, Owner::Origin(key)),
+            layers,
+            handshakes: VecDeque::new(),
+            streams: BTreeMap::new(),
+            begun,
+            started: Time(0),
+        };
+        self.circuits.fill(key, circuit);
+        key
     }
 
     /// How long a circuit has stood or been built.
@@ -527,3 +577,6 @@ impl Origin {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

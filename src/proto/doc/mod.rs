@@ -28,8 +28,7 @@ use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// A document that is one chunk.
-#[derive(Debug)]
+/// A document that is one chunk. Prints nothing of itself.
 pub struct Single {
     /// Its bytes.
     pub plain: Vec<u8>,
@@ -39,8 +38,7 @@ pub struct Single {
     pub media_type: Option<String>,
 }
 
-/// Work on a document.
-#[derive(Debug)]
+/// Work on a document. Prints nothing of it.
 pub enum DocJob {
     /// Opens a manifest node and checks it against the top node (or, for the top node itself, against its own counts).
     OpenNode {
@@ -118,8 +116,7 @@ pub enum DocJob {
     },
 }
 
-/// What came of it; `None` is: does not open, does not verify, or lies about counts.
-#[derive(Debug)]
+/// What came of it; `None` is: does not open, does not verify, or lies about counts. Prints nothing of it.
 pub enum DocJobResult {
     /// Of [`DocJob::OpenNode`].
     Node(Option<Box<Node>>),
@@ -131,6 +128,24 @@ pub enum DocJobResult {
     Repaired(Option<Vec<(u64, Vec<u8>)>>),
     /// Of the encoding jobs: one chunk, or the parity chunks in order.
     Encoded(Option<Vec<Arc<EncodedChunk>>>),
+}
+
+impl core::fmt::Debug for Single {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("Single(..)")
+    }
+}
+
+impl core::fmt::Debug for DocJob {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("DocJob(..)")
+    }
+}
+
+impl core::fmt::Debug for DocJobResult {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("DocJobResult(..)")
+    }
 }
 
 impl DocJob {
@@ -241,6 +256,23 @@ mod tests {
 
     fn k_r() -> Secret<32> {
         Secret::new([1; 32])
+    }
+
+    #[test]
+    fn work_and_its_results_print_nothing_of_the_document() {
+        let private = Private { length: 4, name: Some("observatory".into()), media_type: Some("text/observed".into()) };
+        let plain = Bytes::from_static(b"observed");
+        let job = DocJob::EncodeSingle { k_r: k_r(), private: private.clone(), plain: plain.clone() };
+        let single = Single { plain: plain.to_vec(), name: private.name.clone(), media_type: private.media_type.clone() };
+        let mut printed = format!("{private:?} {job:?} {single:?} {:?}", DocJobResult::Plain(Some(plain.to_vec())));
+        printed.push_str(&format!("{:?}", crate::proto::Job::Document(job)));
+        printed.push_str(&format!("{:?}", crate::proto::Event::Data(plain.clone())));
+        printed.push_str(&format!("{:?}", crate::proto::Command::Plain(plain.clone())));
+        let found = crate::proto::Event::Found { length: 4, name: private.name.clone(), media_type: private.media_type };
+        printed.push_str(&format!("{found:?}"));
+        let shares = crate::proto::job::Shares8(vec![(0, [111; 32], plain.to_vec())]);
+        printed.push_str(&format!("{shares:?}"));
+        assert!(!printed.contains("obs") && !printed.contains("111"), "{printed}");
     }
 
     #[test]

@@ -263,6 +263,38 @@ impl Links {
         }
     }
 
+    /// Cells that wait in a port.
+    pub(in crate::proto) fn queued_on(&self, key: PortKey) -> usize {
+        self.ports.get(key).map_or(0, |port| port.queue.len())
+    }
+
+    /// The other end takes nothing more for now.
+    #[cfg(test)]
+    pub(in crate::proto) fn starve(&mut self, key: PortKey) {
+        if let Some(port) = self.ports.get_mut(key) {
+            port.credit = 0;
+        }
+    }
+
+    /// The other end takes so many cells more.
+    #[cfg(test)]
+    pub(in crate::proto) fn feed(&mut self, ctx: &mut Ctx<'_, '_>, key: PortKey, cells: u32) {
+        if let Some(port) = self.ports.get_mut(key) {
+            (port.credit, port.in_ready) = (port.credit + cells, true);
+            let id = port.link;
+            if let Some(link) = self.links.get_mut(&id) {
+                link.ready.push_back(key);
+            }
+            self.pump(ctx, id);
+        }
+    }
+
+    /// Cells of the other end that are out of our hands, and not granted again yet.
+    #[cfg(test)]
+    pub(in crate::proto) fn owed(&self, key: PortKey) -> u32 {
+        self.ports.get(key).map_or(0, |port| port.owed)
+    }
+
     // --- sending
 
     /// Sends a relay cell on a port, at once or when credit and room allow. `source` is owed a credit when it leaves.

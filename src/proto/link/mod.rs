@@ -4,6 +4,7 @@
 //! core. A dialler insists on a relay's proof; an accepted link may also be a client's, of whom nothing is known or asked (D2). Every failure
 //! ends the link the same silent way.
 
+mod dial;
 mod flow;
 mod overlay;
 pub mod port;
@@ -23,6 +24,9 @@ use crate::base::Wall;
 use crate::base::limits;
 use crate::crypto::keys::IdentityKey;
 use crate::proto::Output;
+use crate::proto::crowd::Crowd;
+use crate::proto::crowd::PASSING;
+use crate::proto::crowd::Seat;
 use crate::proto::job::Job;
 use crate::proto::out::Ctx;
 use crate::proto::out::JobFor;
@@ -37,7 +41,6 @@ use bytes::BytesMut;
 use port::Port;
 use rand::RngExt;
 use std::collections::BTreeMap;
-use std::collections::BTreeSet;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -54,7 +57,8 @@ const CIRCUITS_OF_CLIENT_MAX: usize = 512;
 const EARLY_CELLS_MAX: usize = 64;
 /// Machines that may wait for one link to open.
 const WAITERS_MAX: usize = 1024;
-/// Most links being dialled for the circuits of others: a network's usual comings and goings, and not a dialler for whoever asks (T36).
+/// Most links being dialled for the circuits of others: a network's usual comings and goings, and not a dialler for whoever asks. Shared out
+/// by [`Crowd`], by who is on the client's side (T36).
 const LENT_DIALS_MAX: usize = 128;
 /// A link with nothing on it is closed after this long.
 const IDLE: Duration = Duration::from_secs(120);
@@ -162,7 +166,8 @@ pub struct Links {
     links: BTreeMap<LinkId, Link>,
     by_node: BTreeMap<NodeId, LinkId>,
     /// Links being dialled because a circuit of others wants them.
-    lent_dials: BTreeSet<LinkId>,
+    lent_dials: BTreeMap<LinkId, Seat>,
+    lent_seats: Crowd,
     ports: Slab<Port>,
     timers: TimerTable<LinkTimer>,
     /// Buffers of queued cells, kept for reuse.
@@ -186,7 +191,8 @@ impl Links {
             identity,
             links: BTreeMap::new(),
             by_node: BTreeMap::new(),
-            lent_dials: BTreeSet::new(),
+            lent_dials: BTreeMap::new(),
+            lent_seats: Crowd::new(LENT_DIALS_MAX, PASSING),
             ports: Slab::default(),
             timers: TimerTable::default(),
             spare: Vec::new(),
@@ -225,60 +231,6 @@ impl Links {
         if let Some(link) = self.links.get_mut(&link) {
             link.pinned = true;
         }
-    }
-
-    /// Has `waiter` told (by [`LinkEvent`]) when a link to `node` is open or failed. An open link answers at once, with its id. `None`: it waits,
-    /// or too many wait already and it is told of a failure, as of any other.
-    pub(super) fn want(&mut self, ctx: &mut Ctx<'_, '_>, node: NodeId, addr: SocketAddr, waiter: Waiter) -> Option<LinkId> {
-        if let Some(id) = self.by_node.get(&node).copied()
-            && let Some(link) = self.links.get_mut(&id)
-        {
-            if matches!(link.stage, Stage::Open) {
-                return Some(id);
-            }
-            if link.waiters.len() < WAITERS_MAX {
-                link.waiters.push(waiter);
-            } else {
-                self.refuse_waiter(id, node, waiter);
-            }
-            return None;
-        }
-        let lent = matches!(waiter, Waiter::Extend(_) | Waiter::Leg(..));
-        if lent && self.lent_dials.len() >= LENT_DIALS_MAX {
-            // The number of no link: the first has one more.
-            self.refuse_waiter(LinkId(DIALED_BIT), node, waiter);
-            return None;
-        }
-        let id = self.dial(ctx, addr, Some(node), Some(waiter));
-        self.by_node.insert(node, id);
-        if lent {
-            self.lent_dials.insert(id);
-        }
-        None
-    }
-
-    /// Tells one that waits, and no other, that its link failed.
-    fn refuse_waiter(&mut self, link: LinkId, node: NodeId, waiter: Waiter) {
-        let (owners, waiters) = (Vec::new(), vec![waiter]);
-        self.events.push_back(LinkEvent::Down { link, owners, waiters, peer: Some(node), was_open: false });
-    }
-
-    /// Dials an address anew, even if a link to the same relay exists (dial-back, D9). With `expect`, any other identity fails.
-    pub(super) fn dial(
-        &mut self,
-        ctx: &mut Ctx<'_, '_>,
-        addr: SocketAddr,
-        expect: Option<NodeId>,
-        waiter: Option<Waiter>,
-    ) -> LinkId {
-        self.next_link += 1;
-        let id = LinkId(DIALED_BIT | self.next_link);
-        let mut link = Link::new(addr, true, expect, ctx.env.now);
-        link.waiters.extend(waiter);
-        self.links.insert(id, link);
-        self.timers.set(LinkTimer::Handshake(id), ctx.env.now + limits::HANDSHAKE_DEADLINE);
-        ctx.out.push(Output::Dial { link: id, addr });
-        id
     }
 
     /// The connection stands: our first cell goes out.
@@ -368,7 +320,6 @@ impl Links {
         let Stage::Hello { sent: true, checked: Some(proof), early, .. } = &mut link.stage else { return };
         let (proof, early) = (proof.take(), core::mem::take(early));
         link.stage = Stage::Open;
-        self.lent_dials.remove(&id);
         link.peer = proof.as_ref().map(|p| p.node);
         let event = LinkEvent::Open {
             link: id,
@@ -385,6 +336,7 @@ impl Links {
             self.by_node.insert(node, id);
         }
         self.timers.stop(&LinkTimer::Handshake(id));
+        self.lent_over(id);
         self.schedule_keep(ctx, id);
         self.events.push_back(event);
     }
@@ -414,7 +366,7 @@ impl Links {
     /// The link is gone.
     pub(super) fn down(&mut self, id: LinkId) {
         let Some(link) = self.links.remove(&id) else { return };
-        self.lent_dials.remove(&id);
+        self.lent_over(id);
         let node = link.peer.or(link.expect);
         if let Some(node) = node
             && self.by_node.get(&node) == Some(&id)
@@ -510,7 +462,13 @@ impl Links {
     /// An open link that the other end dialled, without its handshake.
     #[cfg(test)]
     pub(in crate::proto) fn open_unshaken(&mut self, id: LinkId, peer: Option<NodeId>) {
-        let mut link = Link::new(SocketAddr::from(([203, 0, 113, 7], 9)), false, None, Time(0));
+        self.open_unshaken_from(id, peer, SocketAddr::from(([203, 0, 113, 7], 9)));
+    }
+
+    /// The same, from some address.
+    #[cfg(test)]
+    pub(in crate::proto) fn open_unshaken_from(&mut self, id: LinkId, peer: Option<NodeId>, remote: SocketAddr) {
+        let mut link = Link::new(remote, false, None, Time(0));
         (link.stage, link.peer) = (Stage::Open, peer);
         self.links.insert(id, link);
     }

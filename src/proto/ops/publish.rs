@@ -195,7 +195,7 @@ impl Publish {
                 if placement.is_stuck() {
                     return self.fail(user, Failure::no_hosts());
                 }
-                self.report.chunks += u64::from(i == 0);
+                self.report.chunks += 1;
                 self.placing.insert(self.tags, (part, placement));
             }
         }

@@ -2,7 +2,7 @@
 //!
 //! A witness dials only the address it sees the requester at, at the port that the requester names; expects the requester's identity; and
 //! answers with a receipt or with nothing. One per /24 and hour. So nobody can aim it at a third party's address, and what a third party's
-//! *port* on the requester's own address gets is one TLS handshake per hour.
+//! *port* on the requester's own address gets is one TLS handshake per hour, or three that fail.
 
 use crate::base::Env;
 use crate::base::LinkId;
@@ -13,6 +13,9 @@ use crate::base::limits;
 use crate::base::net;
 use crate::base::net::Group;
 use crate::base::net::Prefix;
+use crate::proto::crowd::Crowd;
+use crate::proto::crowd::STANDING;
+use crate::proto::crowd::Seat;
 use crate::proto::overlay::Asked;
 use crate::proto::overlay::JOBS_MAX;
 use crate::proto::overlay::Overlay;
@@ -33,10 +36,13 @@ use std::collections::BTreeMap;
 
 /// Most dial-backs under way for others.
 pub(super) const IN_FLIGHT_MAX: usize = 128;
-/// Prefixes remembered as served; when full, nobody new is served until some are forgotten.
+/// Prefixes remembered as served, shared out by [`Crowd`]: one group cannot fill it. Who finds no place is not served until some are forgotten.
 const SERVED_MAX: usize = 4096;
 /// A prefix is served once in this time.
 const SERVED_FOR: Duration = Duration::from_secs(3600);
+/// After a dial that failed it is served again sooner: the fault may be the network's, or another relay's of its prefix. Not much sooner, for
+/// what was dialled may be a stranger's port.
+const FAILED_FOR: Duration = Duration::from_secs(1200);
 /// In a local network many relays share a prefix: once per address in this time.
 const SERVED_FOR_LOCAL: Duration = Duration::from_secs(1);
 /// Witnesses remembered as asked.
@@ -62,7 +68,9 @@ pub struct Witness {
     next: Time,
     receipts: Vec<(Group, Receipt)>,
     asked: BTreeMap<NodeId, Time>,
-    served: BTreeMap<(Prefix, Option<SocketAddr>), Time>,
+    /// Until when each is not served again.
+    served: BTreeMap<(Prefix, Option<SocketAddr>), (Time, Seat)>,
+    places: Crowd,
     /// Rounds without a new receipt: they grow apart.
     fruitless: u32,
     /// Receipts to be replaced: the first ones all come from the few relays that were known at the start.
@@ -72,8 +80,8 @@ pub struct Witness {
 
 impl Witness {
     pub(super) fn new(now: Time) -> Self {
-        let (asked, served) = (BTreeMap::new(), BTreeMap::new());
-        Self { next: now, receipts: Vec::new(), asked, served, fruitless: 0, replace: 0, widened: false }
+        let (asked, served, places) = (BTreeMap::new(), BTreeMap::new(), Crowd::new(SERVED_MAX, STANDING));
+        Self { next: now, receipts: Vec::new(), asked, served, places, fruitless: 0, replace: 0, widened: false }
     }
 
     pub(super) const fn next(&self) -> Time {
@@ -99,6 +107,30 @@ impl Witness {
             self.widened = true;
             self.replace = REPLACED;
             self.next = now;
+        }
+    }
+
+    /// A place among those served, until then; `None` if it is served already, or there is no place.
+    fn serve(&mut self, key: (Prefix, Option<SocketAddr>), addr: &SocketAddr, now: Time, until: Time) -> Option<()> {
+        if self.served.get(&key).is_some_and(|(until, _)| *until > now) {
+            return None;
+        }
+        self.unserve(&key);
+        let seat = match self.places.enter(addr) {
+            Some(seat) => seat,
+            None => {
+                let over: Vec<_> = self.served.iter().filter(|(_, (until, _))| *until <= now).map(|(key, _)| *key).collect();
+                over.iter().for_each(|key| self.unserve(key));
+                self.places.enter(addr)?
+            }
+        };
+        self.served.insert(key, (until, seat));
+        Some(())
+    }
+
+    fn unserve(&mut self, key: &(Prefix, Option<SocketAddr>)) {
+        if let Some((_, seat)) = self.served.remove(key) {
+            self.places.leave(seat);
         }
     }
 
@@ -263,16 +295,13 @@ impl Overlay {
         let under_way = self.dials.values().filter(|d| matches!(d.purpose, Purpose::DialBack { .. })).count();
         let key = (Prefix::of(&addr), local.then_some(addr));
         let hold = if local { SERVED_FOR_LOCAL } else { SERVED_FOR };
-        if self.witness.served.len() >= SERVED_MAX {
-            self.witness.served.retain(|_, at| *at + hold > env.now);
-        }
-        let served = self.witness.served.get(&key).is_some_and(|at| *at + hold > env.now);
-        if !allowed || served || under_way >= IN_FLIGHT_MAX || self.witness.served.len() >= SERVED_MAX {
+        let busy = !allowed || under_way >= IN_FLIGHT_MAX;
+        if busy || self.witness.serve(key, &addr, env.now, env.now + hold).is_none() {
             return self.send(env.now, link, &no);
         }
-        self.witness.served.insert(key, env.now);
         let purpose = Purpose::DialBack { link, id, subject, addr };
         if !self.dial(env, Peer { addr, node: subject }, purpose) {
+            self.witness.unserve(&key);
             self.send(env.now, link, &no);
         }
     }
@@ -287,6 +316,10 @@ impl Overlay {
         subject: NodeId,
         addr: SocketAddr,
     ) {
+        if new.is_none() && !self.view.is_local() {
+            let served = self.witness.served.get_mut(&(Prefix::of(&addr), None));
+            served.into_iter().for_each(|(until, _)| *until = (*until).min(env.now + FAILED_FOR));
+        }
         let proven = new.filter(|n| *n != asker && self.links.get(n).is_some_and(|l| l.dialled));
         if let Some(new) = new.filter(|n| *n != asker) {
             self.out.push_back(Output::Release { link: new });
@@ -298,5 +331,27 @@ impl Overlay {
         } else {
             self.send(env.now, asker, &Message::DialBackReply { id, receipt: None });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_group_does_not_fill_the_list_of_those_served() {
+        let mut witness = Witness::new(Time(0));
+        let hold = Time(0) + SERVED_FOR;
+        let mut ask = |addr: SocketAddr, now| witness.serve((Prefix::of(&addr), None), &addr, now, now + SERVED_FOR).is_some();
+        let of_group = |n: u16| SocketAddr::from(([0x2001, 0x67c, n, 0, 0, 0, 0, 1], 1));
+        let served = (0..10_000).filter(|n| ask(of_group(*n), Time(0))).count();
+        assert!((1000..SERVED_MAX / 2).contains(&served), "{served}");
+        let other = SocketAddr::from(([198, 51, 100, 1], 1));
+        assert!(ask(other, Time(0)), "everyone else is served");
+        assert!(!ask(other, Time(1)), "once");
+        assert!(!ask(of_group(9_999), Time(1)));
+        assert!(ask(other, hold) && ask(of_group(9_999), hold), "an hour later there is room");
+        witness.unserve(&(Prefix::of(&other), None));
+        assert!(witness.serve((Prefix::of(&other), None), &other, hold, hold + SERVED_FOR).is_some(), "one that was not dialled");
     }
 }

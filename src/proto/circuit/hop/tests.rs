@@ -1,0 +1,211 @@
+use super::*;
+use crate::base::Env;
+use crate::base::NetworkId;
+use crate::base::Time;
+use crate::base::Wall;
+use crate::proto::out::Out;
+use rand::SeedableRng;
+
+#[test]
+fn a_leg_that_ended_keeps_its_place_until_its_dial_is_over() {
+    let (mut hops, mut links, mut out) = (Hops::default(), Links::new(NetworkId([1; 32]), None), Out::default());
+    let mut rng = rand::rngs::StdRng::seed_from_u64(1);
+    let mut env = Env { now: Time(0), wall: Wall(0), rng: &mut rng };
+    let (mut ctx, view) = (Ctx { env: &mut env, out: &mut out }, View::new(true));
+    let link = LinkId(1);
+    links.open_unshaken(link, None);
+    let key = hops.hops.reserve();
+    let prev = links.accept_port(link, CircuitId(core::num::NonZeroU32::MIN), Owner::HopPrev(key)).unwrap();
+    let legs: BTreeMap<_, _> = (1..=limits::CIRCUIT_LEGS as u16).map(|n| (StreamId(n), Leg::Waiting(Vec::new()))).collect();
+    let layer = RelayLayer::new(&Secret::new([3; 160]));
+    let seat = hops.seats.enter(&links.remote(link).unwrap()).unwrap();
+    hops.hops.fill(key, Hop { prev, next: Next::None, early_seen: 0, begun: 0, legs, layer, seat });
+
+    let mut say = |hops: &mut Hops, links: &mut Links, command, stream| {
+        let mut body = [0; BODY];
+        RelayMessage { command, stream: StreamId(stream), data: &[9; 32] }.write(&mut body);
+        hops.for_us(&mut ctx, links, &view, key, false, &mut body)
+    };
+    let end = say(&mut hops, &mut links, RelayCommand::End, 1);
+    assert!(matches!(end, Verdict::Fine));
+    assert!(matches!(say(&mut hops, &mut links, RelayCommand::End, 1), Verdict::Fine), "twice is as once");
+    assert!(matches!(say(&mut hops, &mut links, RelayCommand::Begin, 99), Verdict::Destroy), "no place is free yet");
+    let mut env = Env { now: Time(0), wall: Wall(0), rng: &mut rng };
+    let mut ctx = Ctx { env: &mut env, out: &mut out };
+    hops.leg_open(&mut ctx, &mut links, key, StreamId(1), link);
+    let mut body = [0; BODY];
+    RelayMessage { command: RelayCommand::Begin, stream: StreamId(99), data: &[9; 32] }.write(&mut body);
+    assert!(matches!(hops.for_us(&mut ctx, &mut links, &view, key, false, &mut body), Verdict::Fine), "now one is");
+}
+
+#[test]
+fn many_links_of_one_prefix_do_not_take_all_circuits() {
+    let (mut hops, mut links, mut out) = (Hops::default(), Links::new(NetworkId([1; 32]), None), Out::default());
+    let mut rng = rand::rngs::StdRng::seed_from_u64(1);
+    let mut env = Env { now: Time(0), wall: Wall(0), rng: &mut rng };
+    let mut ctx = Ctx { env: &mut env, out: &mut out };
+    let mut create = |hops: &mut Hops, links: &mut Links, link: LinkId, n: u32| {
+        let circuit = CircuitId::new(n).unwrap();
+        let Some(pending) = hops.admit(links, link, circuit) else { return false };
+        hops.pending.insert((link, circuit), pending);
+        hops.created(&mut ctx, links, link, circuit, Some((vec![0; 8], Secret::new([3; 160]))));
+        links.flush(&mut ctx);
+        links.sent(&mut ctx, link, 1);
+        true
+    };
+    links.open_unshaken_from(LinkId(200), None, ([198, 51, 100, 1], 1).into());
+    let mut carried = 0;
+    for n in 1..=98u8 {
+        let link = LinkId(n.into());
+        links.open_unshaken_from(link, None, ([203, 0, 113, n], 1).into());
+        carried += (1..=512).filter(|circuit| create(&mut hops, &mut links, link, *circuit)).count();
+    }
+    assert_eq!((carried, hops.len()), (HOPS_MAX.div_ceil(9), HOPS_MAX.div_ceil(9)));
+
+    let first = hops.hops.iter().next().unwrap().0;
+    let mut env = Env { now: Time(0), wall: Wall(0), rng: &mut rand::rngs::StdRng::seed_from_u64(2) };
+    hops.destroy(&mut Ctx { env: &mut env, out: &mut Out::default() }, &mut links, first);
+    assert!(create(&mut hops, &mut links, LinkId(98), 600), "a place is free again");
+    assert!(!create(&mut hops, &mut links, LinkId(98), 601));
+    assert!((1..=512).all(|circuit| create(&mut hops, &mut links, LinkId(200), circuit)), "everyone else finds room");
+}
+
+#[test]
+fn handshakes_that_wait_are_shared_out_and_give_their_places_back() {
+    let (mut hops, mut links, mut out) = (Hops::default(), Links::new(NetworkId([1; 32]), None), Out::default());
+    let mut rng = rand::rngs::StdRng::seed_from_u64(1);
+    let mut env = Env { now: Time(0), wall: Wall(0), rng: &mut rng };
+    let mut ctx = Ctx { env: &mut env, out: &mut out };
+    links.open_unshaken_from(LinkId(200), None, ([198, 51, 100, 1], 1).into());
+    let mut waiting = Vec::new();
+    for n in 1..=8u8 {
+        let link = LinkId(n.into());
+        links.open_unshaken_from(link, None, ([203, 0, 113, n], 1).into());
+        for circuit in (1..=512).filter_map(CircuitId::new) {
+            if let Some(pending) = hops.admit(&links, link, circuit) {
+                waiting.push((link, circuit));
+                hops.pending.insert((link, circuit), pending);
+            }
+        }
+    }
+    assert_eq!(waiting.len(), PENDING_MAX.div_ceil(3));
+    let other = CircuitId::new(1).unwrap();
+    assert!(hops.admit(&links, LinkId(200), other).is_some(), "another's handshake has its turn");
+    for (link, circuit) in waiting {
+        // It does not verify, or its link is gone.
+        links.down(link);
+        hops.created(&mut ctx, &mut links, link, circuit, (circuit.get() % 2 == 0).then(|| (vec![], Secret::new([3; 160]))));
+    }
+    assert!(hops.is_empty() && hops.pending.is_empty());
+    assert_eq!((hops.seats.taken(), hops.turns.taken()), (1, 1), "of the one that waits");
+}
+
+#[test]
+fn an_answer_gives_its_credit_back_when_it_leaves() {
+    let (mut hops, mut links, mut out) = (Hops::default(), Links::new(NetworkId([1; 32]), None), Out::default());
+    let mut rng = rand::rngs::StdRng::seed_from_u64(1);
+    let mut env = Env { now: Time(0), wall: Wall(0), rng: &mut rng };
+    let (mut ctx, view) = (Ctx { env: &mut env, out: &mut out }, View::new(true));
+    let link = LinkId(1);
+    links.open_unshaken(link, None);
+    let key = hops.hops.reserve();
+    let prev = links.accept_port(link, CircuitId(core::num::NonZeroU32::MIN), Owner::HopPrev(key)).unwrap();
+    let layer = RelayLayer::new(&Secret::new([3; 160]));
+    let seat = hops.seats.enter(&links.remote(link).unwrap()).unwrap();
+    // Three legs: one that its host will end, one whose link fails, one that the client ends.
+    let host = links.open_port(link, Owner::Leg(key, StreamId(1))).unwrap();
+    let legs = [(StreamId(1), Leg::Open(host)), (StreamId(2), Leg::Waiting(Vec::new())), (StreamId(3), Leg::Waiting(Vec::new()))];
+    hops.hops.fill(key, Hop { prev, next: Next::None, early_seen: 0, begun: 3, legs: legs.into(), layer, seat });
+    links.starve(prev);
+    let mut say = |hops: &mut Hops, links: &mut Links, command, stream| {
+        let mut body = [0; BODY];
+        RelayMessage { command, stream: StreamId(stream), data: &[9; 32] }.write(&mut body);
+        matches!(hops.for_us(&mut ctx, links, &view, key, false, &mut body), Verdict::Fine)
+    };
+    for n in 0..10 {
+        assert!(say(&mut hops, &mut links, RelayCommand::Begin, 100 + n), "of a host that nobody knows");
+        assert!(say(&mut hops, &mut links, RelayCommand::Sample, 0));
+    }
+    assert!(say(&mut hops, &mut links, RelayCommand::End, 3));
+    assert_eq!(links.owed(prev), 2, "of the end, and of what it ended");
+    let mut env = Env { now: Time(0), wall: Wall(0), rng: &mut rng };
+    let mut ctx = Ctx { env: &mut env, out: &mut out };
+    let mut body = [0; BODY];
+    RelayMessage { command: RelayCommand::End, stream: StreamId(0), data: &[] }.write(&mut body);
+    hops.leg_cell(&mut ctx, &mut links, key, StreamId(1), host, &mut body);
+    hops.leg_gone(&mut ctx, &mut links, key, StreamId(2));
+    hops.leg_gone(&mut ctx, &mut links, key, StreamId(3));
+    assert_eq!((links.queued_on(prev), links.owed(prev)), (22, 2), "nothing has left");
+    links.feed(&mut ctx, prev, 5);
+    assert_eq!((links.queued_on(prev), links.owed(prev)), (17, 7));
+}
+
+#[test]
+fn a_circuit_begins_so_many_legs_and_no_more() {
+    let (mut hops, mut links, mut out) = (Hops::default(), Links::new(NetworkId([1; 32]), None), Out::default());
+    let mut rng = rand::rngs::StdRng::seed_from_u64(1);
+    let mut env = Env { now: Time(0), wall: Wall(0), rng: &mut rng };
+    let (mut ctx, view) = (Ctx { env: &mut env, out: &mut out }, View::new(true));
+    let link = LinkId(1);
+    links.open_unshaken(link, None);
+    let key = hops.hops.reserve();
+    let prev = links.accept_port(link, CircuitId(core::num::NonZeroU32::MIN), Owner::HopPrev(key)).unwrap();
+    let (layer, legs) = (RelayLayer::new(&Secret::new([3; 160])), BTreeMap::new());
+    let seat = hops.seats.enter(&links.remote(link).unwrap()).unwrap();
+    hops.hops.fill(key, Hop { prev, next: Next::None, early_seen: 0, begun: 0, legs, layer, seat });
+    let mut begun = 0;
+    loop {
+        let mut body = [0; BODY];
+        RelayMessage { command: RelayCommand::Begin, stream: StreamId(1), data: &[9; 32] }.write(&mut body);
+        match hops.for_us(&mut ctx, &mut links, &view, key, false, &mut body) {
+            Verdict::Fine => begun += 1,
+            Verdict::Destroy => break,
+        }
+    }
+    assert_eq!(begun, limits::CIRCUIT_BEGINS);
+}
+
+#[test]
+fn cells_that_wait_for_links_are_bounded_and_give_their_places_back() {
+    let (mut hops, mut links, mut out) = (Hops::default(), Links::new(NetworkId([1; 32]), None), Out::default());
+    let mut rng = rand::rngs::StdRng::seed_from_u64(1);
+    let view = View::new(true);
+    let link = LinkId(1);
+    links.open_unshaken(link, None);
+    let mut keys = Vec::new();
+    for n in 1..=250 {
+        let key = hops.hops.reserve();
+        let prev = links.accept_port(link, CircuitId::new(n).unwrap(), Owner::HopPrev(key)).unwrap();
+        let legs = (1..=2).map(|n| (StreamId(n), Leg::Waiting(Vec::new()))).collect();
+        let layer = RelayLayer::new(&Secret::new([3; 160]));
+        let seat = hops.seats.enter(&links.remote(link).unwrap()).unwrap();
+        hops.hops.fill(key, Hop { prev, next: Next::None, early_seen: 0, begun: 2, legs, layer, seat });
+        keys.push(key);
+    }
+    let mut env = Env { now: Time(0), wall: Wall(0), rng: &mut rng };
+    let mut ctx = Ctx { env: &mut env, out: &mut out };
+    let mut say = |hops: &mut Hops, links: &mut Links, key, command, stream| {
+        let mut body = [0; BODY];
+        RelayMessage { command, stream: StreamId(stream), data: &[9; 32] }.write(&mut body);
+        matches!(hops.for_us(&mut ctx, links, &view, key, false, &mut body), Verdict::Fine)
+    };
+    let waiting: usize = keys
+        .iter()
+        .map(|key| {
+            (0..limits::WINDOW_MIN).filter(|n| say(&mut hops, &mut links, *key, RelayCommand::Data, 1 + (n % 2) as u16)).count()
+        })
+        .sum();
+    assert_eq!((waiting, hops.waits.taken()), (WAITING_MAX.div_ceil(3), WAITING_MAX.div_ceil(3)));
+    // One leg is ended by its client, another finds no link, a third finds one; the rest goes with its circuits.
+    assert!(say(&mut hops, &mut links, keys[0], RelayCommand::End, 1));
+    let mut env = Env { now: Time(0), wall: Wall(0), rng: &mut rng };
+    let mut ctx = Ctx { env: &mut env, out: &mut out };
+    hops.leg_gone(&mut ctx, &mut links, keys[0], StreamId(2));
+    hops.leg_open(&mut ctx, &mut links, keys[1], StreamId(1), link);
+    let left = WAITING_MAX.div_ceil(3) - 3 * limits::WINDOW_MIN as usize / 2;
+    assert_eq!(hops.waits.taken(), left);
+    for key in keys {
+        hops.destroy(&mut ctx, &mut links, key);
+    }
+    assert_eq!((hops.waits.taken(), hops.seats.taken()), (0, 0));
+}

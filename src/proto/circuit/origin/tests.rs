@@ -1,0 +1,122 @@
+use super::*;
+use crate::base::Env;
+use crate::base::LinkId;
+use crate::base::Position;
+use crate::base::Wall;
+use crate::crypto::keys::HostKey;
+use crate::proto::out::Out;
+use crate::proto::overlay::testing;
+use crate::wire::request::Kind;
+use crate::wire::share::Class;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+
+const FETCH: SessionType = SessionType { kind: Kind::Fetch, class: Class::Small };
+
+/// A circuit that stands, and hosts to ask.
+struct Bench {
+    origins: Origins,
+    links: Links,
+    out: Out,
+    rng: StdRng,
+    view: View,
+    hosts: Vec<NodeId>,
+    key: Key,
+    requests: u64,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let mut rng = StdRng::seed_from_u64(1);
+        let mut view = testing::view_with_witnesses();
+        let mut hosts = Vec::new();
+        for n in 0..40u8 {
+            let host = testing::host_at(&mut rng, ([30 + n, 1, 1, 1], 9).into(), Position([n; 32]));
+            hosts.push(host.node());
+            view.insert(host, testing::NOW);
+        }
+        let mut links = Links::new(NetworkId([1; 32]), None);
+        links.open_unshaken(LinkId(1), Some(NodeId([251; 32])));
+        let mut origins = Origins::new(NetworkId([1; 32]));
+        let key = origins.stand(&mut links, LinkId(1), 0);
+        Self { origins, links, out: Out::default(), rng, view, hosts, key, requests: 0 }
+    }
+
+    fn ask(&mut self, host: usize) {
+        self.requests += 1;
+        let (key, host, request) = (self.key, self.hosts[host], RequestId(self.requests));
+        let mut env = Env { now: Time(0), wall: Wall(0), rng: &mut self.rng };
+        let mut ctx = Ctx { env: &mut env, out: &mut self.out };
+        self.origins.request(&mut ctx, &mut self.links, &self.view, key, host, FETCH, request, vec![1]);
+    }
+
+    fn takes(&self, host: usize) -> bool {
+        self.origins.takes(self.key, &self.hosts[host], FETCH)
+    }
+
+    fn circuit(&mut self) -> &mut Origin {
+        self.origins.circuits.get_mut(self.key).unwrap()
+    }
+}
+
+#[test]
+fn a_circuit_never_asks_for_more_streams_than_its_last_hop_takes() {
+    let mut bench = Bench::new();
+    (0..STREAMS_MAX).for_each(|host| bench.ask(host));
+    assert!(STREAMS_MAX < limits::CIRCUIT_LEGS && bench.circuit().streams.len() == STREAMS_MAX);
+    assert!(!bench.takes(39), "all are busy");
+    assert!(bench.takes(0), "on the stream that is open");
+    let quiet = bench.hosts[5];
+    bench.circuit().streams.values_mut().filter(|s| s.host == quiet).for_each(|s| s.queued.clear());
+    assert!(bench.takes(39), "one waits for nothing");
+    bench.ask(39);
+    assert_eq!(bench.circuit().streams.len(), STREAMS_MAX);
+    assert!(bench.circuit().streams.values().all(|s| s.host != quiet) && !bench.takes(5), "it made room");
+    assert!(bench.origins.poll_event().is_none(), "no request failed for it");
+}
+
+#[test]
+fn a_circuit_begins_no_more_streams_than_its_last_hop_counts() {
+    let mut bench = Bench::new();
+    let open = |bench: &mut Bench, n: usize| {
+        bench.hosts.get(n).is_some_and(|h| bench.origins.circuits.get(bench.key).unwrap().streams.values().any(|s| s.host == *h))
+    };
+    for n in 0..100_000 {
+        if bench.origins.is_spent(bench.key) {
+            break;
+        }
+        bench.ask(n % 40);
+        bench.circuit().streams.values_mut().for_each(|s| s.queued.clear());
+    }
+    assert_eq!(bench.circuit().begun, limits::CIRCUIT_BEGINS);
+    let (at_hand, other): (Vec<usize>, Vec<usize>) = (0..40).partition(|n| open(&mut bench, *n));
+    assert!(at_hand.iter().all(|n| bench.takes(*n)), "what is open goes on");
+    assert!(!other.is_empty() && !other.iter().any(|n| bench.takes(*n)));
+    bench.ask(at_hand[0]);
+    bench.ask(other[0]);
+    assert_eq!(bench.circuit().begun, limits::CIRCUIT_BEGINS);
+}
+
+#[test]
+fn a_stream_that_is_used_up_ends_with_its_last_answer() {
+    let mut bench = Bench::new();
+    bench.ask(0);
+    let secret = HostKey::generate(&mut bench.rng, 7).unwrap();
+    let host = bench.hosts[0];
+    let (session, _) =
+        crate::crypto::session::open(&mut bench.rng, &NetworkId([1; 32]), &host, &secret.public(), FETCH.to_bytes()).unwrap();
+    let stream = *bench.circuit().streams.keys().next().unwrap();
+    let s = bench.circuit().streams.get_mut(&stream).unwrap();
+    s.queued.clear();
+    (s.session, s.next) = (Some(session), limits::SESSION_REQUESTS_MAX);
+    s.in_flight.push_back((limits::SESSION_REQUESTS_MAX - 1, RequestId(1), Time(9)));
+    for cell in 0..FETCH.response_len() / RELAY_DATA {
+        assert_eq!(bench.circuit().streams.len(), 1, "before cell {cell}");
+        let mut env = Env { now: Time(0), wall: Wall(0), rng: &mut bench.rng };
+        let mut ctx = Ctx { env: &mut env, out: &mut bench.out };
+        bench.origins.data(&mut ctx, &mut bench.links, bench.key, stream, &[7; RELAY_DATA]);
+    }
+    assert!(bench.circuit().streams.is_empty());
+    assert!(matches!(bench.origins.poll_event(), Some(OriginEvent::Answer { request: RequestId(1), .. })));
+    assert!(bench.origins.poll_event().is_none());
+}

@@ -1,0 +1,151 @@
+//! Fair shares of what a relay has for others, by where they are: identities and links cost nothing, address ranges cost something (T36).
+//!
+//! Places are given while a /24 (IPv6: /48) holds less than its part of those that are free, and its /16 (IPv6: /32) less than four times
+//! that. So one prefix alone takes a ninth when its part is an eighth, the next a ninth of what is left, and who holds nothing yet gets a
+//! place as long as there is any. Overflow: no place, and whoever asked is refused like anyone.
+
+use crate::base::net::Group;
+use crate::base::net::Prefix;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+/// The part of a prefix in places that are held for long: a carrier's gateway with hundreds of users fits, and so does a busy relay.
+pub const STANDING: usize = 8;
+/// Its part in places that are held for moments only: a burst of one busy relay fits, and whoever comes next waits for moments only.
+pub const PASSING: usize = 2;
+/// How much more a group may hold than a prefix.
+const GROUP: usize = 4;
+
+/// How many places there are, and who holds them.
+///
+/// # Invariants
+/// Each group and prefix in the maps holds at least one place; their sums are `taken`, which never exceeds `total`.
+#[derive(Debug)]
+pub struct Crowd {
+    total: usize,
+    part: usize,
+    taken: usize,
+    prefixes: BTreeMap<Prefix, usize>,
+    groups: BTreeMap<Group, usize>,
+}
+
+/// One place, to be given back with [`Crowd::leave`].
+#[derive(Debug)]
+#[must_use = "a place that is not given back is lost"]
+pub struct Seat {
+    prefix: Prefix,
+    group: Group,
+}
+
+impl Seat {
+    /// Whose it is.
+    pub const fn prefix(&self) -> Prefix {
+        self.prefix
+    }
+}
+
+impl Crowd {
+    /// So many places, all free, of which a prefix may hold one `part`th: [`STANDING`] or [`PASSING`].
+    pub const fn new(total: usize, part: usize) -> Self {
+        Self { total, part, taken: 0, prefixes: BTreeMap::new(), groups: BTreeMap::new() }
+    }
+
+    /// A place for somebody at this address, if there is one.
+    pub fn enter(&mut self, addr: &SocketAddr) -> Option<Seat> {
+        let seat = Seat { prefix: Prefix::of(addr), group: Group::of(addr) };
+        let free = self.total - self.taken;
+        let of_prefix = self.prefixes.get(&seat.prefix).copied().unwrap_or_default();
+        let of_group = self.groups.get(&seat.group).copied().unwrap_or_default();
+        if self.part * of_prefix >= free || self.part * of_group >= GROUP * free {
+            return None;
+        }
+        self.taken += 1;
+        self.prefixes.insert(seat.prefix, of_prefix + 1);
+        self.groups.insert(seat.group, of_group + 1);
+        Some(seat)
+    }
+
+    /// A place is free again.
+    pub fn leave(&mut self, seat: Seat) {
+        self.taken = self.taken.saturating_sub(1);
+        less(&mut self.prefixes, seat.prefix);
+        less(&mut self.groups, seat.group);
+    }
+
+    /// Places taken.
+    pub const fn taken(&self) -> usize {
+        self.taken
+    }
+}
+
+fn less<K: Ord>(counts: &mut BTreeMap<K, usize>, key: K) {
+    if let Some(count) = counts.get_mut(&key) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(&key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn fill(crowd: &mut Crowd, addr: impl Into<SocketAddr>) -> Vec<Seat> {
+        let addr = addr.into();
+        core::iter::from_fn(|| crowd.enter(&addr)).collect()
+    }
+
+    #[test]
+    fn one_prefix_gets_its_part_and_one_group_four_times_that() {
+        let mut crowd = Crowd::new(9000, STANDING);
+        assert_eq!(fill(&mut crowd, ([198, 51, 7, 1], 1)).len(), 1000);
+        assert_eq!(fill(&mut crowd, ([198, 51, 7, 200], 9)).len(), 0, "another address of it");
+        let of_group: usize = (8..200).map(|n| fill(&mut crowd, ([198, 51, n, 1], 1)).len()).sum();
+        assert_eq!(of_group, 2000);
+        assert_eq!(fill(&mut crowd, ([198, 52, 7, 1], 1)).len(), 6000 / 9 + 1, "somebody else");
+
+        // A provider's /32 holds 65,536 prefixes of /48.
+        let mut crowd = Crowd::new(9000, STANDING);
+        let v6 = |n: u16| SocketAddr::from(([0x2001, 0x67c, n, 0, 0, 0, 0, 1], 1));
+        let taken: usize = (0..5000).filter_map(|n| crowd.enter(&v6(n))).map(|_seat| 1).sum();
+        assert_eq!(taken, 3000);
+
+        assert_eq!(fill(&mut Crowd::new(128, PASSING), ([198, 51, 7, 1], 1)).len(), 43);
+        assert_eq!(fill(&mut Crowd::new(1, STANDING), ([198, 51, 7, 1], 1)).len(), 1);
+    }
+
+    #[test]
+    fn twenty_greedy_prefixes_leave_room_for_a_newcomer() {
+        let mut crowd = Crowd::new(50_000, STANDING);
+        for n in 0..20 {
+            fill(&mut crowd, ([n, 51, 7, 1], 1));
+        }
+        let newcomer = fill(&mut crowd, ([203, 0, 113, 1], 1));
+        assert!(newcomer.len() >= 500, "{}", newcomer.len());
+    }
+
+    proptest! {
+        #[test]
+        fn counts_hold_whatever_comes_and_goes(steps in proptest::collection::vec((any::<bool>(), 0u8..4, 0u8..4), 1..300)) {
+            let (mut crowd, mut seats) = (Crowd::new(20, 3), Vec::new());
+            for (enters, group, prefix) in steps {
+                let known = crowd.prefixes.contains_key(&Prefix::of(&([10, group, prefix, 1], 1).into()));
+                let (known_group, free) = (crowd.groups.contains_key(&Group::of(&([10, group, 0, 1], 1).into())), crowd.taken < 20);
+                if enters {
+                    let seat = crowd.enter(&([10, group, prefix, 1], 1).into());
+                    prop_assert!(seat.is_some() || known || known_group || !free, "a newcomer was refused");
+                    seats.extend(seat);
+                } else if !seats.is_empty() {
+                    crowd.leave(seats.swap_remove(usize::from(prefix) % seats.len()));
+                }
+                prop_assert_eq!(crowd.taken(), seats.len());
+                prop_assert_eq!(crowd.prefixes.values().sum::<usize>(), seats.len());
+                prop_assert_eq!(crowd.groups.values().sum::<usize>(), seats.len());
+            }
+            seats.into_iter().for_each(|seat| crowd.leave(seat));
+            prop_assert!(crowd.prefixes.is_empty() && crowd.groups.is_empty());
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! Dialling: for ourselves, and for the circuits of others.
+
+use crate::base::LinkId;
+use crate::base::NodeId;
+use crate::base::limits;
+use crate::proto::Output;
+use crate::proto::link::DIALED_BIT;
+use crate::proto::link::Link;
+use crate::proto::link::LinkEvent;
+use crate::proto::link::LinkTimer;
+use crate::proto::link::Links;
+use crate::proto::link::PortKey;
+use crate::proto::link::Stage;
+use crate::proto::link::WAITERS_MAX;
+use crate::proto::link::Waiter;
+use crate::proto::out::Ctx;
+use std::net::SocketAddr;
+
+impl Links {
+    /// Has `waiter` told (by [`LinkEvent`]) when a link to `node` is open or failed. An open link answers at once, with its id. `None`: it waits,
+    /// or too many wait already and it is told of a failure, as of any other.
+    pub(in crate::proto) fn want(
+        &mut self,
+        ctx: &mut Ctx<'_, '_>,
+        node: NodeId,
+        addr: SocketAddr,
+        waiter: Waiter,
+    ) -> Option<LinkId> {
+        self.join(node, waiter).unwrap_or_else(|| {
+            self.dial_node(ctx, node, addr, waiter);
+            None
+        })
+    }
+
+    /// The same for a circuit of somebody else, by its port on the client's side.
+    pub(in crate::proto) fn lend(
+        &mut self,
+        ctx: &mut Ctx<'_, '_>,
+        by: PortKey,
+        node: NodeId,
+        addr: SocketAddr,
+        waiter: Waiter,
+    ) -> Option<LinkId> {
+        self.join(node, waiter).unwrap_or_else(|| {
+            let remote = self.port_link(by).and_then(|(link, _)| self.remote(link));
+            match remote.and_then(|remote| self.lent_seats.enter(&remote)) {
+                Some(seat) => {
+                    let id = self.dial_node(ctx, node, addr, waiter);
+                    self.lent_dials.insert(id, seat);
+                }
+                // The number of no link: the first has one more.
+                None => self.refuse_waiter(LinkId(DIALED_BIT), node, waiter),
+            }
+            None
+        })
+    }
+
+    /// Joins those that wait for a link to this relay, or finds it open. `None`: there is none yet.
+    fn join(&mut self, node: NodeId, waiter: Waiter) -> Option<Option<LinkId>> {
+        let id = *self.by_node.get(&node)?;
+        let link = self.links.get_mut(&id)?;
+        if matches!(link.stage, Stage::Open) {
+            return Some(Some(id));
+        }
+        if link.waiters.len() < WAITERS_MAX {
+            link.waiters.push(waiter);
+        } else {
+            self.refuse_waiter(id, node, waiter);
+        }
+        Some(None)
+    }
+
+    fn dial_node(&mut self, ctx: &mut Ctx<'_, '_>, node: NodeId, addr: SocketAddr, waiter: Waiter) -> LinkId {
+        let id = self.dial(ctx, addr, Some(node), Some(waiter));
+        self.by_node.insert(node, id);
+        id
+    }
+
+    /// A dial for others is over.
+    pub(super) fn lent_over(&mut self, id: LinkId) {
+        if let Some(seat) = self.lent_dials.remove(&id) {
+            self.lent_seats.leave(seat);
+        }
+    }
+
+    /// Tells one that waits, and no other, that its link failed.
+    fn refuse_waiter(&mut self, link: LinkId, node: NodeId, waiter: Waiter) {
+        let (owners, waiters) = (Vec::new(), vec![waiter]);
+        self.events.push_back(LinkEvent::Down { link, owners, waiters, peer: Some(node), was_open: false });
+    }
+
+    /// Dials an address anew, even if a link to the same relay exists (dial-back, D9). With `expect`, any other identity fails.
+    pub(in crate::proto) fn dial(
+        &mut self,
+        ctx: &mut Ctx<'_, '_>,
+        addr: SocketAddr,
+        expect: Option<NodeId>,
+        waiter: Option<Waiter>,
+    ) -> LinkId {
+        self.next_link += 1;
+        let id = LinkId(DIALED_BIT | self.next_link);
+        let mut link = Link::new(addr, true, expect, ctx.env.now);
+        link.waiters.extend(waiter);
+        self.links.insert(id, link);
+        self.timers.set(LinkTimer::Handshake(id), ctx.env.now + limits::HANDSHAKE_DEADLINE);
+        ctx.out.push(Output::Dial { link: id, addr });
+        id
+    }
+}
