@@ -31,8 +31,7 @@ fn run(n: usize) {
     let mut world = World::new(n as u64);
     let relays = world.relays(n);
     let second = Duration::from_secs(1);
-    let complete =
-        world.run_until_each(second, Duration::from_secs(600), |w| relays.iter().all(|r| w.knows(*r) * 100 >= n * 97));
+    let complete = world.run_until_each(second, Duration::from_secs(600), |w| relays.iter().all(|r| w.knows(*r) * 100 >= n * 97));
     let reached = world.now.0 as f64 / 1e6;
     let worst = relays.iter().map(|r| world.knows(*r)).min().unwrap_or(0);
     let joined = totals(&world).0 / n as u64;

@@ -38,7 +38,7 @@ pub const WALL: u64 = 1_800_000_000;
 /// How often it is looked how many relays are known.
 const KNOWN_EVERY: Duration = Duration::from_secs(1);
 /// Fewest nodes with something to do within [`LATENCY_MIN`] that are worth another thread.
-const THREAD_WORTH: usize = 48;
+const THREAD_WORTH: usize = 32;
 
 /// What a node on the way does to cells that it sends, instead of what it should.
 pub type Tamper = Box<dyn FnMut(&mut StdRng, &mut BytesMut) -> Fate + Send>;
@@ -88,6 +88,8 @@ pub struct World {
     pub check_every: u64,
     /// Threads that may run nodes; their number changes nothing but the time that it takes.
     pub threads: usize,
+    /// How often several did.
+    pub side_by_side: u64,
     rng: StdRng,
     ground: Ground,
     /// When nodes have something to do.
@@ -114,6 +116,7 @@ impl World {
             around: None,
             check_every: 0,
             threads: std::thread::available_parallelism().map_or(1, |n| n.get().min(8)),
+            side_by_side: 0,
             rng,
             ground: Ground::new(),
             due: BTreeSet::new(),
@@ -292,6 +295,7 @@ impl World {
                 self.nodes[*node].run(until, &self.ground, &mut post);
             }
         } else {
+            self.side_by_side += 1;
             let work = Mutex::new(self.nodes.iter_mut().zip(&self.due_of).filter(|(_, due)| due.is_some_and(|at| at < until)));
             let ground = &self.ground;
             let run = || {

@@ -48,15 +48,24 @@ impl Ground {
         Self { by_addr: BTreeMap::new(), verified: Mutex::new(BTreeMap::new()), proofs: Mutex::new(BTreeSet::new()) }
     }
 
+    /// What was just signed went through the check already.
+    fn note(&self, own: &Arc<Verified>) {
+        self.verified.lock().unwrap().insert(tagged(own.encode()), Ok(Arc::clone(own)));
+    }
+
     fn check(&self, network: &NetworkId, bytes: Vec<u8>) -> Checked {
-        let tag = bytes.len().checked_sub(64).and_then(|at| bytes[at..].first_chunk().copied());
-        let bytes = (tag.unwrap_or_default(), bytes);
+        let bytes = tagged(bytes);
         if let Some(known) = self.verified.lock().unwrap().get(&bytes) {
             return known.clone();
         }
         let result = verify_descriptor(network, &bytes.1);
         self.verified.lock().unwrap().entry(bytes).or_insert(result).clone()
     }
+}
+
+fn tagged(bytes: Vec<u8>) -> Tagged {
+    let tag = bytes.len().checked_sub(64).and_then(|at| bytes[at..].first_chunk().copied());
+    (tag.unwrap_or_default(), bytes)
 }
 
 /// Those who look on while a node runs.
@@ -341,6 +350,13 @@ impl Node {
             Job::Overlay { work: OverlayJob::Verify(list), network, .. } => {
                 let checked = list.into_iter().map(|bytes| ground.check(&network, bytes)).collect();
                 JobResult::Overlay(JobOutcome::Verified(checked))
+            }
+            Job::Overlay { work: OverlayJob::SignDescriptor(_), .. } => {
+                let result = work.run(&mut self.rng, None);
+                if let JobResult::Overlay(JobOutcome::Signed(Some(own))) = &result {
+                    ground.note(own);
+                }
+                result
             }
             Job::LinkProof { network, exporter, dialer, .. } => {
                 let result = work.run(&mut self.rng, None);
