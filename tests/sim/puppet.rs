@@ -123,7 +123,12 @@ impl Circuit {
     /// A circuit of one hop by the key of this descriptor. `None`: the relay would not have it.
     pub fn create_with(world: &mut World, puppet: usize, relay: usize, d: &Verified) -> Option<Self> {
         let link = world.puppet_link(puppet, relay, None);
-        let id = CircuitId::new(DIALLER | 7).unwrap();
+        Self::create_on(world, puppet, link, 7, d)
+    }
+
+    /// A circuit of one hop, under a number of its own, on a link that is open to the relay of this descriptor.
+    pub fn create_on(world: &mut World, puppet: usize, link: LinkId, number: u32, d: &Verified) -> Option<Self> {
+        let id = CircuitId::new(DIALLER | number).unwrap();
         let mut this = Self { puppet, link, id, layers: ClientLayers::new() };
         let (state, message) = ntor::client1(&mut world.rng, &world.network, &d.node(), &d.descriptor().onion_key).unwrap();
         let mut w = Writer::default();
