@@ -12,6 +12,7 @@ mod sim;
 use allocation_counter::measure;
 use onionskin::crypto::keys::IdentityKey;
 use onionskin::crypto::secret::Secret;
+use onionskin::proto::{Command as Wish, Event};
 use onionskin::wire::cell::Command;
 use sim::World;
 use sim::puppet::Circuit;
@@ -38,11 +39,9 @@ fn held(circuits: u32) -> (i64, i64) {
     // Time for credits and batches to leave, and not so much that the puppet, which pads nothing, counts as dead.
     world.run(Duration::from_secs(10));
     if circuits > 0 {
-        let op = world.command(middle, onionskin::proto::Command::Status);
-        let carried = world.nodes[middle].events.get(&op).into_iter().flatten().find_map(|event| match event {
-            onionskin::proto::Event::Status(status) => Some(status.circuits_carried),
-            _ => None,
-        });
+        let op = world.command(middle, Wish::Status);
+        let events = world.nodes[middle].events.get(&op).into_iter().flatten();
+        let carried = events.map(|event| if let Event::Status(status) = event { status.circuits_carried } else { 0 }).last();
         assert_eq!(carried, Some(u64::from(circuits)));
     }
     let core = world.nodes[middle].core.take();

@@ -435,7 +435,7 @@ mod tests {
         let prev = links.accept_port(link, CircuitId(core::num::NonZeroU32::MIN), Owner::HopPrev(key)).unwrap();
         let legs: BTreeMap<_, _> = (1..=LEGS_MAX as u16).map(|n| (StreamId(n), Leg::Waiting(Vec::new()))).collect();
         let layer = RelayLayer::new(&Secret::new([3; 160]));
-        hops.hops.fill(key, Hop { prev, next: Next::None, early_seen: 0, legs, layer });
+        hops.hops.fill(key, Box::new(Hop { prev, next: Next::None, early_seen: 0, legs, layer }));
 
         let mut say = |hops: &mut Hops, links: &mut Links, command, stream| {
             let mut body = [0; BODY];
