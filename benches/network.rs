@@ -1,6 +1,7 @@
 //! What people get from a network of 24 relay processes on this machine: throughput, processor time over all processes, waiting, memory.
 //!
-//! `cargo bench --bench network [-- --quick | --big]`. Medians of five, of one with `--quick`; `--big` moves 4 GiB where the default is 1.
+//! `cargo bench --bench network [-- --quick | --big | --circuits]`. Medians of five, of one with `--quick`; `--big` moves 4 GiB where the default is 1;
+//! `--circuits` only builds circuits.
 //! Other work on the machine changes wall figures by several times, so the limits are measured before and after, in the same run, and
 //! ratios to them are printed too.
 
@@ -11,9 +12,15 @@
     reason = "a bench measures wall time and ends where it fails"
 )]
 
+mod plain;
 #[path = "../tests/procs/mod.rs"]
 mod procs;
 
+use onionskin::crypto::ntor::OnionKey;
+use onionskin::crypto::secret::Secret;
+use onionskin::proto::link_text::LinkText;
+use plain::Client;
+use plain::Hop;
 use procs::Cpu;
 use procs::Network;
 use procs::Ran;
@@ -34,6 +41,10 @@ use std::time::Instant;
 
 const MIB: f64 = 1_048_576.0;
 const PATIENCE: Duration = Duration::from_secs(1800);
+/// Circuits built one after another over each of a few paths.
+const ALONE: usize = 21;
+/// Of a relay's saved keys: kind, version, count and time come first, then its circuit key.
+const ONION_AT: usize = 11;
 /// The relay that clients start from.
 const FROM: usize = 5;
 
@@ -139,6 +150,41 @@ fn through_socket(socket: &Path, key: &str) -> f64 {
     time
 }
 
+/// A relay as its descriptor names it: its link says who it is, its own disk has its keys.
+fn hop(net: &Network, i: usize) -> (LinkText, Hop) {
+    let relay = &net.relays[i];
+    let link = LinkText::decode(&relay.link).unwrap();
+    let saved = net.place.read(&format!("{}/state-keys", relay.dir));
+    let secret = Secret::new(*saved[ONION_AT..].first_chunk().unwrap());
+    let hop = Hop { node: link.node, onion: OnionKey::from_bytes(secret).public() };
+    (link, hop)
+}
+
+/// What circuits of three hops take, in milliseconds, each built alone. Their links stand: each path was taken before.
+fn built_alone(net: &Network) -> Vec<f64> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut times = Vec::new();
+        for first in [2, 9, 16] {
+            let (guard, path) = (hop(net, first).0, [first, first + 2, first + 5].map(|i| hop(net, i).1));
+            let mut client = Client::connect(guard.network, guard.addrs[0]).await;
+            client.build(&path).await;
+            for _ in 0..ALONE {
+                times.push(client.build(&path).await.as_secs_f64() * 1e3);
+            }
+        }
+        times
+    })
+}
+
+fn circuits_alone(net: &Network) {
+    let mut alone = built_alone(net);
+    alone.sort_by(f64::total_cmp);
+    let tenth = |n: usize| alone[alone.len() * n / 10];
+    let spread = format!("   a tenth below {:.2}, a tenth above {:.2}", tenth(1), tenth(9));
+    line("three-hop circuit built alone, median", tenth(5), "ms", false, 5.0, &spread);
+}
+
 fn write_big(path: &Path, bytes: u64) {
     let piece = document(1 << 20, 9);
     let mut file = File::create(path).unwrap();
@@ -174,6 +220,11 @@ fn main() {
     let started = Instant::now();
     let net = Network::start(24, "40GiB");
     println!("        24 relays know each other after {:.1} s", started.elapsed().as_secs_f64());
+
+    if has("--circuits") {
+        circuits_alone(&net);
+        return;
+    }
 
     // A relay that has carried nothing yet.
     let (idle, before_idle) = (Duration::from_secs(if quick { 2 } else { 10 }), net.cpu());
@@ -228,7 +279,8 @@ fn main() {
     println!("        the same by a command through the socket {:>9.2} ms", median(cli.collect()));
 
     let built = net.status(FROM)["circuit_build_us"].as_u64().map_or(f64::NAN, |us| us as f64 / 1e3);
-    line("three-hop circuit built by that node, median", built, "ms", false, 5.0, "");
+    println!("        three-hop circuits in bursts by that node, links dialled for them included: median {built:>6.2} ms");
+    circuits_alone(&net);
 
     let gib = if big { 4 } else { 1 };
     if quick {

@@ -30,20 +30,13 @@ fn run(n: usize) {
     let began = Instant::now();
     let mut world = World::new(n as u64);
     let relays = world.relays(n);
-    let mut next = Duration::ZERO;
-    let complete = world.run_until(Duration::from_secs(600), |w| {
-        let at = Duration::from_micros(w.now.0);
-        if at < next {
-            return false;
-        }
-        next = at + Duration::from_secs(1);
-        relays.iter().all(|r| w.knows(*r) * 100 >= n * 97)
-    });
+    let second = Duration::from_secs(1);
+    let complete = world.run_until_each(second, Duration::from_secs(600), |w| relays.iter().all(|r| w.knows(*r) * 100 >= n * 97));
     let reached = world.now.0 as f64 / 1e6;
     let worst = relays.iter().map(|r| world.knows(*r)).min().unwrap_or(0);
     let joined = totals(&world).0 / n as u64;
     let (publisher, reader) = (world.client(), world.client());
-    world.run_until(Duration::from_secs(300), |w| w.ready(publisher) && w.ready(reader));
+    world.run_until_each(second / 10, Duration::from_secs(300), |w| w.ready(publisher) && w.ready(reader));
     world.run(Duration::from_secs(5));
     let document: Vec<u8> = (0..1_000_000u32).map(|i| (i * 7 / 3) as u8).collect();
     let before = totals(&world);

@@ -174,6 +174,31 @@ fn the_same_seed_gives_the_same_story() {
     assert_ne!(story(5), story(6));
 }
 
+#[test]
+fn the_number_of_threads_changes_nothing() {
+    let story = |threads: usize, watched: bool| {
+        let mut world = World::new(7);
+        world.threads = threads;
+        let relays = world.relays(100);
+        if watched {
+            // One input after the other.
+            world.observer = Some(Box::new(|_| {}));
+        }
+        world.run(Duration::from_secs(2));
+        world.switch_off(relays[50]);
+        world.run(Duration::from_secs(2));
+        assert_eq!(world.side_by_side > 0, threads > 1 && !watched);
+        let sent: Vec<(u64, u64)> = world.nodes.iter().map(|n| (n.cells_sent, n.messages_sent)).collect();
+        let known: Vec<usize> = relays.iter().map(|r| world.knows(*r)).collect();
+        (sent, known, world.random(0..1 << 30))
+    };
+    let one = story(1, false);
+    assert!(one.1.iter().filter(|known| **known > 90).count() > 90);
+    for (threads, watched) in [(2, false), (5, false), (2, true)] {
+        assert!(story(threads, watched) == one, "{threads} threads, watched: {watched}");
+    }
+}
+
 /// Relays that start together need each other's receipts: none may wait for ever, whatever the order of things.
 #[test]
 fn small_networks_come_together_whatever_the_seed() {

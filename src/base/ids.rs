@@ -1,13 +1,33 @@
 //! Newtypes for everything that has an identity. `Debug` shows four bytes at most: ids of people's wishes never reach a log whole.
 
+use core::cmp::Ordering;
 use core::fmt;
 use core::num::NonZeroU32;
+
+/// The first eight bytes as a number.
+const fn head(bytes: &[u8; 32]) -> u64 {
+    let [a, b, c, d, e, f, g, h, ..] = *bytes;
+    u64::from_be_bytes([a, b, c, d, e, f, g, h])
+}
 
 macro_rules! bytes_id {
     ($(#[$doc:meta])* $name:ident, $short:literal) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
         pub struct $name(pub [u8; 32]);
+
+        impl Ord for $name {
+            /// The order of the bytes. Their first eight settle it nearly always, as numbers: tables are searched a thousand times a second.
+            fn cmp(&self, other: &Self) -> Ordering {
+                head(&self.0).cmp(&head(&other.0)).then_with(|| self.0.cmp(&other.0))
+            }
+        }
+
+        impl PartialOrd for $name {
+            fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+                Some(self.cmp(other))
+            }
+        }
 
         impl fmt::Debug for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

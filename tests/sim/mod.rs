@@ -13,49 +13,41 @@
 )]
 
 pub mod disk;
+pub mod node;
 pub mod people;
 pub mod puppet;
 
 use bytes::BytesMut;
-use disk::Disk;
-use onionskin::base::LinkId;
+use node::{Eyes, Ground, LATENCY_MIN, Node, Post};
 use onionskin::base::NetworkId;
-use onionskin::base::NodeId;
 use onionskin::base::OpId;
-use onionskin::base::{Env, Time, Wall};
+use onionskin::base::{Time, Wall};
 use onionskin::crypto::keys::IdentityKey;
 use onionskin::crypto::secret::Secret;
-use onionskin::proto::core::{Core, CoreConfig, Role};
-use onionskin::proto::overlay::record::{RecordError, Verified};
-use onionskin::proto::overlay::{JobOutcome, OverlayJob};
-use onionskin::proto::{Command, Event, Input, Job, JobResult, NodeEvent, Output};
-use onionskin::wire::cell::CELL;
+use onionskin::proto::core::Core;
+use onionskin::proto::{Command, Input};
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
+use std::sync::Mutex;
 use std::time::Duration;
-use zeroize::Zeroizing;
 
 /// Seconds since 1970 at the beginning of every world.
 pub const WALL: u64 = 1_800_000_000;
-/// What a job takes, so that answers never come within the same instant.
-const JOB_TIME: Duration = Duration::from_micros(200);
-/// What serving takes a host that dawdles.
-const DAWDLE_TIME: Duration = Duration::from_secs(60);
+/// How often it is looked how many relays are known.
+const KNOWN_EVERY: Duration = Duration::from_secs(1);
+/// Fewest nodes with something to do within [`LATENCY_MIN`] that are worth another thread.
+const THREAD_WORTH: usize = 32;
 
 /// What a node on the way does to cells that it sends, instead of what it should.
-pub type Tamper = Box<dyn FnMut(&mut StdRng, &mut BytesMut) -> Fate>;
+pub type Tamper = Box<dyn FnMut(&mut StdRng, &mut BytesMut) -> Fate + Send>;
 
 /// What a global observer does with each transmission.
 pub type Observer = Box<dyn FnMut(&Seen<'_>)>;
 
 /// Stands around each batch of cells that a node handles: which node, how many cells, and the step to be done.
 pub type Around = Box<dyn FnMut(usize, usize, &mut dyn FnMut())>;
-
-type Checked = Result<Arc<Verified>, RecordError>;
 
 /// What becomes of a batch after tampering.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,44 +72,6 @@ pub struct Seen<'a> {
     pub cells: &'a [u8],
 }
 
-/// One node of the world.
-pub struct Node {
-    /// Its mind; `None` while it is switched off.
-    pub core: Option<Core>,
-    /// Its address; a client's is only ever a source.
-    pub addr: SocketAddr,
-    /// Its identity, if it is a relay.
-    pub id: Option<NodeId>,
-    /// Its disk.
-    pub disk: Disk,
-    /// What it does to cells.
-    pub tamper: Option<Tamper>,
-    /// Events of operations, in order.
-    pub events: BTreeMap<OpId, Vec<Event>>,
-    /// Events of the node.
-    pub news: Vec<NodeEvent>,
-    /// What it saved.
-    pub saved: BTreeMap<String, Zeroizing<Vec<u8>>>,
-    /// Cells sent.
-    pub cells_sent: u64,
-    /// Batches sent.
-    pub messages_sent: u64,
-    /// What came for a node without a mind ([`puppet`]).
-    pub letters: Option<Vec<Input>>,
-    seed: Secret<32>,
-    rng: StdRng,
-    timer: Option<Time>,
-    /// Largest number of ticks in a row without time moving; shows a spinning timer.
-    spins: u32,
-}
-
-struct End {
-    node: usize,
-    link: LinkId,
-    /// Nothing overtakes on a link.
-    free_at: Time,
-}
-
 /// The world.
 pub struct World {
     /// Virtual time.
@@ -130,44 +84,21 @@ pub struct World {
     pub observer: Option<Observer>,
     /// Measures how batches are handled.
     pub around: Option<Around>,
-    /// Who dialled whom, ever: the other end saw the dialler's address.
-    pub dials: BTreeSet<(usize, usize)>,
     /// Steps after which all cores check themselves; zero is never.
     pub check_every: u64,
+    /// Threads that may run nodes; their number changes nothing but the time that it takes.
+    pub threads: usize,
+    /// How often several did.
+    pub side_by_side: u64,
     rng: StdRng,
-    queue: BinaryHeap<Reverse<Item>>,
-    timers: BTreeSet<(Time, usize)>,
-    ends: BTreeMap<(usize, LinkId), End>,
-    by_addr: BTreeMap<SocketAddr, usize>,
-    verified: BTreeMap<Vec<u8>, Checked>,
-    next: u64,
+    ground: Ground,
+    /// When nodes have something to do.
+    due: BTreeSet<(Time, usize)>,
+    /// The same by node.
+    due_of: Vec<Option<Time>>,
     next_op: u64,
     steps: u64,
     local: bool,
-}
-
-struct Item {
-    at: Time,
-    seq: u64,
-    node: usize,
-    input: Input,
-}
-
-impl PartialEq for Item {
-    fn eq(&self, other: &Self) -> bool {
-        (self.at, self.seq) == (other.at, other.seq)
-    }
-}
-impl Eq for Item {}
-impl PartialOrd for Item {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl Ord for Item {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.at, self.seq).cmp(&(other.at, other.seq))
-    }
 }
 
 impl World {
@@ -183,15 +114,13 @@ impl World {
             network: NetworkId(network),
             observer: None,
             around: None,
-            dials: BTreeSet::new(),
             check_every: 0,
+            threads: std::thread::available_parallelism().map_or(1, |n| n.get().min(8)),
+            side_by_side: 0,
             rng,
-            queue: BinaryHeap::new(),
-            timers: BTreeSet::new(),
-            ends: BTreeMap::new(),
-            by_addr: BTreeMap::new(),
-            verified: BTreeMap::new(),
-            next: 0,
+            ground: Ground::new(),
+            due: BTreeSet::new(),
+            due_of: Vec::new(),
             next_op: 0,
             steps: 0,
             local: true,
@@ -231,27 +160,9 @@ impl World {
     pub fn add(&mut self, addr: SocketAddr, seed: Option<Secret<32>>, network: NetworkId) -> usize {
         let index = self.nodes.len();
         let id = seed.as_ref().map(|s| IdentityKey::from_seed(s).node_id());
-        let rng = StdRng::seed_from_u64(self.rng.next_u64());
-        self.nodes.push(Node {
-            core: None,
-            addr,
-            id,
-            disk: Disk::default(),
-            tamper: None,
-            events: BTreeMap::new(),
-            news: Vec::new(),
-            saved: BTreeMap::new(),
-            cells_sent: 0,
-            messages_sent: 0,
-            letters: None,
-            seed: seed.unwrap_or_else(|| Secret::new([0; 32])),
-            rng,
-            timer: None,
-            spins: 0,
-        });
-        if id.is_some() {
-            self.by_addr.insert(addr, index);
-        }
+        let chance = self.rng.next_u64();
+        self.nodes.push(Node::new(index, addr, id, seed.unwrap_or_else(|| Secret::new([0; 32])), chance));
+        self.due_of.push(None);
         self.switch_on(index, network);
         index
     }
@@ -266,15 +177,11 @@ impl World {
             .filter_map(|n| Some((n.id?, n.addr)))
             .take(2)
             .collect();
-        let wall = self.wall();
         let node = &mut self.nodes[index];
-        let role = match node.id {
-            Some(_) => Role::Relay { identity: node.seed.clone(), advertise: vec![node.addr], hosts: true },
-            None => Role::Client,
-        };
-        let config = CoreConfig { network, role, bootstrap, local_network: self.local, saved: node.saved.clone() };
-        let mut env = Env { now: self.now, wall, rng: &mut node.rng };
-        node.core = Some(Core::new(config, &mut env).expect("a core starts"));
+        node.start(self.now, network, bootstrap, self.local);
+        if node.id.is_some() {
+            self.ground.by_addr.insert(node.addr, index);
+        }
         self.feed(index, Input::Tick);
     }
 
@@ -282,14 +189,8 @@ impl World {
     pub fn with_people(n: usize, seed: u64) -> (Self, usize, usize) {
         let mut world = Self::new(seed);
         let relays = world.relays(n);
-        let mut next = Time(0);
-        let known = world.run_until(Duration::from_secs(300), |w| {
-            if w.now < next {
-                return false;
-            }
-            next = w.now + Duration::from_secs(1);
-            relays.iter().all(|r| w.knows(*r) * 100 >= n * 97)
-        });
+        let known =
+            world.run_until_each(KNOWN_EVERY, Duration::from_secs(300), |w| relays.iter().all(|r| w.knows(*r) * 100 >= n * 97));
         let worst = relays.iter().map(|r| world.knows(*r)).min();
         assert!(known, "after {:?} the worst relay knows {worst:?} of {n}", world.now);
         let (a, b) = (world.client(), world.client());
@@ -300,30 +201,22 @@ impl World {
 
     /// Pulls the plug: links break, nothing is saved.
     pub fn switch_off(&mut self, index: usize) {
-        self.nodes[index].core = None;
-        if let Some(at) = self.nodes[index].timer.take() {
-            self.timers.remove(&(at, index));
+        let mut post = Post::new();
+        let node = &mut self.nodes[index];
+        node.stop(self.now, &mut post);
+        if self.ground.by_addr.get(&node.addr) == Some(&index) {
+            self.ground.by_addr.remove(&node.addr);
         }
-        let links: Vec<LinkId> = self.ends.keys().filter(|(n, _)| *n == index).map(|(_, l)| *l).collect();
-        for link in links {
-            self.cut(index, link);
-        }
+        self.deliver(&[index], post);
     }
 
     fn wall(&self) -> Wall {
-        Wall(WALL + self.now.0 / 1_000_000)
+        node::wall(self.now)
     }
 
-    /// One-way latency between two nodes: 5 to 60 ms, the same every time.
-    fn latency(from: usize, to: usize) -> Duration {
-        let (a, b) = (from.min(to) as u64, from.max(to) as u64);
-        let mixed = (a.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ b.wrapping_mul(0xc2b2_ae3d_27d4_eb4f)).rotate_left(31);
-        Duration::from_micros(5_000 + mixed % 55_000)
-    }
-
-    fn schedule(&mut self, at: Time, node: usize, input: Input) {
-        self.next += 1;
-        self.queue.push(Reverse(Item { at, seq: self.next, node, input }));
+    /// Whom a node dialled, ever: the other ends saw its address.
+    pub fn dials(&self) -> impl Iterator<Item = (usize, usize)> {
+        self.nodes.iter().enumerate().flat_map(|(from, node)| node.dialled.iter().map(move |to| (from, *to)))
     }
 
     /// Has a node do something for its user.
@@ -353,40 +246,35 @@ impl World {
         }
     }
 
+    /// The same, looking only every so often: quicker, as nodes can run side by side in between.
+    pub fn run_until_each(&mut self, every: Duration, for_at_most: Duration, mut done: impl FnMut(&mut Self) -> bool) -> bool {
+        let end = self.now + for_at_most;
+        while !done(self) {
+            if self.now >= end {
+                return false;
+            }
+            self.run(every.min(end.since(self.now)));
+        }
+        true
+    }
+
     /// Runs for some virtual time.
     pub fn run(&mut self, time: Duration) {
         let end = self.now + time;
-        while self.step(end) {}
+        // Whoever looks on sees all in one order.
+        let watched = self.observer.is_some() || self.around.is_some() || self.check_every > 0;
+        while if watched { self.step(end) } else { self.stride(end) } {}
         self.now = end;
     }
 
     /// One input to one node. False when nothing is due before `end`.
     pub fn step(&mut self, end: Time) -> bool {
-        let timer = self.timers.first().copied();
-        let packet = self.queue.peek().map(|Reverse(item)| item.at);
-        let timer_first = match (timer, packet) {
-            (None, None) => return false,
-            (Some((t, _)), Some(p)) => t < p,
-            (timer, _) => timer.is_some(),
-        };
-        let at = if timer_first { timer.map(|(t, _)| t) } else { packet }.unwrap_or(end);
-        if at > end {
-            return false;
-        }
-        let moved = at > self.now;
+        let Some((at, node)) = self.due.first().copied().filter(|(at, _)| *at <= end) else { return false };
         self.now = self.now.max(at);
-        if timer_first {
-            if let Some((at, node)) = timer {
-                self.timers.remove(&(at, node));
-                self.nodes[node].timer = None;
-                let spins = &mut self.nodes[node].spins;
-                *spins = if moved { 0 } else { *spins + 1 };
-                assert!(*spins < 10_000, "node {node} spins on {:?}", self.nodes[node].core.as_ref().and_then(Core::timeout));
-                self.feed(node, Input::Tick);
-            }
-        } else if let Some(Reverse(item)) = self.queue.pop() {
-            self.deliver(item.node, item.input);
-        }
+        let mut post = Post::new();
+        let mut eyes = Eyes { observer: self.observer.as_mut(), around: self.around.as_mut() };
+        self.nodes[node].step(&self.ground, &mut eyes, &mut post);
+        self.deliver(&[node], post);
         self.steps += 1;
         if self.check_every > 0 && self.steps.is_multiple_of(self.check_every) {
             self.nodes.iter().filter_map(|n| n.core.as_ref()).for_each(Core::check);
@@ -394,153 +282,73 @@ impl World {
         true
     }
 
-    fn deliver(&mut self, node: usize, input: Input) {
-        // What arrives on a link that was cut meanwhile is lost.
-        let dead = match &input {
-            Input::Cells { link, .. } | Input::Sent { link, .. } => !self.ends.contains_key(&(node, *link)),
-            _ => false,
-        };
-        if !dead {
-            self.feed(node, input);
+    /// All that is due within the shortest way between two nodes: each node runs by itself, and then all get what was sent to them. It
+    /// comes to what single steps come to. False when nothing is due before `end`.
+    fn stride(&mut self, end: Time) -> bool {
+        let Some((first, _)) = self.due.first().copied().filter(|(at, _)| *at <= end) else { return false };
+        let until = (first + LATENCY_MIN).min(end + Duration::from_micros(1));
+        let busy: Vec<usize> = self.due.range(..(until, 0)).map(|(_, node)| *node).collect();
+        let mut post = Post::new();
+        let threads = self.threads.min(busy.len() / THREAD_WORTH + 1);
+        if threads == 1 {
+            for node in &busy {
+                self.nodes[*node].run(until, &self.ground, &mut post);
+            }
+        } else {
+            self.side_by_side += 1;
+            let work = Mutex::new(self.nodes.iter_mut().zip(&self.due_of).filter(|(_, due)| due.is_some_and(|at| at < until)));
+            let ground = &self.ground;
+            let run = || {
+                let mut post = Post::new();
+                loop {
+                    let next = work.lock().unwrap().next();
+                    match next {
+                        Some((node, _)) => node.run(until, ground, &mut post),
+                        None => return post,
+                    }
+                }
+            };
+            std::thread::scope(|scope| {
+                let others: Vec<_> = (1..threads).map(|_| scope.spawn(run)).collect();
+                post = run();
+                for other in others {
+                    post.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+                }
+            });
         }
+        self.deliver(&busy, post);
+        self.now = self.now.max(Time(until.0 - 1));
+        true
     }
 
-    fn feed(&mut self, index: usize, input: Input) {
-        let (now, wall) = (self.now, self.wall());
-        let node = &mut self.nodes[index];
-        let Some(core) = node.core.as_mut() else {
-            if let Some(letters) = &mut node.letters {
-                letters.push(input);
-            }
-            return;
-        };
-        let mut env = Env { now, wall, rng: &mut node.rng };
-        let cells = if let Input::Cells { cells, .. } = &input { cells.len() / CELL } else { 0 };
-        let mut input = Some(input);
-        let mut step = || {
-            if let Some(input) = input.take() {
-                core.handle(&mut env, input);
-            }
-        };
-        match self.around.as_mut() {
-            Some(around) if cells > 0 => around(index, cells, &mut step),
-            _ => step(),
+    /// Hands out what was sent, and notes when those who were `busy` and those who got something are due next.
+    fn deliver(&mut self, busy: &[usize], post: Post) {
+        let mut changed: Vec<usize> = busy.to_vec();
+        for (to, item) in post {
+            changed.push(to);
+            self.nodes[to].post(item);
         }
-        while let Some(output) = self.nodes[index].core.as_mut().and_then(Core::poll_output) {
-            self.output(index, output);
-        }
-        let node = &mut self.nodes[index];
-        let timer = node.core.as_ref().and_then(Core::timeout).map(|(at, _)| at.max(now));
-        if timer != node.timer {
-            if let Some(old) = node.timer {
-                self.timers.remove(&(old, index));
-            }
-            if let Some(at) = timer {
-                self.timers.insert((at, index));
-            }
-            node.timer = timer;
-        }
-    }
-
-    fn output(&mut self, from: usize, output: Output) {
-        match output {
-            Output::Dial { link, addr } => self.dial(from, link, addr),
-            Output::Close { link } => {
-                self.cut(from, link);
-                // The transport says so once, also to the side that asked.
-                self.schedule(self.now, from, Input::LinkDown { link });
-            }
-            Output::Send { link, cells } => self.send(from, link, cells),
-            Output::Job { job, work } => {
-                let slow = matches!(work, Job::Serve { .. }) && self.nodes[from].disk.manner == disk::Manner::Dawdles;
-                let result = self.job(from, work);
-                let time = if slow { DAWDLE_TIME } else { JOB_TIME };
-                self.schedule(self.now + time, from, Input::Done { job, result });
-            }
-            Output::Event(op, event) => self.nodes[from].events.entry(op).or_default().push(event),
-            Output::Node(event) => self.nodes[from].news.push(event),
-            Output::Save { name, bytes } => {
-                self.nodes[from].saved.insert(name.into(), bytes);
+        for node in changed {
+            let due = self.nodes[node].due();
+            let before = std::mem::replace(&mut self.due_of[node], due);
+            if before != due {
+                before.map(|at| self.due.remove(&(at, node)));
+                due.map(|at| self.due.insert((at, node)));
             }
         }
     }
 
-    /// Jobs run at once; checks of descriptors are remembered, so that a thousand nodes share one copy of each.
-    fn job(&mut self, from: usize, work: Job) -> JobResult {
-        match work {
-            Job::Overlay { work: OverlayJob::Verify(list), network, .. } => {
-                let checked = list
-                    .into_iter()
-                    .map(|bytes| {
-                        let known = self.verified.get(&bytes).cloned();
-                        known.unwrap_or_else(|| {
-                            let result = onionskin::proto::overlay::record::verify_descriptor(&network, &bytes);
-                            self.verified.insert(bytes, result.clone());
-                            result
-                        })
-                    })
-                    .collect();
-                JobResult::Overlay(JobOutcome::Verified(checked))
-            }
-            work => {
-                let node = &mut self.nodes[from];
-                work.run(&mut node.rng, Some(&node.disk))
-            }
-        }
+    fn feed(&mut self, node: usize, input: Input) {
+        self.with_node(node, |node, now, ground, eyes, post| node.feed(now, input, ground, eyes, post));
     }
 
-    fn dial(&mut self, from: usize, link: LinkId, addr: SocketAddr) {
-        let to = self.by_addr.get(&addr).copied().filter(|to| self.nodes[*to].core.is_some());
-        let Some(to) = to else {
-            return self.schedule(self.now + Duration::from_millis(100), from, Input::LinkDown { link });
-        };
-        self.dials.insert((from, to));
-        self.next += 1;
-        let theirs = LinkId(self.next);
-        let one_way = Self::latency(from, to);
-        let mut exporter = [0; 32];
-        self.rng.fill_bytes(&mut exporter);
-        let free_at = self.now;
-        self.ends.insert((from, link), End { node: to, link: theirs, free_at });
-        self.ends.insert((to, theirs), End { node: from, link, free_at });
-        let remote = self.nodes[from].addr;
-        // TCP and TLS 1.3: two round trips to the dialler, a half more to the other end.
-        self.schedule(self.now + one_way * 4, from, Input::LinkUp { link, remote: addr, exporter, dialed: true });
-        self.schedule(self.now + one_way * 3, to, Input::LinkUp { link: theirs, remote, exporter, dialed: false });
-    }
-
-    fn cut(&mut self, from: usize, link: LinkId) {
-        if let Some(end) = self.ends.remove(&(from, link)) {
-            self.ends.remove(&(end.node, end.link));
-            let at = (self.now + Self::latency(from, end.node)).max(end.free_at);
-            self.schedule(at, end.node, Input::LinkDown { link: end.link });
-        }
-    }
-
-    fn send(&mut self, from: usize, link: LinkId, mut cells: BytesMut) {
-        assert!(!cells.is_empty() && cells.len().is_multiple_of(CELL), "a length that is not the cell's");
-        let count = cells.len() / CELL;
-        let node = &mut self.nodes[from];
-        node.cells_sent += count as u64;
-        node.messages_sent += 1;
-        let fate = node.tamper.as_mut().map_or(Fate::Send, |tamper| tamper(&mut self.rng, &mut cells));
-        self.schedule(self.now, from, Input::Sent { link, cells: count });
-        let Some(end) = self.ends.get_mut(&(from, link)) else { return };
-        let to = end.node;
-        if let Some(observer) = &mut self.observer {
-            observer(&Seen { at: self.now, from, to, cells: &cells });
-        }
-        let late = match fate {
-            Fate::Send => Duration::ZERO,
-            Fate::Drop => return,
-            Fate::Delay(by) => by,
-        };
-        let at = (self.now + Self::latency(from, to) + late).max(end.free_at);
-        end.free_at = at;
-        let theirs = end.link;
-        if !cells.is_empty() {
-            self.schedule(at, to, Input::Cells { link: theirs, cells });
-        }
+    /// Lends a node what it needs to do something now.
+    fn with_node<T>(&mut self, node: usize, act: impl FnOnce(&mut Node, Time, &Ground, &mut Eyes<'_>, &mut Post) -> T) -> T {
+        let mut post = Post::new();
+        let mut eyes = Eyes { observer: self.observer.as_mut(), around: self.around.as_mut() };
+        let done = act(&mut self.nodes[node], self.now, &self.ground, &mut eyes, &mut post);
+        self.deliver(&[node], post);
+        done
     }
 
     /// How many relays a node knows, of those that are on.

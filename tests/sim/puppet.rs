@@ -42,16 +42,19 @@ impl World {
     /// The newest descriptor of a relay that anybody checked.
     pub fn descriptor(&self, relay: usize) -> Arc<Verified> {
         let own = |d: &&Arc<Verified>| Some(d.node()) == self.nodes[relay].id;
-        let all = self.verified.values().filter_map(|checked| checked.as_ref().ok()).filter(own);
+        let verified = self.ground.verified.lock().unwrap();
+        let all = verified.values().filter_map(|checked| checked.as_ref().ok()).filter(own);
         Arc::clone(all.max_by_key(|d| d.descriptor().seq).expect("a relay that announced itself"))
     }
 
     /// A link from a puppet to a relay, past the first cells; with an identity it is a relay's, else a client's.
     pub fn puppet_link(&mut self, puppet: usize, relay: usize, identity: Option<&IdentityKey>) -> LinkId {
-        self.next += 1;
-        let link = LinkId(self.next);
         let addr = self.nodes[relay].addr;
-        self.dial(puppet, link, addr);
+        let link = self.with_node(puppet, |node, now, ground, _, post| {
+            let link = node.fresh_link();
+            node.dial(now, link, addr, ground, post);
+            link
+        });
         self.run(Duration::from_secs(1));
         let proof = identity.map(|me| {
             let exporter = self.nodes[puppet].letters.iter().flatten().find_map(|letter| match letter {
@@ -72,7 +75,7 @@ impl World {
         let mut cell = [0; CELL];
         Header { circuit, command }.write(&mut cell);
         cell[CELL - BODY..].copy_from_slice(body);
-        self.send(puppet, link, BytesMut::from(&cell[..]));
+        self.with_node(puppet, |node, now, _, eyes, post| node.send(now, link, BytesMut::from(&cell[..]), eyes, post));
     }
 
     /// The next cell for this circuit: `None` if none comes in time.
@@ -120,7 +123,12 @@ impl Circuit {
     /// A circuit of one hop by the key of this descriptor. `None`: the relay would not have it.
     pub fn create_with(world: &mut World, puppet: usize, relay: usize, d: &Verified) -> Option<Self> {
         let link = world.puppet_link(puppet, relay, None);
-        let id = CircuitId::new(DIALLER | 7).unwrap();
+        Self::create_on(world, puppet, link, 7, d)
+    }
+
+    /// A circuit of one hop, under a number of its own, on a link that is open to the relay of this descriptor.
+    pub fn create_on(world: &mut World, puppet: usize, link: LinkId, number: u32, d: &Verified) -> Option<Self> {
+        let id = CircuitId::new(DIALLER | number).unwrap();
         let mut this = Self { puppet, link, id, layers: ClientLayers::new() };
         let (state, message) = ntor::client1(&mut world.rng, &world.network, &d.node(), &d.descriptor().onion_key).unwrap();
         let mut w = Writer::default();

@@ -26,6 +26,7 @@ use crate::wire::cell::Header;
 use crate::wire::codec::Reader;
 use crate::wire::codec::Writer;
 use bytes::BytesMut;
+use std::collections::VecDeque;
 
 /// Room for this many cells is made at a time in a link's batch.
 const BATCH_CELLS: usize = 30;
@@ -35,6 +36,8 @@ pub(super) const QUEUED_MAX: usize = (64 << 20) / CELL;
 const QUEUED_RELIEVED: usize = QUEUED_MAX - QUEUED_MAX / 16;
 /// Most cells in one port's queue: three legs and a circuit may end in one port, each with the largest window.
 const QUEUE_MAX: usize = 4 * limits::WINDOW_MAX as usize;
+/// Places for cells that an emptied queue keeps: an idle circuit holds nothing for the crowd that once waited in it (T35).
+const QUEUE_KEPT: usize = 16;
 /// Most credit promised beyond the first windows, in cells: 128 MiB.
 const PROMISED_MAX: u32 = (128 << 20) / CELL as u32;
 /// Most buffers of queued cells that are kept for reuse.
@@ -432,6 +435,9 @@ impl Links {
         port.credit -= 1;
         self.queued -= 1;
         if port.queue.is_empty() {
+            if port.queue.capacity() > QUEUE_KEPT {
+                port.queue = VecDeque::new();
+            }
             self.timers.stop(&LinkTimer::Stall(key));
         } else if port.credit > 0 {
             port.in_ready = true;

@@ -175,3 +175,24 @@ fn too_much_in_the_queues_ends_the_longest_at_once_and_is_looked_at_seldom() {
     assert_eq!(bench.links.poll_doomed(), None, "there is room before the next look");
     bench.links.check();
 }
+
+#[test]
+fn an_emptied_queue_keeps_little() {
+    let mut bench = Bench::new();
+    let link = LinkId(1);
+    bench.links.open_unshaken(link, None);
+    let port = bench.links.accept_port(link, theirs(1), Owner::HopPrev(key())).unwrap();
+    let waiting = 3 * limits::CREDIT_QUANTUM;
+    for _ in 0..limits::WINDOW_MIN + waiting {
+        bench.with(|links, ctx| links.send(ctx, port, Command::Relay, &[0; BODY], None));
+    }
+    let kept = |bench: &Bench| bench.links.ports.get(port).map(|p| (p.queue.len(), p.queue.capacity())).unwrap();
+    let (len, places) = kept(&bench);
+    assert!(len == waiting as usize && places >= len);
+    let mut credit = [0; CELL];
+    Header { circuit: None, command: Command::Credit }.write(&mut credit);
+    credit[CELL - BODY..][..7].copy_from_slice(&[0, 1, 0x80, 0, 0, 1, 3]);
+    bench.with(|links, ctx| links.arrived(ctx, link, &credit));
+    let (len, places) = kept(&bench);
+    assert!(len == 0 && places <= 16, "{places} places for {len} cells");
+}

@@ -115,7 +115,6 @@ impl Overlay {
             self.own.sign_at = env.now + Duration::from_secs(RENEW_SECS - jitter);
             self.sign_own(env);
         }
-        self.watch_usable(env);
         if env.now >= self.own.queue_at && !self.own.queue.is_empty() {
             self.own.queue_at = env.now + PACE;
             if let Some(peer) = self.own.queue.pop_front()
@@ -177,11 +176,10 @@ impl Overlay {
         for (node, link) in links {
             self.announce_on(env, link, node);
         }
-        self.watch_usable(env);
     }
 
     /// Once receipts suffice, those next to our place are told; before that they could do nothing with it.
-    fn watch_usable(&mut self, env: &Env<'_>) {
+    pub(super) fn watch_usable(&mut self, env: &Env<'_>) {
         let Some(own) = self.own.relay.clone() else { return };
         let usable = self.view.get(&own.node()).is_some();
         if usable != self.own.usable {

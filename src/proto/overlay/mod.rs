@@ -259,6 +259,7 @@ impl Overlay {
         self.tick(env);
         if core::mem::take(&mut self.view_changed) {
             self.measure(env.now);
+            self.watch_usable(env);
             self.out.push_back(Output::Event(Event::ViewChanged));
         }
     }
@@ -270,15 +271,14 @@ impl Overlay {
 
     /// When to tick next, and why. Early, late and repeated ticks do no harm.
     pub fn timeout(&self) -> Option<(Time, &'static str)> {
-        let mut next = vec![(self.housekeeping, "overlay housekeeping")];
-        if self.is_relay() {
-            next.push((self.sweep.next(), "overlay sweep"));
-            next.push((self.witness.next(), "overlay witness"));
-            next.push((self.own.next(), "overlay descriptor"));
-        } else {
-            next.push((self.sync.next(), "overlay snapshot"));
+        let first = (self.housekeeping, "overlay housekeeping");
+        if !self.is_relay() {
+            return Some(first.min((self.sync.next(), "overlay snapshot")));
         }
-        next.into_iter().min()
+        let sweep = (self.sweep.next(), "overlay sweep");
+        let witness = (self.witness.next(), "overlay witness");
+        let own = (self.own.next(), "overlay descriptor");
+        [first, sweep, witness, own].into_iter().min()
     }
 
     fn tick(&mut self, env: &mut Env<'_>) {

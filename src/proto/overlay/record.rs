@@ -37,6 +37,8 @@ pub enum RecordError {
 pub struct Verified {
     signed: SignedDescriptor,
     first: SocketAddr,
+    group: Group,
+    prefix: Prefix,
     position: Position,
     former: Vec<(Position, Wall)>,
     digest: [u8; 32],
@@ -48,7 +50,8 @@ impl Verified {
         let position = region::position(net, &first);
         let former = signed.descriptor.old_addrs.iter().map(|(a, until)| (region::position(net, a), *until)).collect();
         let digest = kdf::hash(Label::ViewDigest, &[bytes]);
-        Ok(Self { signed, first, position, former, digest })
+        let (group, prefix) = (Group::of(&first), Prefix::of(&first));
+        Ok(Self { signed, first, group, prefix, position, former, digest })
     }
 
     /// For tests of the logic behind signatures: any descriptor, at any position.
@@ -56,7 +59,9 @@ impl Verified {
     pub(crate) fn unchecked(descriptor: Descriptor, position: Position) -> Arc<Self> {
         let first = descriptor.first_addr().unwrap();
         let digest = kdf::hash(Label::ViewDigest, &[&descriptor.signed_bytes()]);
-        Arc::new(Self { signed: SignedDescriptor { descriptor, sig: [0; 64] }, first, position, former: vec![], digest })
+        let (group, prefix) = (Group::of(&first), Prefix::of(&first));
+        let signed = SignedDescriptor { descriptor, sig: [0; 64] };
+        Arc::new(Self { signed, first, group, prefix, position, former: vec![], digest })
     }
 
     /// What the relay says about itself.
@@ -85,13 +90,13 @@ impl Verified {
     }
 
     /// The group of its first address.
-    pub fn group(&self) -> Group {
-        Group::of(&self.first)
+    pub const fn group(&self) -> Group {
+        self.group
     }
 
     /// The prefix of its first address.
-    pub fn prefix(&self) -> Prefix {
-        Prefix::of(&self.first)
+    pub const fn prefix(&self) -> Prefix {
+        self.prefix
     }
 
     /// Hash of the whole record: settles conflicts between two descriptors of one sequence number.

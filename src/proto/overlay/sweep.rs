@@ -278,12 +278,14 @@ impl Overlay {
 
     pub(super) fn near_reply(&mut self, env: &mut Env<'_>, link: LinkId, hints: &[Hint]) {
         let Some(remote) = self.links.get(&link).map(|l| l.remote) else { return };
-        let known = hints.iter().filter(|h| self.knows(h.id)).count();
-        let wanted: Vec<u64> = hints
-            .iter()
-            .filter(|h| self.view.by_hint(h.id).is_none_or(|e| e.relay.descriptor().seq < h.seq))
-            .map(|h| h.id)
-            .collect();
+        let (mut known, mut wanted) = (0, Vec::new());
+        for hint in hints {
+            let entry = self.view.by_hint(hint.id);
+            known += usize::from(entry.is_some_and(|e| e.usable));
+            if entry.is_none_or(|e| e.relay.descriptor().seq < hint.seq) {
+                wanted.push(hint.id);
+            }
+        }
         self.fetch(env, link, &wanted);
         self.sweep.answers += 1;
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);

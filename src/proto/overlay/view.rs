@@ -191,6 +191,10 @@ impl View {
         } else if rank(&relay.position()) > self.rank_ceiling {
             return Inserted::Full;
         }
+        if self.renew(&relay) {
+            self.settle(node, before);
+            return outcome;
+        }
         self.take_out(&node);
         self.arrivals += 1;
         let arrival = self.arrivals;
@@ -203,6 +207,38 @@ impl View {
         self.settle(node, before);
         self.bound();
         if self.entries.contains_key(&node) { outcome } else { Inserted::Full }
+    }
+
+    /// Takes a newer descriptor of a usable relay that stayed where it was, the usual news: it keeps its places, and gets a new number, so
+    /// that those who asked before hear of it. False: it is none of that kind.
+    fn renew(&mut self, relay: &Arc<Verified>) -> bool {
+        let Some(entry) = self.entries.get_mut(&relay.node()).filter(|e| e.usable) else { return false };
+        if entry.relay.addr() != relay.addr() || !entry.relay.former().is_empty() || !relay.former().is_empty() {
+            return false;
+        }
+        self.arrivals += 1;
+        self.log.remove(&entry.arrival);
+        self.log.insert(self.arrivals, Arc::clone(relay));
+        entry.arrival = self.arrivals;
+        if let Some(listed) = self.usable.get_mut(entry.slot) {
+            *listed = Arc::clone(relay);
+        }
+        let hint = relay.hint_id();
+        if let Some(place) = self.places.get_mut(&(region::prefix(&relay.position().0), hint)) {
+            place.relay = Arc::clone(relay);
+        }
+        let old = core::mem::replace(&mut entry.relay, Arc::clone(relay));
+        let (was, is) = (&old.descriptor().receipts, &relay.descriptor().receipts);
+        let lacks = |list: &[Receipt], r: &Receipt| list.iter().all(|other| other.witness != r.witness);
+        for gone in was.iter().filter(|r| lacks(is, r)) {
+            self.receipts.remove(&(hint_id(&gone.witness), hint));
+        }
+        for new in is.iter().filter(|r| lacks(was, r)) {
+            self.receipts.insert((hint_id(&new.witness), hint));
+        }
+        self.digest_toggle(&old, false);
+        self.digest_toggle(relay, true);
+        true
     }
 
     /// Notes that we dialled this relay at this address and it proved its identity: our own evidence, from which receipts lead on.
@@ -271,12 +307,12 @@ impl View {
 
     /// The entry whose id starts with these 8 bytes.
     pub fn by_hint(&self, hint: u64) -> Option<&Entry> {
-        let (mut low, mut high) = ([0; 32], [0xff; 32]);
-        for (i, byte) in hint.to_be_bytes().into_iter().enumerate() {
-            low[i] = byte;
-            high[i] = byte;
+        let mut low = [0; 32];
+        for (to, byte) in low.iter_mut().zip(hint.to_be_bytes()) {
+            *to = byte;
         }
-        self.entries.range(NodeId(low)..=NodeId(high)).next().map(|(_, e)| e)
+        let (node, entry) = self.entries.range(NodeId(low)..).next()?;
+        (hint_id(node) == hint).then_some(entry)
     }
 
     /// All entries, by identity.

@@ -19,7 +19,7 @@ fn a_leg_that_ended_keeps_its_place_until_its_dial_is_over() {
     let legs: BTreeMap<_, _> = (1..=limits::CIRCUIT_LEGS as u16).map(|n| (StreamId(n), Leg::Waiting(Vec::new()))).collect();
     let layer = RelayLayer::new(&Secret::new([3; 160]));
     let seat = hops.seats.enter(&links.remote(link).unwrap()).unwrap();
-    hops.hops.fill(key, Hop { prev, next: Next::None, early_seen: 0, begun: 0, legs, layer, seat });
+    hops.hops.fill(key, Box::new(Hop { prev, next: Next::None, early_seen: 0, begun: 0, legs, layer, seat }));
 
     let mut say = |hops: &mut Hops, links: &mut Links, command, stream| {
         let mut body = [0; BODY];
@@ -115,7 +115,7 @@ fn an_answer_gives_its_credit_back_when_it_leaves() {
     // Three legs: one that its host will end, one whose link fails, one that the client ends.
     let host = links.open_port(link, Owner::Leg(key, StreamId(1))).unwrap();
     let legs = [(StreamId(1), Leg::Open(host)), (StreamId(2), Leg::Waiting(Vec::new())), (StreamId(3), Leg::Waiting(Vec::new()))];
-    hops.hops.fill(key, Hop { prev, next: Next::None, early_seen: 0, begun: 3, legs: legs.into(), layer, seat });
+    hops.hops.fill(key, Box::new(Hop { prev, next: Next::None, early_seen: 0, begun: 3, legs: legs.into(), layer, seat }));
     links.starve(prev);
     let mut say = |hops: &mut Hops, links: &mut Links, command, stream| {
         let mut body = [0; BODY];
@@ -152,7 +152,7 @@ fn a_circuit_begins_so_many_legs_and_no_more() {
     let prev = links.accept_port(link, CircuitId(core::num::NonZeroU32::MIN), Owner::HopPrev(key)).unwrap();
     let (layer, legs) = (RelayLayer::new(&Secret::new([3; 160])), BTreeMap::new());
     let seat = hops.seats.enter(&links.remote(link).unwrap()).unwrap();
-    hops.hops.fill(key, Hop { prev, next: Next::None, early_seen: 0, begun: 0, legs, layer, seat });
+    hops.hops.fill(key, Box::new(Hop { prev, next: Next::None, early_seen: 0, begun: 0, legs, layer, seat }));
     let mut begun = 0;
     loop {
         let mut body = [0; BODY];
@@ -179,7 +179,7 @@ fn cells_that_wait_for_links_are_bounded_and_give_their_places_back() {
         let legs = (1..=2).map(|n| (StreamId(n), Leg::Waiting(Vec::new()))).collect();
         let layer = RelayLayer::new(&Secret::new([3; 160]));
         let seat = hops.seats.enter(&links.remote(link).unwrap()).unwrap();
-        hops.hops.fill(key, Hop { prev, next: Next::None, early_seen: 0, begun: 2, legs, layer, seat });
+        hops.hops.fill(key, Box::new(Hop { prev, next: Next::None, early_seen: 0, begun: 2, legs, layer, seat }));
         keys.push(key);
     }
     let mut env = Env { now: Time(0), wall: Wall(0), rng: &mut rng };
