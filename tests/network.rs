@@ -128,7 +128,8 @@ fn a_get_moves_little_more_than_the_document() {
     assert!(moved * 100 < least * 142);
 }
 
-/// Hosts that take longer than others are not waited for, by readers or by writers: a fifth of them takes longer than any deadline here.
+/// Hosts that are late are not waited for by readers, and do not hold writers up for more than one deadline at the end: a fifth of them takes
+/// longer than any deadline here.
 #[test]
 fn slow_hosts_are_passed_over_within_seconds() {
     let (mut world, publisher, reader) = World::with_people(24, 41);
@@ -143,8 +144,8 @@ fn slow_hosts_are_passed_over_within_seconds() {
         let began = world.now;
         assert!(world.get(reader, &key, 0).unwrap().0 == doc);
         let got = world.now.since(began);
-        println!("{} bytes with 5 of 24 hosts slow: published in {published:?}, fetched in {got:?}", doc.len());
-        assert!(published < Duration::from_secs(20) && got < Duration::from_secs(12), "{published:?} {got:?}");
+        println!("{} bytes with 5 of 24 hosts slow: published in {published:?}, fetched in {got:?}, {report:?}", doc.len());
+        assert!(published < Duration::from_secs(100) && got < Duration::from_secs(8), "{published:?} {got:?}");
     }
 }
 

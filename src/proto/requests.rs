@@ -232,6 +232,18 @@ impl Requests {
         request
     }
 
+    /// Takes back those of these requests that have not left yet. Says how many.
+    pub(in crate::proto) fn withdraw(&mut self, op: OpId, requests: &BTreeSet<RequestId>) -> usize {
+        let Some(domain) = self.domains.get_mut(&op) else { return 0 };
+        let before = domain.queue.len();
+        domain.queue.retain(|ask| !requests.contains(&ask.request));
+        let taken = before - domain.queue.len();
+        for request in requests {
+            self.owners.remove(request);
+        }
+        taken
+    }
+
     /// A chunk is done: its hosts no longer count against the three of a region.
     pub fn release(&mut self, op: OpId, region: RegionTag) {
         if let Some(domain) = self.domains.get_mut(&op)

@@ -39,8 +39,11 @@ use std::time::Duration;
 
 /// A circuit that is not built by then is given up: ten times a bad round trip to each hop.
 const BUILD_DEADLINE: Duration = Duration::from_secs(12);
-/// A request that has no answer by then counts as failed, and is tried elsewhere.
+/// A request that has no answer by then counts as failed, and is tried elsewhere; but not while its circuit brings other answers, for then it
+/// may be a slow line that all share.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(20);
+/// Then it has failed in any case: what is in flight to all hosts of a document gets through half a Mbit/s by then.
+const REQUEST_DEADLINE_MAX: Duration = Duration::from_secs(60);
 
 /// Most streams of one circuit at once: somewhat fewer than a last hop takes legs, for it may still be busy with one that we ended.
 const STREAMS_MAX: usize = limits::CIRCUIT_LEGS - 4;
@@ -133,6 +136,8 @@ struct Origin {
     /// Streams ever.
     begun: u16,
     started: Time,
+    /// When it last brought part of an answer.
+    heard: Time,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -198,6 +203,7 @@ impl Origins {
             streams: BTreeMap::new(),
             begun: 0,
             started: ctx.env.now,
+            heard: ctx.env.now,
         });
         self.timers.set(Timer::Build(key), ctx.env.now + BUILD_DEADLINE);
         ctx.out.job(JobFor::CircuitStart(key), Job::CircuitStart { network: self.network, hops: hops? });
@@ -302,6 +308,7 @@ impl Origins {
 
     fn data(&mut self, ctx: &mut Ctx<'_, '_>, links: &mut Links, key: Key, stream: StreamId, data: &[u8]) {
         let Some(circuit) = self.circuits.get_mut(key) else { return };
+        circuit.heard = ctx.env.now;
         // A stream that we ended may still have answers on their way.
         let Some(s) = circuit.streams.get_mut(&stream) else { return };
         let want = s.kind.response_len();
@@ -461,7 +468,7 @@ impl Origins {
             match session.seal_request(n, &plain, s.kind.request_len()) {
                 Ok(sealed) => {
                     s.next += 1;
-                    s.in_flight.push_back((n, request, ctx.env.now + REQUEST_DEADLINE));
+                    s.in_flight.push_back((n, request, ctx.env.now));
                     for data in sealed.chunks(RELAY_DATA) {
                         circuit.say(ctx, links, Command::Relay, RelayCommand::Data, stream, data);
                     }
@@ -518,7 +525,10 @@ impl Origins {
                 Timer::Build(key) => self.end(ctx, links, key),
                 Timer::Requests(key) => {
                     let Some(circuit) = self.circuits.get(key) else { continue };
-                    let late = |s: &Stream| s.in_flight.front().is_some_and(|(_, _, deadline)| *deadline <= ctx.env.now);
+                    let now = ctx.env.now;
+                    let still = now.since(circuit.heard) >= REQUEST_DEADLINE;
+                    let deadline = if still { REQUEST_DEADLINE } else { REQUEST_DEADLINE_MAX };
+                    let late = |s: &Stream| s.in_flight.front().is_some_and(|(_, _, sent)| now.since(*sent) >= deadline);
                     let late: Vec<_> = circuit.streams.iter().filter(|(_, s)| late(s)).map(|(id, _)| *id).collect();
                     let busy = circuit.streams.values().any(|s| s.load() > 0);
                     for stream in late {
@@ -547,6 +557,7 @@ impl Origins {
             streams: BTreeMap::new(),
             begun,
             started: Time(0),
+            heard: Time(0),
         };
         self.circuits.fill(key, circuit);
         key

@@ -16,7 +16,6 @@ use crate::proto::job::JobResult;
 use crate::proto::ops::Goes;
 use crate::proto::ops::Heard;
 use crate::proto::ops::User;
-use crate::proto::ops::pace::Pace;
 use crate::proto::ops::retrieve;
 use crate::proto::ops::retrieve::Breadth;
 use crate::proto::ops::retrieve::Retrieval;
@@ -26,9 +25,11 @@ use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 
-/// Chunks under way at once: eight requests each or more, so that a random order over more than 256 shares hides the chunk's (D12), and at most
-/// 12 MiB of answers.
-const WINDOW: usize = 32;
+/// Chunks being fetched at once: eight requests each or more, so that a random order over 256 shares and more hides the chunk's (D12), and at
+/// most 13 MiB of answers.
+const WINDOW: usize = 40;
+/// Chunks begun and not handed out yet: room to go on beyond one that is late, 20 MiB at most.
+const AHEAD: usize = 80;
 /// Bytes handed to the receiver that it has not dealt with: beyond it no new chunk is begun.
 const UNCONSUMED_MAX: u64 = 16 << 20;
 
@@ -74,7 +75,6 @@ pub struct Get {
     delivered: u64,
     consumed: u64,
     void: bool,
-    pace: Pace,
     report: Report,
     givers: BTreeSet<crate::base::NodeId>,
     asked_worst: usize,
@@ -99,7 +99,6 @@ impl Get {
             delivered: 0,
             consumed: 0,
             void: false,
-            pace: Pace::default(),
             report: Report::default(),
             givers: BTreeSet::new(),
             asked_worst: 0,
@@ -122,7 +121,6 @@ impl Get {
             Heard::Job(tag, result) if self.tree.owns(tag) => self.tree.job(user, &mut self.tags, tag, result),
             Heard::Answer(tag, request, answer) => {
                 let Some(chunk) = self.chunks.get_mut(&tag) else { return Goes::On };
-                self.pace.heard(chunk.retrieval.waited(user.ctx.env.now));
                 let outcome = chunk.retrieval.answer(user, tag, request, answer);
                 return self.retrieved(user, tag, outcome);
             }
@@ -178,7 +176,8 @@ impl Get {
     fn advance(&mut self, user: &mut User<'_, '_, '_>) -> Goes {
         let Some(layout) = self.layout.clone() else { return Goes::On };
         while self.next < layout.data_with_content()
-            && self.chunks.len() + self.opening.len() + self.ready.len() < WINDOW
+            && self.chunks.len() < WINDOW
+            && self.chunks.len() + self.opening.len() + self.ready.len() < AHEAD
             && self.delivered - self.consumed.min(self.delivered) < UNCONSUMED_MAX
         {
             let number = self.next;
@@ -213,12 +212,11 @@ impl Get {
         Goes::Over
     }
 
-    /// Further hosts for chunks whose hosts are slow.
+    /// Further hosts for chunks whose hosts are late.
     fn hurry(&mut self, user: &mut User<'_, '_, '_>) {
         self.tree.hurry(user);
-        let patience = self.pace.patience();
         for (tag, chunk) in &mut self.chunks {
-            chunk.retrieval.hurry(user, *tag, patience);
+            chunk.retrieval.hurry(user, *tag);
         }
     }
 
@@ -242,7 +240,7 @@ impl Get {
             retrieve::Outcome::Lost { asked, .. } => (None, asked),
         };
         let Some(chunk) = self.chunks.remove(&tag) else { return Goes::On };
-        user.requests.release(user.op, tag);
+        user.done(tag, chunk.retrieval.awaited());
         self.asked_worst = self.asked_worst.max(asked);
         self.report.shares += chunk.retrieval.givers.len() as u64;
         self.report.shares_failed += chunk.retrieval.liars;
@@ -313,7 +311,9 @@ impl Get {
                 .map(|(tag, _)| *tag)
                 .collect();
             for tag in done {
-                self.chunks.remove(&tag);
+                if let Some(chunk) = self.chunks.remove(&tag) {
+                    user.done(tag, chunk.retrieval.awaited());
+                }
             }
         }
         Goes::On

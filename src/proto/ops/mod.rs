@@ -1,6 +1,6 @@
 //! What people asked for: publications, gets, checks. Each is a machine of its own, on circuits of its own.
 //!
-//! [`retrieve`] brings one chunk back, [`place`] gives one chunk's shares to hosts, [`pace`] tells slow hosts from others; [`get`], [`publish`] and [`check`] decide which chunk is
+//! [`retrieve`] brings one chunk back, [`place`] gives one chunk's shares to hosts, [`pace`] tells what is late; [`get`], [`publish`] and [`check`] decide which chunk is
 //! next. None of them knows of links or circuits: they ask hosts through `User` and hear answers.
 
 pub mod check;
@@ -26,6 +26,8 @@ use crate::proto::job::Job;
 use crate::proto::job::JobResult;
 use crate::proto::job::SealedAnswer;
 use crate::proto::link::Links;
+use crate::proto::ops::pace::Mark;
+use crate::proto::ops::pace::Pace;
 use crate::proto::out::Ctx;
 use crate::proto::out::JobFor;
 use crate::proto::overlay::record::Verified;
@@ -37,6 +39,7 @@ use crate::proto::requests::Requests;
 use crate::proto::requests::Target;
 use crate::wire::request::SessionType;
 use core::time::Duration;
+use rand::RngExt;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -44,8 +47,8 @@ use std::sync::Arc;
 
 /// Most operations at once; a further one is refused.
 const OPS_MAX: usize = 64;
-/// How often operations see to what is slow.
-const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// How often an operation sees to what is late, in milliseconds: from, to. Each by its own chance, so that two wishes show no common beat.
+const LOOK_MILLIS: (u64, u64) = (150, 350);
 
 /// Hosts of a chunk's region.
 #[derive(Debug)]
@@ -66,15 +69,42 @@ pub(in crate::proto) struct User<'a, 'b, 'e> {
     pub(in crate::proto) requests: &'a mut Requests,
     pub(in crate::proto) view: &'a View,
     op: OpId,
-    /// Which chunk a request is for.
-    routes: &'a mut BTreeMap<RequestId, u64>,
+    /// Requests that are awaited.
+    routes: &'a mut BTreeMap<RequestId, Route>,
+    pace: &'a mut Pace,
+}
+
+/// What an awaited request is for, and since when.
+#[derive(Clone, Copy, Debug)]
+struct Route {
+    tag: u64,
+    mark: Mark,
 }
 
 impl User<'_, '_, '_> {
     fn ask(&mut self, tag: u64, target: Target, kind: SessionType, plain: Vec<u8>) -> RequestId {
         let request = self.requests.ask(self.ctx, self.op, target, kind, plain);
-        self.routes.insert(request, tag);
+        let mark = self.pace.asked(self.ctx.env.now);
+        self.routes.insert(request, Route { tag, mark });
         request
+    }
+
+    /// Whether a request is late, so that another host should be asked as well.
+    fn is_late(&self, request: RequestId) -> bool {
+        self.routes.get(&request).is_some_and(|route| self.pace.is_late(route.mark, self.ctx.env.now))
+    }
+
+    /// A chunk is done: what is still awaited for it is not wanted any more, and does not leave if it has not left.
+    fn done(&mut self, tag: u64, awaited: impl Iterator<Item = RequestId>) {
+        let awaited: BTreeSet<RequestId> = awaited.collect();
+        for request in &awaited {
+            self.routes.remove(request);
+            self.pace.ended(self.ctx.env.now);
+        }
+        // Hosts that were asked and did not answer yet go on counting against the three of a region.
+        if self.requests.withdraw(self.op, &awaited) == awaited.len() {
+            self.requests.release(self.op, tag);
+        }
     }
 
     fn job(&mut self, tag: u64, work: Job) {
@@ -136,7 +166,7 @@ pub(in crate::proto) enum Heard {
     Job(u64, JobResult),
     /// The document's next bytes, or the receiver's word that it dealt with bytes.
     Command(Command),
-    /// Some time has passed: see to what is slow.
+    /// Some time has passed: see to what is late.
     Time,
 }
 
@@ -161,14 +191,16 @@ struct Op {
     machine: Machine,
     begun: bool,
     since: Time,
-    routes: BTreeMap<RequestId, u64>,
+    routes: BTreeMap<RequestId, Route>,
+    pace: Pace,
+    /// When it next sees to what is late.
+    look: Time,
 }
 
 /// All operations under way.
 #[derive(Debug, Default)]
 pub struct Ops {
     ops: BTreeMap<OpId, Op>,
-    look: Time,
 }
 
 impl Ops {
@@ -206,7 +238,8 @@ impl Ops {
             return;
         }
         requests.open(op, machine.circuits());
-        self.ops.insert(op, Op { machine, begun: false, since: ctx.env.now, routes: BTreeMap::new() });
+        let (since, look) = (ctx.env.now, ctx.env.now);
+        self.ops.insert(op, Op { machine, begun: false, since, routes: BTreeMap::new(), pace: Pace::default(), look });
     }
 
     /// Lets those that wait begin, when the network is ready.
@@ -237,21 +270,21 @@ impl Ops {
         }
     }
 
-    /// Lets those under way see to what is slow, if it is time.
+    /// Lets those whose time it is see to what is late.
     pub(in crate::proto) fn tick(&mut self, ctx: &mut Ctx<'_, '_>, requests: &mut Requests, links: &mut Links, view: &View) {
-        if ctx.env.now < self.look || self.ops.is_empty() {
-            return;
-        }
-        self.look = ctx.env.now + LOOK_EVERY;
-        let under_way: Vec<_> = self.ops.iter().filter(|(_, op)| op.begun).map(|(id, _)| *id).collect();
-        for id in under_way {
+        let due: Vec<_> = self.ops.iter().filter(|(_, op)| op.begun && op.look <= ctx.env.now).map(|(id, _)| *id).collect();
+        for id in due {
+            if let Some(op) = self.ops.get_mut(&id) {
+                let (from, to) = LOOK_MILLIS;
+                op.look = ctx.env.now + Duration::from_millis(ctx.env.rng.random_range(from..to));
+            }
             self.hear(ctx, requests, links, view, id, Heard::Time);
         }
     }
 
     /// When to tick next, and why.
     pub fn timeout(&self) -> Option<(Time, &'static str)> {
-        self.ops.values().any(|op| op.begun).then_some((self.look, "slow hosts"))
+        self.ops.values().filter(|op| op.begun).map(|op| (op.look, "late answers")).min()
     }
 
     /// Something happened to a request.
@@ -263,6 +296,7 @@ impl Ops {
         view: &View,
         event: RequestEvent,
     ) {
+        let answered = matches!(event, RequestEvent::Answer { .. });
         let (op, request, heard): (_, _, Box<dyn FnOnce(u64) -> Heard>) = match event {
             RequestEvent::Answer { op, request, session, n, sealed } => {
                 let answer = SealedAnswer { host: NodeId([0; 32]), session, n, sealed };
@@ -273,7 +307,17 @@ impl Ops {
             }
             RequestEvent::Sample { .. } => return,
         };
-        if let Some(tag) = self.ops.get_mut(&op).and_then(|o| o.routes.remove(&request)) {
+        let now = ctx.env.now;
+        let route = self.ops.get_mut(&op).and_then(|op| {
+            let route = op.routes.remove(&request)?;
+            if answered {
+                op.pace.answered(route.mark, now)
+            } else {
+                op.pace.ended(now)
+            }
+            Some(route)
+        });
+        if let Some(Route { tag, .. }) = route {
             self.hear(ctx, requests, links, view, op, heard(tag));
         }
     }
@@ -295,7 +339,7 @@ impl Ops {
 
     fn hear(&mut self, ctx: &mut Ctx<'_, '_>, requests: &mut Requests, links: &mut Links, view: &View, id: OpId, heard: Heard) {
         let Some(op) = self.ops.get_mut(&id) else { return };
-        let mut user = User { ctx, requests, view, op: id, routes: &mut op.routes };
+        let mut user = User { ctx, requests, view, op: id, routes: &mut op.routes, pace: &mut op.pace };
         let goes = match &mut op.machine {
             Machine::Get(get) => get.hear(&mut user, heard),
             Machine::Publish(publish) => publish.hear(&mut user, heard),

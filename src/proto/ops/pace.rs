@@ -1,30 +1,97 @@
-//! How long hosts take to answer, and so when one of them is slow.
+//! When a request is late, so that another host is asked as well: told by what else comes, not by a clock alone, for the line that all answers
+//! share may be a slow one.
+//!
+//! A request is late when it was *overtaken*, by half as many answers again as were ever awaited at once; or when all is *still*: nothing
+//! came for twice as long as answers take.
 
+use crate::base::NodeId;
+use crate::base::Time;
 use core::time::Duration;
+use std::collections::BTreeSet;
 
-/// A host is slow when it takes this many times as long as hosts do on average.
-const SLOW: u32 = 4;
-/// But not before this long: less is chance.
-const PATIENCE_MIN: Duration = Duration::from_millis(250);
-/// A host that takes longer is slow in any case: three hops and a disk take less than a second in a network that works.
-pub const PATIENCE_MAX: Duration = Duration::from_secs(2);
+/// Fewest answers that overtake: with less, order is chance.
+const OVERTAKEN_MIN: u64 = 48;
+/// Stillness shorter than this is chance.
+const STILL_MIN: Duration = Duration::from_millis(250);
+/// Stillness longer than this is no line that works.
+const STILL_MAX: Duration = Duration::from_secs(10);
+/// Stillness while no answer was heard yet: three hops and a disk take less than a second in a network that works.
+const STILL_FIRST: Duration = Duration::from_secs(2);
 
-/// The pace of one operation's hosts. It serves that operation alone, and follows what circuits and hosts are like now.
+/// How things stood when a request was asked.
+#[derive(Clone, Copy, Debug)]
+pub struct Mark {
+    at: Time,
+    /// Answers heard until then.
+    answers: u64,
+}
+
+/// The pace of one operation's answers. It serves that operation alone.
 #[derive(Debug, Default)]
 pub struct Pace {
-    /// Moving average of what an answer takes.
+    answers: u64,
+    /// Requests awaited, and the most there ever were: in random order, so that any may come last.
+    open: u64,
+    most: u64,
+    /// When last something came, or was asked while nothing was awaited.
+    moved: Time,
+    /// Moving average of what an answer takes, the own queue and line included.
     typical: Option<Duration>,
+    /// Hosts with a late request, since they last answered.
+    slow: BTreeSet<NodeId>,
 }
 
 impl Pace {
-    /// An answer took this long.
-    pub fn heard(&mut self, took: Duration) {
-        self.typical = Some(self.typical.map_or(took, |typical| (typical * 31 + took) / 32));
+    /// A request is asked.
+    pub fn asked(&mut self, now: Time) -> Mark {
+        let mark = Mark { at: now, answers: self.answers };
+        if self.open == 0 {
+            self.moved = now;
+        }
+        self.open += 1;
+        self.most = self.most.max(self.open);
+        mark
     }
 
-    /// How long to wait for a host before it counts as slow.
-    pub fn patience(&self) -> Duration {
-        self.typical.map_or(PATIENCE_MAX, |typical| (typical * SLOW).clamp(PATIENCE_MIN, PATIENCE_MAX))
+    /// Its answer came.
+    pub fn answered(&mut self, mark: Mark, now: Time) {
+        let took = now.since(mark.at);
+        self.typical = Some(self.typical.map_or(took, |typical| (typical * 31 + took) / 32));
+        self.answers += 1;
+        self.ended(now);
+    }
+
+    /// It failed, or nobody waits for it any more.
+    pub fn ended(&mut self, now: Time) {
+        self.open = self.open.saturating_sub(1);
+        self.moved = now;
+    }
+
+    /// Whether anything was ever heard.
+    pub const fn knows(&self) -> bool {
+        self.typical.is_some()
+    }
+
+    /// Whether a request is late.
+    pub fn is_late(&self, mark: Mark, now: Time) -> bool {
+        let overtaken = self.answers - mark.answers >= (self.most + self.most / 2).max(OVERTAKEN_MIN);
+        let still = self.typical.map_or(STILL_FIRST, |typical| (typical * 2).clamp(STILL_MIN, STILL_MAX));
+        overtaken || now.since(self.moved.max(mark.at)) >= still
+    }
+
+    /// A host has a late request.
+    pub fn is_slow(&mut self, host: NodeId) {
+        self.slow.insert(host);
+    }
+
+    /// It answered.
+    pub fn is_not_slow(&mut self, host: &NodeId) {
+        self.slow.remove(host);
+    }
+
+    /// Hosts with late requests.
+    pub const fn slow(&self) -> &BTreeSet<NodeId> {
+        &self.slow
     }
 }
 
@@ -32,19 +99,47 @@ impl Pace {
 mod tests {
     use super::*;
 
+    fn at(millis: u64) -> Time {
+        Time(millis * 1000)
+    }
+
     #[test]
-    fn patience_follows_what_answers_take_within_bounds() {
+    fn a_slow_line_makes_nobody_late() {
         let mut pace = Pace::default();
-        assert_eq!(pace.patience(), PATIENCE_MAX, "nothing is known yet");
-        pace.heard(Duration::from_millis(100));
-        assert_eq!(pace.patience(), Duration::from_millis(400));
-        for _ in 0..200 {
-            pace.heard(Duration::from_millis(1));
+        let mut marks: Vec<Mark> = (0..200).map(|_| pace.asked(at(0))).collect();
+        // One answer in a second, in order, and a new request for each.
+        for second in 1..2000 {
+            let now = at(second * 1000);
+            let oldest = marks.remove(0);
+            assert!(!marks.iter().any(|mark| pace.is_late(*mark, now)), "after {second} s");
+            pace.answered(oldest, now);
+            marks.push(pace.asked(now));
         }
-        assert_eq!(pace.patience(), PATIENCE_MIN);
-        for _ in 0..200 {
-            pace.heard(Duration::from_secs(60));
+    }
+
+    #[test]
+    fn who_is_overtaken_is_late_however_fast_the_others_are() {
+        let mut pace = Pace::default();
+        let forgotten = pace.asked(at(0));
+        for i in 0..OVERTAKEN_MIN {
+            assert!(!pace.is_late(forgotten, at(i)));
+            let mark = pace.asked(at(i));
+            pace.answered(mark, at(i + 1));
         }
-        assert_eq!(pace.patience(), PATIENCE_MAX, "however slow all are, a spare one is asked");
+        assert!(pace.is_late(forgotten, at(OVERTAKEN_MIN)));
+    }
+
+    #[test]
+    fn stillness_makes_late_after_twice_what_answers_take() {
+        let mut pace = Pace::default();
+        let first = pace.asked(at(0));
+        assert!(!pace.is_late(first, at(1999)) && pace.is_late(first, at(2000)), "nothing is known yet");
+        pace.answered(first, at(400));
+        let second = pace.asked(at(500));
+        assert!(!pace.is_late(second, at(1299)) && pace.is_late(second, at(1300)));
+        let third = pace.asked(at(1300));
+        assert!(pace.is_late(second, at(1301)) && !pace.is_late(third, at(1301)), "who was just asked is not late");
+        pace.ended(at(1302));
+        assert!(!pace.is_late(second, at(1303)), "something moved");
     }
 }

@@ -3,10 +3,10 @@
 //! Every admitted host gets a share, dealt from one random order of the 24 after the other; three hosts chosen by chance, and always those in
 //! the guard's address groups, get none. In a network with fewer hosts than shares, hosts get several, up to what they may keep.
 //!
-//! A slow host holds nothing up: what it was to keep is offered to another as well, and then the chunk is stored without its word.
+//! A late host holds nothing up: what it was to keep is offered to another as well, and the next chunks go on. A chunk is done when everybody
+//! asked has answered or failed, so nobody is cut off by others being quick.
 
 use crate::base::NodeId;
-use crate::base::Time;
 use crate::base::limits;
 use crate::proto::circuit::origin::RequestId;
 use crate::proto::doc::share::EncodedChunk;
@@ -19,7 +19,6 @@ use crate::wire::request::SessionType;
 use crate::wire::request::Store;
 use crate::wire::request::Stored;
 use crate::wire::request::TICKET_NONE;
-use core::time::Duration;
 use rand::seq::SliceRandom;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -53,6 +52,8 @@ struct Deal {
     index: u8,
     host: NodeId,
     tries: u8,
+    /// It is late, and the share was offered elsewhere as well.
+    passed: bool,
 }
 
 /// One chunk copy on its way to its hosts.
@@ -72,10 +73,6 @@ pub struct Placement {
     elsewhere: BTreeMap<u8, usize>,
     acknowledged: BTreeSet<u8>,
     full: bool,
-    /// When shares were last offered to the hosts, or to others instead of slow ones.
-    offered_at: Time,
-    /// Whether that happened.
-    hurried: bool,
     /// Hosts that took a share.
     pub takers: BTreeSet<NodeId>,
     /// Offers that came to nothing.
@@ -108,8 +105,6 @@ impl Placement {
             elsewhere: BTreeMap::new(),
             acknowledged: BTreeSet::new(),
             full: false,
-            offered_at: user.ctx.env.now,
-            hurried: false,
             takers: BTreeSet::new(),
             refused: 0,
             stored: 0,
@@ -119,6 +114,12 @@ impl Placement {
     }
 
     fn deal(&mut self, user: &mut User<'_, '_, '_>, tag: u64) {
+        // Who was late with other chunks is left out while there is room without.
+        let slow = user.pace.slow();
+        let quick = self.hosts.iter().filter(|host| !slow.contains(host)).count();
+        if quick * self.max_per_host >= limits::SHARES_TOTAL {
+            self.hosts.retain(|host| !slow.contains(host));
+        }
         let deals = self.hosts.len().max(limits::SHARES_TOTAL).min(self.hosts.len() * self.max_per_host);
         let mut order: Vec<u8> = Vec::new();
         for i in 0..deals {
@@ -127,7 +128,7 @@ impl Placement {
                 order.shuffle(&mut *user.ctx.env.rng);
             }
             if let (Some(index), Some(host)) = (order.pop(), self.hosts.get(i % self.hosts.len()).copied()) {
-                self.offer(user, tag, Deal { index, host, tries: 0 });
+                self.offer(user, tag, Deal { index, host, tries: 0, passed: false });
             }
         }
     }
@@ -150,6 +151,7 @@ impl Placement {
         answer: Option<Stored>,
     ) -> Outcome {
         if let Some(deal) = self.asked.remove(&request) {
+            user.pace.is_not_slow(&deal.host);
             if answer.is_some_and(Stored::holds) {
                 self.acknowledged.insert(deal.index);
                 self.takers.insert(deal.host);
@@ -173,7 +175,7 @@ impl Placement {
     ) -> Outcome {
         if let Some(deal) = self.asked.remove(&request) {
             if !host_to_blame && deal.tries < SAME_HOST_RETRIES {
-                self.offer(user, tag, Deal { tries: deal.tries + 1, ..deal });
+                self.offer(user, tag, Deal { tries: deal.tries + 1, passed: false, ..deal });
             } else {
                 self.refused += 1;
                 self.elsewhere(user, tag, deal);
@@ -182,26 +184,36 @@ impl Placement {
         self.outcome()
     }
 
-    /// How long ago shares were last offered.
-    pub fn waited(&self, now: Time) -> Duration {
-        now.since(self.offered_at)
+    /// Requests that are awaited.
+    pub fn awaited(&self) -> impl Iterator<Item = RequestId> {
+        self.asked.keys().copied()
     }
 
-    /// Deals with hosts that take longer than `patience`: their shares go to others as well, and after as long again the chunk is stored
-    /// without them if enough of the others took theirs.
-    pub(in crate::proto) fn hurry(&mut self, user: &mut User<'_, '_, '_>, tag: u64, patience: Duration) -> Outcome {
-        if self.waited(user.ctx.env.now) < patience {
-            return Outcome::Pending;
+    /// Offers the shares of hosts that are late to others as well.
+    pub(in crate::proto) fn hurry(&mut self, user: &mut User<'_, '_, '_>, tag: u64) {
+        // Before anything was heard it may be the own line, which a share more would make slower still.
+        if !user.pace.knows() {
+            return;
         }
-        if core::mem::replace(&mut self.hurried, true) {
-            let acknowledged = self.acknowledged.len();
-            return if acknowledged >= STORED_AT { Outcome::Stored(acknowledged) } else { Outcome::Pending };
+        let mut late = Vec::new();
+        for (request, deal) in self.asked.iter_mut().filter(|(_, deal)| !deal.passed) {
+            if user.is_late(*request) {
+                deal.passed = true;
+                user.pace.is_slow(deal.host);
+                late.push(*deal);
+            }
         }
-        self.offered_at = user.ctx.env.now;
-        for deal in self.asked.values().copied().collect::<Vec<_>>() {
-            self.elsewhere(user, tag, deal);
+        for deal in late {
+            let waits = self.asked.values().any(|d| d.index == deal.index && !d.passed);
+            if !waits {
+                self.elsewhere(user, tag, deal);
+            }
         }
-        Outcome::Pending
+    }
+
+    /// Whether it is stored but for the word of hosts that are late.
+    pub fn is_late(&self) -> bool {
+        self.acknowledged.len() >= STORED_AT && self.asked.values().all(|deal| deal.passed)
     }
 
     /// Offers a share to the host that was offered least, of those that have room and were not offered it yet.
@@ -220,7 +232,7 @@ impl Placement {
             .iter()
             .filter(|host| offered(host) < self.max_per_host && !self.offered.get(*host).is_some_and(|o| o.contains(&deal.index)));
         if let Some(host) = next.min_by_key(|host| offered(host)).copied() {
-            self.offer(user, tag, Deal { host, tries: 0, ..deal });
+            self.offer(user, tag, Deal { host, tries: 0, passed: false, ..deal });
         }
     }
 

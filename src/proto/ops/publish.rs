@@ -22,7 +22,6 @@ use crate::proto::job::SealedAnswer;
 use crate::proto::ops::Goes;
 use crate::proto::ops::Heard;
 use crate::proto::ops::User;
-use crate::proto::ops::pace::Pace;
 use crate::proto::ops::place;
 use crate::proto::ops::place::Placement;
 use crate::wire::manifest::Private;
@@ -36,6 +35,8 @@ use std::sync::Arc;
 
 /// Chunk copies being placed at once: at 24 shares each, more than the 256 shares over which the order is random (D12).
 const PLACING_MAX: usize = 12;
+/// Chunk copies beyond those that wait for the word of late hosts alone: 36 MiB.
+const LATE_MAX: usize = 48;
 /// Chunks being read and coded ahead of that.
 const CODING_MAX: usize = 4;
 
@@ -81,7 +82,6 @@ pub struct Publish {
     top: Option<[u8; 32]>,
     stored_bytes: u64,
     takers: BTreeSet<NodeId>,
-    pace: Pace,
     report: Report,
 }
 
@@ -114,7 +114,6 @@ impl Publish {
             top: None,
             stored_bytes: 0,
             takers: BTreeSet::new(),
-            pace: Pace::default(),
             report: Report::default(),
             layout,
             wish,
@@ -129,7 +128,6 @@ impl Publish {
             Heard::Time => self.hurry(user),
             Heard::Answer(tag, request, answer) => {
                 let Some((_, placement)) = self.placing.get_mut(&tag) else { return Goes::On };
-                self.pace.heard(placement.waited(user.ctx.env.now));
                 let outcome = placement.answer(user, tag, request, open_stored(answer));
                 self.placed(user, tag, &outcome)
             }
@@ -143,22 +141,12 @@ impl Publish {
         }
     }
 
-    /// Sees to chunks whose hosts are slow.
+    /// Sees to chunks whose hosts are late.
     fn hurry(&mut self, user: &mut User<'_, '_, '_>) -> Goes {
-        let patience = self.pace.patience();
-        let mut done = Vec::new();
         for (tag, (_, placement)) in &mut self.placing {
-            let outcome = placement.hurry(user, *tag, patience);
-            if outcome != place::Outcome::Pending {
-                done.push((*tag, outcome));
-            }
+            placement.hurry(user, *tag);
         }
-        for (tag, outcome) in done {
-            if self.placed(user, tag, &outcome) == Goes::Over {
-                return Goes::Over;
-            }
-        }
-        Goes::On
+        self.advance(user)
     }
 
     /// Wants the next bytes, or codes the next padding chunk or manifest level, while there is room.
@@ -184,7 +172,8 @@ impl Publish {
                 }
             }
         }
-        while self.placing.len() < PLACING_MAX
+        let late = self.placing.values().filter(|(_, placement)| placement.is_late()).count().min(LATE_MAX);
+        while self.placing.len() - late < PLACING_MAX
             && let Some((part, chunk, copies)) = self.waiting.pop_front()
         {
             for i in 0..copies {
@@ -305,7 +294,7 @@ impl Publish {
             place::Outcome::Failed { acknowledged, full } => (Some(*acknowledged), *full),
         };
         let Some((part, placement)) = self.placing.remove(&tag) else { return Goes::On };
-        user.requests.release(user.op, tag);
+        user.done(tag, placement.awaited());
         self.report.shares += placement.stored;
         self.report.shares_failed += placement.refused;
         self.takers.extend(placement.takers);

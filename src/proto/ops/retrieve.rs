@@ -2,11 +2,10 @@
 //!
 //! A chunk that somebody waits for asks ten at once, for a writer leaves out three of 24 and one may be slow. Where many chunks are under
 //! way, time lost on one is not lost, so each asks for no more than it lacks: 9.1 answers for eight shares instead of 10.8, and every answer
-//! crosses five machines. Hosts that keep a chunk waiting are not waited for: [`Retrieval::hurry`].
+//! crosses five machines. Hosts that are late are not waited for: [`Retrieval::hurry`].
 
 use crate::base::Address;
 use crate::base::NodeId;
-use crate::base::Time;
 use crate::base::limits;
 use crate::proto::circuit::origin::RequestId;
 use crate::proto::job::Job;
@@ -20,17 +19,14 @@ use crate::wire::request::Fetch;
 use crate::wire::request::Kind;
 use crate::wire::request::SessionType;
 use crate::wire::share::Class;
-use core::time::Duration;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// Times that a host is asked again because the circuit to it died.
 const SAME_HOST_RETRIES: u8 = 2;
-/// Rounds in which a lean retrieval asks for what it lacks; then it asks all. With three of 24 hosts left out, 1 in 30 comes so far.
+/// Rounds in which a lean retrieval asks for what it lacks; then it asks all. With three of 24 hosts left out, 1 in 250 comes so far.
 const LEAN_ROUNDS: u8 = 3;
-/// Further hosts asked when the ones asked are slow: as many as ten are more than eight.
-const HURRY: usize = limits::READ_FIRST - limits::SHARES_NEEDED;
 
 /// How many hosts a retrieval asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +64,15 @@ pub enum Outcome {
     },
 }
 
+/// One host asked.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    host: NodeId,
+    tries: u8,
+    /// It is late, and another was asked as well.
+    passed: bool,
+}
+
 /// One chunk on its way back.
 #[derive(Debug)]
 pub struct Retrieval {
@@ -80,7 +85,7 @@ pub struct Retrieval {
     members: Option<Arc<BTreeSet<NodeId>>>,
     /// Hosts of this copy's region that were not asked yet, in random order; the last is asked next.
     hosts: Vec<NodeId>,
-    asked: BTreeMap<RequestId, (NodeId, u8)>,
+    asked: BTreeMap<RequestId, Asked>,
     /// Hosts asked so far, at any copy.
     met: BTreeSet<NodeId>,
     /// Hosts that gave a share of this copy and may hold another: in small networks a host has several.
@@ -90,8 +95,6 @@ pub struct Retrieval {
     job: bool,
     /// Lean rounds that are left.
     lean: u8,
-    /// When hosts were last asked.
-    asked_at: Time,
     /// Hosts that gave something that did not verify.
     pub liars: u64,
     /// Hosts that gave a share.
@@ -126,7 +129,6 @@ impl Retrieval {
             found: Shares8::default(),
             job: false,
             lean: if breadth == Breadth::Lean { LEAN_ROUNDS } else { 0 },
-            asked_at: user.ctx.env.now,
             liars: 0,
             givers: BTreeSet::new(),
         };
@@ -139,6 +141,9 @@ impl Retrieval {
         self.hosts = place.hosts;
         self.hosts.reverse();
         self.hosts.truncate(limits::READ_MAX);
+        // Who was late with other chunks is asked last.
+        let slow = user.pace.slow();
+        self.hosts.sort_by_key(|host| !slow.contains(host));
         (self.region, self.members) = if place.everyone { (0, None) } else { (tag, Some(place.members)) };
         let first = if self.lean > 0 { self.missing() } else { limits::READ_FIRST };
         self.lean = self.lean.saturating_sub(1);
@@ -150,20 +155,37 @@ impl Retrieval {
         limits::SHARES_NEEDED.saturating_sub(self.found.len())
     }
 
-    /// How long ago hosts were last asked.
-    pub fn waited(&self, now: Time) -> Duration {
-        now.since(self.asked_at)
+    /// Requests that are awaited.
+    pub fn awaited(&self) -> impl Iterator<Item = RequestId> {
+        self.asked.keys().copied()
     }
 
-    /// Asks further hosts if those asked have had `patience`. They may still answer.
-    pub(in crate::proto) fn hurry(&mut self, user: &mut User<'_, '_, '_>, tag: u64, patience: Duration) {
-        if !self.job && !self.asked.is_empty() && self.waited(user.ctx.env.now) >= patience {
-            self.ask(user, tag, HURRY);
+    /// Asks one host more for each that is late, which may still answer. Where nobody is left, those that gave a share are asked for another.
+    pub(in crate::proto) fn hurry(&mut self, user: &mut User<'_, '_, '_>, tag: u64) {
+        if self.asked.is_empty() {
+            return;
+        }
+        let mut late = 0;
+        for (request, asked) in self.asked.iter_mut().filter(|(_, asked)| !asked.passed) {
+            if user.is_late(*request) {
+                asked.passed = true;
+                late += 1;
+                user.pace.is_slow(asked.host);
+            }
+        }
+        self.ask(user, tag, late);
+        if !self.waits() {
+            // What came so far is opened, to know who gave what and whom to ask again.
+            self.proceed(user, tag);
         }
     }
 
+    /// Whether an answer is awaited that is not late.
+    fn waits(&self) -> bool {
+        self.asked.values().any(|asked| !asked.passed)
+    }
+
     fn ask(&mut self, user: &mut User<'_, '_, '_>, tag: u64, count: usize) {
-        self.asked_at = user.ctx.env.now;
         for _ in 0..count {
             let Some(host) = self.hosts.pop() else { return };
             self.met.insert(host);
@@ -176,7 +198,7 @@ impl Retrieval {
         let kind = SessionType { kind: Kind::Fetch, class: self.class };
         let target = Target { host, region: self.region, members: self.members.clone() };
         let request = user.ask(tag, target, kind, fetch.to_bytes());
-        self.asked.insert(request, (host, tries));
+        self.asked.insert(request, Asked { host, tries, passed: false });
     }
 
     /// A sealed answer came.
@@ -187,7 +209,8 @@ impl Retrieval {
         request: RequestId,
         mut answer: SealedAnswer,
     ) -> Outcome {
-        if let Some((host, _)) = self.asked.remove(&request) {
+        if let Some(Asked { host, .. }) = self.asked.remove(&request) {
+            user.pace.is_not_slow(&host);
             answer.host = host;
             self.answers.push(answer);
         }
@@ -202,8 +225,10 @@ impl Retrieval {
         request: RequestId,
         host_to_blame: bool,
     ) -> Outcome {
-        if let Some((host, tries)) = self.asked.remove(&request) {
-            if !host_to_blame && tries < SAME_HOST_RETRIES {
+        if let Some(Asked { host, tries, passed }) = self.asked.remove(&request) {
+            if passed {
+                // Another was asked when it was late.
+            } else if !host_to_blame && tries < SAME_HOST_RETRIES {
                 self.ask_host(user, tag, host, tries + 1);
             } else {
                 // One more instead of the silent one, so that a slow host costs no whole round.
@@ -232,7 +257,7 @@ impl Retrieval {
             return Outcome::Pending;
         }
         let missing = self.missing();
-        if !self.answers.is_empty() && (self.answers.len() >= missing || self.asked.is_empty()) {
+        if !self.answers.is_empty() && (self.answers.len() >= missing || !self.waits()) {
             self.job = true;
             let work = Job::OpenAnswers {
                 address: self.copy.address,
@@ -245,7 +270,7 @@ impl Retrieval {
             user.job(tag, work);
             return Outcome::Pending;
         }
-        if !self.asked.is_empty() {
+        if self.waits() {
             return Outcome::Pending;
         }
         if !self.hosts.is_empty() {
@@ -259,6 +284,9 @@ impl Retrieval {
             for host in core::mem::take(&mut self.again) {
                 self.ask_host(user, tag, host, 0);
             }
+            return Outcome::Pending;
+        }
+        if !self.asked.is_empty() {
             return Outcome::Pending;
         }
         match self.copies.pop() {

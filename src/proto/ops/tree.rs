@@ -12,7 +12,6 @@ use crate::proto::job::Job;
 use crate::proto::job::JobResult;
 use crate::proto::job::SealedAnswer;
 use crate::proto::ops::User;
-use crate::proto::ops::pace::PATIENCE_MAX;
 use crate::proto::ops::retrieve;
 use crate::proto::ops::retrieve::Breadth;
 use crate::proto::ops::retrieve::Retrieval;
@@ -125,10 +124,10 @@ impl Tree {
         self.retrieved(user, tag, outcome)
     }
 
-    /// Further hosts for nodes whose hosts are slow.
+    /// Further hosts for nodes whose hosts are late.
     pub(in crate::proto) fn hurry(&mut self, user: &mut User<'_, '_, '_>) {
         for (tag, want) in &mut self.wants {
-            want.retrieval.hurry(user, *tag, PATIENCE_MAX);
+            want.retrieval.hurry(user, *tag);
         }
     }
 
@@ -173,6 +172,7 @@ impl Tree {
                 Some(_) => Failure::manifest_lost(asked, found),
             }),
             retrieve::Outcome::Chunk(sealed) => {
+                user.done(tag, want.retrieval.awaited());
                 self.shares += want.retrieval.givers.len() as u64;
                 self.givers.extend(&want.retrieval.givers);
                 if !self.key.is_tree() {
