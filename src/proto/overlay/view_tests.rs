@@ -1,6 +1,8 @@
 //! What the view takes, keeps and counts.
 
 use super::*;
+use crate::crypto::kdf;
+use crate::crypto::kdf::Label;
 use crate::proto::overlay::testing::NOW;
 use crate::proto::overlay::testing::add_witnesses;
 use crate::proto::overlay::testing::host_at;
