@@ -2,14 +2,16 @@
 
 mod sim;
 
-use onionskin::base::NetworkId;
 use onionskin::base::limits;
+use onionskin::base::{NetworkId, NodeId};
+use onionskin::crypto::keys::IdentityKey;
 use onionskin::crypto::secret::Secret;
 use onionskin::proto::Event;
 use onionskin::wire::cell::{CELL, Command, HEADER, Header};
 use onionskin::wire::request::{Kind, SessionType, Store, Stored, TICKET_NONE};
 use onionskin::wire::share::Class;
 use rand::{Rng, RngExt, SeedableRng};
+use sim::crowd::Crowd;
 use sim::disk::Manner;
 use sim::puppet::{Circuit, Leg};
 use sim::{Fate, World};
@@ -263,4 +265,78 @@ fn one_circuit_serves_one_operation_only() {
         done == docs.len()
     });
     assert!(ops.values().zip(&docs).all(|(bytes, doc)| bytes == doc));
+}
+
+/// How many of these a node would use.
+fn used(world: &World, node: usize, ids: &[NodeId]) -> usize {
+    let view = world.nodes[node].core.as_ref().unwrap().view();
+    ids.iter().filter(|id| view.get(id).is_some()).count()
+}
+
+/// T31: one real relay vouches for 300 that are nowhere, among 30 honest ones. The bar: two minutes after they came, no honest relay and no
+/// client would use a single one, for as long as they go on; every honest relay always uses every other; documents come and go
+/// meanwhile. Once found out, the real relay's word is worth nothing: the next 300 are never used by more than a tenth.
+#[test]
+fn one_real_relay_cannot_fill_the_network_with_invented_ones() {
+    const HONEST: usize = 30;
+    const CROWD: usize = 300;
+    for (seed, vouched) in [(31, CROWD), (32, 12), (33, 1)] {
+        let (mut world, publisher, reader) = World::with_people(HONEST, seed);
+        let honest: Vec<NodeId> = world.nodes[..HONEST].iter().map(|n| n.id.unwrap()).collect();
+        // It behaves well for a while, and so has a good name where it vouched for others.
+        let seed = [7; 32];
+        let real = IdentityKey::from_seed(&Secret::new(seed));
+        let network = world.network;
+        world.add(World::relay_addr(900), Some(Secret::new(seed)), network);
+        world.run(Duration::from_secs(120));
+        let puppet = world.puppet();
+        let doc = document(60_000, 31);
+        let mut most_later = 0;
+        for round in 0..2 {
+            let crowd = Crowd::invent(&mut world, &real, 2000 + round * CROWD, CROWD, vouched);
+            crowd.announce(&mut world, puppet, HONEST);
+            let began = world.now;
+            let (mut most, mut clean_at, mut early) = (0, None, None);
+            while world.now.since(began) < Duration::from_secs(300) {
+                let now = world.now.since(began);
+                let counts: Vec<usize> = (0..HONEST).map(|r| used(&world, r, &crowd.ids)).collect();
+                let worst = counts.iter().copied().max().unwrap();
+                let clients = [publisher, reader].map(|c| used(&world, c, &crowd.ids));
+                let least = (0..HONEST).map(|r| used(&world, r, &honest)).min().unwrap();
+                println!(
+                    "round {round}, {now:?}: worst {worst}, sum {}, clients {clients:?}, honest {least}",
+                    counts.iter().sum::<usize>()
+                );
+                most = most.max(worst);
+                if worst == 0 && clients == [0, 0] {
+                    clean_at.get_or_insert(now);
+                }
+                assert_eq!(least, HONEST, "an honest relay was lost");
+                if now > Duration::from_secs(120) {
+                    assert_eq!((worst, clients), (0, [0, 0]), "after {now:?}");
+                }
+                if early.is_none() {
+                    // While they are believed: somebody joins, somebody publishes.
+                    let client = world.client();
+                    world.run_until(Duration::from_secs(60), |w| w.ready(client));
+                    early = Some((client, world.publish(publisher, &doc).unwrap().0));
+                }
+                world.run(Duration::from_secs(10));
+            }
+            println!("vouched {vouched}, round {round}: at most {most} of {CROWD} used, none after {clean_at:?}");
+            if round > 0 {
+                most_later = most;
+            }
+            let late = world.client();
+            assert!(world.run_until(Duration::from_secs(60), |w| w.ready(late)));
+            let (early, key) = early.unwrap();
+            for client in [early, late, reader] {
+                assert!(world.ready(client));
+                assert_eq!(used(&world, client, &crowd.ids), 0);
+                assert_eq!(used(&world, client, &honest), HONEST);
+                assert!(world.get(client, &key, 0).unwrap().0 == doc);
+            }
+        }
+        assert!(most_later <= CROWD / 10, "{most_later}");
+    }
 }

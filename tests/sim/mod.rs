@@ -12,6 +12,7 @@
     reason = "a test ends where it fails, prints its seed, and looks at the events that it waits for"
 )]
 
+pub mod crowd;
 pub mod disk;
 pub mod people;
 pub mod puppet;
@@ -308,7 +309,7 @@ impl World {
         }
     }
 
-    fn wall(&self) -> Wall {
+    pub fn wall(&self) -> Wall {
         Wall(WALL + self.now.0 / 1_000_000)
     }
 

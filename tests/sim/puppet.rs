@@ -53,6 +53,13 @@ impl World {
         let addr = self.nodes[relay].addr;
         self.dial(puppet, link, addr);
         self.run(Duration::from_secs(1));
+        self.puppet_hello(puppet, link, identity);
+        self.run(Duration::from_secs(1));
+        link
+    }
+
+    /// The first cell of a link that stands.
+    pub fn puppet_hello(&mut self, puppet: usize, link: LinkId, identity: Option<&IdentityKey>) {
         let proof = identity.map(|me| {
             let exporter = self.nodes[puppet].letters.iter().flatten().find_map(|letter| match letter {
                 Input::LinkUp { link: up, exporter, .. } if *up == link => Some(*exporter),
@@ -63,8 +70,6 @@ impl World {
         });
         let hello = Hello::new(self.network, proof).write();
         self.say(puppet, link, None, Command::Hello, &hello);
-        self.run(Duration::from_secs(1));
-        link
     }
 
     /// One cell.

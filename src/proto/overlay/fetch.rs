@@ -4,6 +4,7 @@ use crate::base::Env;
 use crate::base::JobId;
 use crate::base::LinkId;
 use crate::base::NodeId;
+use crate::base::Time;
 use crate::proto::overlay::Asked;
 use crate::proto::overlay::EVIDENCE_MAX;
 use crate::proto::overlay::FETCH_AGAIN;
@@ -21,6 +22,7 @@ use crate::wire::overlay::Blob;
 use crate::wire::overlay::FETCH_MAX;
 use crate::wire::overlay::Message;
 use crate::wire::record as wire_record;
+use crate::wire::record::SignedDescriptor;
 use core::net::SocketAddr;
 use std::sync::Arc;
 
@@ -45,17 +47,18 @@ impl Overlay {
     }
 
     /// Our own evidence that a relay is where it says: the root that receipts lead on from.
-    pub(super) fn prove(&mut self, node: NodeId, addr: SocketAddr) {
+    pub(super) fn prove(&mut self, now: Time, node: NodeId, addr: SocketAddr) {
         if self.view.entry(&node).is_some() {
-            self.view.prove(&node, &addr);
+            self.view.prove(&node, &addr, now);
             self.view_changed = true;
         } else if self.evidence.len() < EVIDENCE_MAX {
             self.evidence.insert(node, addr);
         }
     }
 
-    /// Hands records to a job, less those that are known.
-    pub(super) fn verify(&mut self, link: LinkId, records: Vec<Blob>) {
+    /// Hands records to a job, less those that are known. `directory`: they are of its list. Gives whether there is a job to wait for, or `None` if there are
+    /// too many already and they were dropped.
+    pub(super) fn verify(&mut self, link: LinkId, directory: Option<NodeId>, records: Vec<Blob>) -> Option<bool> {
         let unknown = |b: &Blob| {
             let newer = |(node, seq): (NodeId, u64)| self.view.entry(&node).is_none_or(|e| e.relay.descriptor().seq < seq);
             wire_record::peek(&b.0).is_some_and(newer)
@@ -64,10 +67,23 @@ impl Overlay {
         for (node, _) in known.iter().filter_map(|b| wire_record::peek(&b.0)) {
             self.fetching.remove(&record::hint_id(&node));
         }
-        let fresh: Vec<Vec<u8>> = fresh.into_iter().map(|b| b.0).collect();
-        if !fresh.is_empty() && self.jobs.len() < JOBS_MAX {
-            self.job(Work::Verify(link), OverlayJob::Verify(fresh));
+        if let Some(directory) = directory {
+            // It names the relay, at an address: at no other does that count.
+            for d in known.iter().filter_map(|b| SignedDescriptor::decode(&b.0).ok()).map(|s| s.descriptor) {
+                if let Some(addr) = d.first_addr() {
+                    self.listed(directory, &d.node, &addr);
+                }
+            }
         }
+        let fresh: Vec<Vec<u8>> = fresh.into_iter().map(|b| b.0).collect();
+        if fresh.is_empty() {
+            return Some(false);
+        }
+        if self.jobs.len() >= JOBS_MAX {
+            return None;
+        }
+        self.job(Work::Verify { link, directory }, OverlayJob::Verify(fresh));
+        Some(true)
     }
 
     pub(super) fn job(&mut self, work: Work, job: OverlayJob) {
@@ -79,7 +95,15 @@ impl Overlay {
 
     pub(super) fn done(&mut self, env: &mut Env<'_>, job: JobId, outcome: JobOutcome) {
         match (self.jobs.remove(&job), outcome) {
-            (Some(Work::Verify(link)), JobOutcome::Verified(list)) => self.verified(env, link, list),
+            (Some(Work::Verify { link, directory }), outcome) => {
+                let whole = matches!(outcome, JobOutcome::Verified(_));
+                if let JobOutcome::Verified(list) = outcome {
+                    self.verified(env, link, directory, list);
+                }
+                if let Some(directory) = directory {
+                    self.page_checked(env, directory, whole);
+                }
+            }
             (Some(Work::SignOwn), JobOutcome::Signed(own)) => self.signed_own(env, own),
             (Some(Work::SignReceipt { link, id }), JobOutcome::Receipt(receipt)) => {
                 let receipt = receipt.map(|r| Blob(r.encode()));
@@ -93,7 +117,13 @@ impl Overlay {
         }
     }
 
-    fn verified(&mut self, env: &mut Env<'_>, link: LinkId, list: Vec<Result<Arc<Verified>, record::RecordError>>) {
+    fn verified(
+        &mut self,
+        env: &mut Env<'_>,
+        link: LinkId,
+        directory: Option<NodeId>,
+        list: Vec<Result<Arc<Verified>, record::RecordError>>,
+    ) {
         let mut missing = Vec::new();
         for relay in list {
             let Ok(relay) = relay else {
@@ -104,6 +134,13 @@ impl Overlay {
             let node = relay.node();
             self.fetching.remove(&relay.hint_id());
             let outcome = self.view.insert(Arc::clone(&relay), env.wall);
+            if let Some(directory) = directory {
+                self.listed(directory, &node, &relay.addr());
+                self.view_changed = true;
+            }
+            if outcome == Inserted::Newer {
+                self.stirs(env.now, &node);
+            }
             if !matches!(outcome, Inserted::New | Inserted::Newer) {
                 continue;
             }
@@ -112,7 +149,7 @@ impl Overlay {
                 self.sweep.grew(env.now, self.view.counts().relays);
             }
             if let Some(addr) = self.evidence.remove(&node) {
-                self.view.prove(&node, &addr);
+                self.view.prove(&node, &addr, env.now);
             }
             // Whoever waits for its witnesses needs them known; and in a network that only begins, they are how its first relays meet.
             if self.is_relay() && (self.view.get(&node).is_none() || !self.sweep.ready()) {

@@ -1,13 +1,15 @@
 //! The overlay plane (D8, D9, D20): which relays exist, where, and which of them host. Public, and apart from everything people wish for.
 //!
 //! One [`Overlay`] per node. A **relay** joins at bootstrap addresses, has its address witnessed (`witness.rs`), describes and announces
-//! itself (`announce.rs`), and fills its view by asking for random regions on a timer (`sweep.rs`). A **client** describes nothing and sweeps
+//! itself (`announce.rs`), fills its view by asking for random regions on a timer (`sweep.rs`), and dials a part of it to see what holds
+//! (`check.rs`). A **client** describes nothing and sweeps
 //! nothing: it takes snapshots and deltas from a few persistent directory relays (`sync.rs`), and the core feeds it coverage samples taken
 //! through circuits.
 //!
 //! Work with keys leaves as jobs. Every table has a bound beside it; no message costs work linear in the view.
 
 pub mod announce;
+mod check;
 pub mod clock;
 mod fetch;
 pub mod io;
@@ -71,8 +73,13 @@ const FETCH_AGAIN: Duration = Duration::from_secs(5);
 const EVIDENCE_MAX: usize = 256;
 /// How often tables are looked through.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
-/// How often the whole view is looked through for expired descriptors.
+/// How often the whole view is looked through for what had its time.
 const EXPIRE_EVERY: Duration = Duration::from_secs(300);
+/// When this part of the usable relays is gone since the last time, whoever reads our list is told to read it anew. So reading anew costs
+/// no more than a small multiple of what changed.
+const LOST_PART: usize = 16;
+/// Or when anything is gone, after this long.
+const LOST_AFTER: Duration = Duration::from_secs(24 * 3600);
 /// Requests that a link may make at once, and per second.
 const BUDGET_BURST: u32 = 512;
 const BUDGET_PER_SEC: u32 = 64;
@@ -120,6 +127,8 @@ enum Purpose {
     Ask,
     /// A client's directory relay.
     Directory,
+    /// See whether it is there.
+    Check,
     /// Answer a dial-back request of this link and number.
     DialBack { link: LinkId, id: u32, subject: NodeId, addr: SocketAddr },
 }
@@ -128,14 +137,18 @@ enum Purpose {
 struct Dial {
     purpose: Purpose,
     expect: NodeId,
+    addr: SocketAddr,
     deadline: Time,
 }
 
 /// What a job was for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Work {
-    /// Check descriptors that came from this link.
-    Verify(LinkId),
+    /// Check descriptors that came from this link; of a client, from which directory.
+    Verify {
+        link: LinkId,
+        directory: Option<NodeId>,
+    },
     SignOwn,
     SignReceipt {
         link: LinkId,
@@ -153,6 +166,7 @@ pub struct Overlay {
     config: Config,
     view: View,
     epoch: u64,
+    epoch_since: Time,
     links: BTreeMap<LinkId, Link>,
     by_node: BTreeMap<NodeId, LinkId>,
     requests: BTreeMap<u32, Request>,
@@ -167,6 +181,7 @@ pub struct Overlay {
     evidence: BTreeMap<NodeId, SocketAddr>,
     out: VecDeque<Output>,
     sweep: sweep::Sweep,
+    check: check::Check,
     witness: witness::Witness,
     own: announce::Own,
     sync: sync::Sync,
@@ -181,11 +196,15 @@ pub struct Overlay {
 impl Overlay {
     /// A machine that begins at the first tick.
     pub fn new(env: &mut Env<'_>, config: Config) -> Self {
-        let view = View::new(config.local);
+        let mut view = View::new(config.local);
+        if config.profile.is_none() {
+            view.rely_on_directories();
+        }
         let sync = sync::Sync::new(env.now, &config);
         Self {
             view,
             epoch: env.rng.next_u64(),
+            epoch_since: env.now,
             links: BTreeMap::new(),
             by_node: BTreeMap::new(),
             requests: BTreeMap::new(),
@@ -199,6 +218,7 @@ impl Overlay {
             evidence: BTreeMap::new(),
             out: VecDeque::new(),
             sweep: sweep::Sweep::new(env.now),
+            check: check::Check::new(env.now),
             witness: witness::Witness::new(env.now),
             own: announce::Own::new(env.now),
             sync,
@@ -236,9 +256,9 @@ impl Overlay {
         !self.is_relay() && self.sweep.wants_samples(now, &self.view)
     }
 
-    /// Whether a hint names a usable relay of this view.
+    /// Whether a hint names a relay that is no news here: usable, or looked at and found wanting.
     pub fn knows(&self, hint: u64) -> bool {
-        self.view.by_hint(hint).is_some_and(|e| e.usable)
+        self.view.knows(hint)
     }
 
     /// Handles one input; drain [`Overlay::poll_output`] afterwards.
@@ -271,6 +291,7 @@ impl Overlay {
         let mut next = vec![(self.housekeeping, "overlay housekeeping")];
         if self.is_relay() {
             next.push((self.sweep.next(), "overlay sweep"));
+            next.push((self.check.next(), "overlay check"));
             next.push((self.witness.next(), "overlay witness"));
             next.push((self.own.next(), "overlay descriptor"));
         } else {
@@ -284,6 +305,7 @@ impl Overlay {
             self.tick_own(env);
             self.tick_witness(env);
             self.tick_sweep(env);
+            self.tick_check(env);
         } else {
             self.tick_sync(env);
         }
@@ -313,6 +335,13 @@ impl Overlay {
         if now >= self.expire_at {
             self.expire_at = now + EXPIRE_EVERY;
             self.view_changed |= self.view.expire(env.wall) > 0;
+            self.view.lapse(now);
+        }
+        self.recount(now);
+        let lost = self.view.lost();
+        if lost * LOST_PART > self.view.counts().relays || (lost > 0 && now.since(self.epoch_since) > LOST_AFTER) {
+            self.view.forget_lost();
+            (self.epoch, self.epoch_since) = (env.rng.next_u64(), now);
         }
     }
 
@@ -347,7 +376,7 @@ impl Overlay {
         let Some(node) = node else { return };
         self.by_node.entry(node).or_insert(link);
         if dialled {
-            self.prove(node, remote);
+            self.reached(env.now, node, remote);
             if let Some(wall) = wall
                 && let Some((offset, level)) = self.clock.sample(Group::of(&remote), wall, env.wall, self.view.counts().groups)
             {
@@ -355,6 +384,7 @@ impl Overlay {
             }
         }
         if self.is_relay() {
+            self.stirs(env.now, &node);
             self.announce_on(env, link, node);
         }
         if self.view.entry(&node).is_none() {
@@ -383,15 +413,16 @@ impl Overlay {
 
     /// Asks the core for a link, unless too many dials are under way or one to this relay is. True if asked.
     fn dial(&mut self, env: &Env<'_>, peer: Peer, purpose: Purpose) -> bool {
-        let fresh = matches!(purpose, Purpose::DialBack { .. });
+        let back = matches!(purpose, Purpose::DialBack { .. });
+        let fresh = back || purpose == Purpose::Check;
         let under_way = self.dials.values().filter(|d| !matches!(d.purpose, Purpose::DialBack { .. })).count();
         let same = self.dials.values().any(|d| d.expect == peer.node && d.purpose == purpose);
-        if same || Some(peer.node) == self.me() || (!fresh && under_way >= DIALS_MAX) {
+        if same || Some(peer.node) == self.me() || (!back && under_way >= DIALS_MAX) {
             return false;
         }
         self.next_token += 1;
         let token = self.next_token;
-        self.dials.insert(token, Dial { purpose, expect: peer.node, deadline: env.now + DIAL_DEADLINE });
+        self.dials.insert(token, Dial { purpose, expect: peer.node, addr: peer.addr, deadline: env.now + DIAL_DEADLINE });
         self.out.push_back(Output::Dial { token, addr: peer.addr, expect: peer.node, fresh });
         true
     }
@@ -399,6 +430,9 @@ impl Overlay {
     fn dialled(&mut self, env: &mut Env<'_>, token: u64, link: Option<LinkId>) {
         let Some(dial) = self.dials.remove(&token) else { return };
         let good = link.filter(|l| self.links.get(l).is_some_and(|l| l.node == Some(dial.expect)));
+        if good.is_none() {
+            self.not_reached(env, dial.expect, dial.addr);
+        }
         if let Purpose::DialBack { link: asker, id, subject, addr } = dial.purpose {
             return self.dialled_back(env, good, asker, id, subject, addr);
         }
@@ -417,7 +451,7 @@ impl Overlay {
             Purpose::Sweep(target) => self.ask_near(env, link, target),
             Purpose::Ask => self.ask_receipt(env, link),
             Purpose::Directory => self.ask_snapshot(env, link, dial.expect),
-            Purpose::Announce | Purpose::DialBack { .. } => {}
+            Purpose::Announce | Purpose::Check | Purpose::DialBack { .. } => {}
         }
     }
 
@@ -484,7 +518,7 @@ impl Overlay {
                     let came: Vec<u64> =
                         records.iter().filter_map(|b| wire_record::peek(&b.0)).map(|(n, _)| record::hint_id(&n)).collect();
                     self.fetching.retain(|hint, (_, by)| *by != id || came.contains(hint));
-                    self.verify(link, records);
+                    self.verify(link, None, records);
                 }
             }
             Message::AnnounceAck { id } => {
@@ -523,7 +557,7 @@ impl Overlay {
                 let sender = self.links.get(&link).and_then(|l| l.node);
                 let own = wire_record::peek(&record.0).is_some_and(|(node, _)| Some(node) == sender);
                 if own && self.jobs.len() < JOBS_MAX / 2 {
-                    self.verify(link, vec![record]);
+                    self.verify(link, None, vec![record]);
                 }
                 self.send(env.now, link, &Message::AnnounceAck { id });
             }

@@ -1,15 +1,24 @@
 //! The view: every usable relay that this node knows (D8), and which of them host (D9).
 //!
-//! *Seen* means that dial-back receipts connect the relay, over any number of others, with a relay that this node dialled itself: the
-//! witness spoke with its subject, and the subject with its witness, so a receipt connects both ways. *Usable* means seen, with
-//! receipts of enough seen witnesses in distinct groups: three, or as many as there are groups beside one. A *host* is a usable relay that
-//! says so, on IPv4, whose receipts show its address unchanged for a day. All of it follows from descriptors alone, so views of different
-//! nodes agree as soon as they hold the same descriptors.
+//! *Proven* is a relay that answered us where it says it is, within about a day. *Seen* means that dial-back receipts connect the relay,
+//! over any number of others, with a proven one: the witness spoke with its subject, and the subject with its witness, so a receipt connects
+//! both ways. *Usable* means seen, with receipts of enough seen witnesses in distinct groups: three, or as many as there are groups beside
+//! one. A *host* is a usable relay that says so, on IPv4, whose receipts show its address unchanged for a day.
+//!
+//! What others say holds until our own dials show otherwise: a relay that does not answer is *doubted*, and whoever vouched for relays that
+//! never answered loses his word ([`marks`]). So views agree as far as descriptors do, less what each node found out by itself.
+//!
+//! A client dials nobody to look. It believes what at least two of its directories list ([`View::list`]).
 
+mod bound;
+pub(in crate::proto::overlay) mod evidence;
 mod judge;
+mod listing;
+mod marks;
 
 use crate::base::NodeId;
 use crate::base::Position;
+use crate::base::Time;
 use crate::base::Wall;
 use crate::base::limits;
 use crate::base::net;
@@ -19,8 +28,8 @@ use crate::proto::overlay::record::Verified;
 use crate::proto::overlay::record::hint_id;
 use crate::proto::overlay::region;
 use crate::proto::overlay::region::Walk;
+use crate::proto::overlay::view::marks::Marks;
 use crate::wire::overlay::Digest;
-use core::net::SocketAddr;
 use rand::CryptoRng;
 use rand::RngExt;
 use std::collections::BTreeMap;
@@ -44,6 +53,38 @@ pub enum Inserted {
     Full,
 }
 
+/// How a relay stands with us. Kept over newer descriptors with the same first address.
+#[derive(Clone, Copy, Debug, Default)]
+struct Standing {
+    /// Whether receipts connect it with a relay that answered us; of a client: whether directories enough list it.
+    seen: bool,
+    /// It was seen, and is no more.
+    dropped: bool,
+    /// It answered us at its first address, lately, and did not fail since.
+    proven: bool,
+    /// It did not answer us, twice.
+    doubted: bool,
+    /// When it last answered us, if ever.
+    answered: Option<Time>,
+    /// The first failure since.
+    failing: Option<Time>,
+    /// The relay by whose word it is seen.
+    led_by: Option<NodeId>,
+    /// The relay that answered us at the beginning of that chain.
+    root: Option<NodeId>,
+    /// Directories that list it, a bit for each.
+    listed: u8,
+    /// Directories that list it in the whole snapshot that is being read.
+    relisted: u8,
+}
+
+impl Standing {
+    /// Whether others may be believed because of it: it is seen, or was there when it last answered us.
+    const fn speaks(&self) -> bool {
+        self.seen || (self.doubted && self.answered.is_some())
+    }
+}
+
 /// One relay of the view.
 #[derive(Clone, Debug)]
 pub struct Entry {
@@ -53,10 +94,7 @@ pub struct Entry {
     pub usable: bool,
     /// Whether it hosts shares.
     pub host: bool,
-    /// Whether receipts connect it with a relay we dialled.
-    seen: bool,
-    /// Whether we dialled it ourselves at its first address.
-    proven: bool,
+    standing: Standing,
     arrival: u64,
     /// Index in the list of usable relays.
     slot: usize,
@@ -65,7 +103,33 @@ pub struct Entry {
 impl Entry {
     /// Whether a witness more that is seen could make more of it.
     fn may_gain(&self) -> bool {
-        !self.seen || !self.usable || (!self.host && self.relay.descriptor().host_key.is_some())
+        let less = !self.standing.seen || !self.usable || (!self.host && self.relay.descriptor().host_key.is_some());
+        less && !self.standing.doubted
+    }
+
+    /// Whether it answered us where it says it is, lately, and did not fail since.
+    pub const fn proven(&self) -> bool {
+        self.standing.proven
+    }
+
+    /// Whether our dials failed, so that it counts for nothing until one succeeds.
+    pub const fn doubted(&self) -> bool {
+        self.standing.doubted
+    }
+
+    /// When the first dial failed since it last answered.
+    pub const fn failing(&self) -> Option<Time> {
+        self.standing.failing
+    }
+
+    /// The relay that answered us which chains through this one begin with.
+    fn root(&self) -> NodeId {
+        self.standing.root.unwrap_or_else(|| self.relay.node())
+    }
+
+    /// When it last answered us.
+    pub const fn answered(&self) -> Option<Time> {
+        self.standing.answered
     }
 }
 
@@ -109,7 +173,8 @@ pub(crate) type Places = BTreeMap<(u128, u64), Place>;
 ///
 /// # Invariants
 /// `usable` holds exactly the entries marked so, each at its `slot`; `places` holds each of them once (and its former places); `log` holds
-/// each usable entry once, `pending` every other; counters agree with the entries. Checked by [`View::check`].
+/// each usable entry once, `pending` every other; counters agree with the entries; nothing doubted is seen, and nothing usable is not.
+/// Checked by [`View::check`].
 #[derive(Debug)]
 pub struct View {
     local: bool,
@@ -123,6 +188,12 @@ pub struct View {
     /// Every receipt of every entry, as (witness, subject) hints: a witness that becomes seen makes its subjects seen.
     receipts: BTreeSet<(u64, u64)>,
     arrivals: u64,
+    /// For each relay that answered us: how many that never did are seen by chains that begin with it, or were, and failed.
+    leads: BTreeMap<NodeId, usize>,
+    seen: usize,
+    proven: usize,
+    /// Somebody is not seen only because whoever spoke for it speaks for too many.
+    turned_away: bool,
     seen_groups: BTreeMap<Group, u32>,
     groups: BTreeMap<Group, u32>,
     prefixes: BTreeMap<Prefix, u32>,
@@ -133,6 +204,13 @@ pub struct View {
     /// When full: relays whose sample rank is above are not taken.
     rank_ceiling: u64,
     max: usize,
+    marks: Marks,
+    /// Of a client: the directories that have a say, a bit for each.
+    voters: Option<u8>,
+    /// Something was doubted, or somebody lost his word: what hangs on it is to be decided anew.
+    stale: bool,
+    /// Usable relays that ceased to be so, since [`View::forget_lost`].
+    lost: usize,
 }
 
 impl View {
@@ -147,6 +225,10 @@ impl View {
             pending: BTreeMap::new(),
             receipts: BTreeSet::new(),
             arrivals: 0,
+            leads: BTreeMap::new(),
+            seen: 0,
+            proven: 0,
+            turned_away: false,
             seen_groups: BTreeMap::new(),
             groups: BTreeMap::new(),
             prefixes: BTreeMap::new(),
@@ -156,6 +238,10 @@ impl View {
             digest: Digest { counts: [0; 16], sums: [0; 16] },
             rank_ceiling: u64::MAX,
             max: limits::VIEW_MAX,
+            marks: Marks::new(),
+            voters: None,
+            stale: false,
+            lost: 0,
         }
     }
 
@@ -175,14 +261,15 @@ impl View {
         }
         let node = d.node;
         let before = self.needed();
-        let (mut proven, mut seen, mut outcome) = (false, false, Inserted::New);
+        let (mut standing, mut outcome) = (Standing::default(), Inserted::New);
         if let Some(old) = self.entries.get(&node) {
             let order = |r: &'_ Verified| (r.descriptor().seq, core::cmp::Reverse(*r.digest()));
             if order(&relay) <= order(&old.relay) {
                 return Inserted::Known;
             }
-            let same_place = old.relay.addr() == relay.addr();
-            (proven, seen) = (old.proven && same_place, old.seen && same_place);
+            if old.relay.addr() == relay.addr() {
+                standing = old.standing;
+            }
             outcome = Inserted::Newer;
         } else if rank(&relay.position()) > self.rank_ceiling {
             return Inserted::Full;
@@ -192,25 +279,11 @@ impl View {
         let arrival = self.arrivals;
         self.pending.insert(arrival, node);
         self.receipts.extend(relay.descriptor().receipts.iter().map(|r| (hint_id(&r.witness), relay.hint_id())));
-        if seen {
-            *self.seen_groups.entry(relay.group()).or_insert(0) += 1;
-        }
-        self.entries.insert(node, Entry { relay, usable: false, host: false, seen, proven, arrival, slot: 0 });
+        self.enrol(&standing, relay.group());
+        self.entries.insert(node, Entry { relay, usable: false, host: false, standing, arrival, slot: 0 });
         self.settle(node, before);
         self.bound();
         if self.entries.contains_key(&node) { outcome } else { Inserted::Full }
-    }
-
-    /// Notes that we dialled this relay at this address and it proved its identity: our own evidence, from which receipts lead on.
-    pub fn prove(&mut self, node: &NodeId, addr: &SocketAddr) {
-        if let Some(entry) = self.entries.get_mut(node)
-            && entry.relay.addr() == *addr
-            && !entry.proven
-        {
-            entry.proven = true;
-            let before = self.needed();
-            self.settle(*node, before);
-        }
     }
 
     /// Removes a relay.
@@ -227,13 +300,12 @@ impl View {
         for receipt in &entry.relay.descriptor().receipts {
             self.receipts.remove(&(hint_id(&receipt.witness), entry.relay.hint_id()));
         }
-        if entry.seen {
-            drop_count(&mut self.seen_groups, entry.relay.group());
-        }
+        self.strike(&entry.standing, entry.relay.group());
     }
 
     /// Removes what expired; returns how many. Linear: call it every few minutes.
     pub fn expire(&mut self, now: Wall) -> usize {
+        let before = self.usable.len();
         let dead: Vec<NodeId> = self
             .entries
             .values()
@@ -252,6 +324,7 @@ impl View {
         for key in gone {
             self.places.remove(&key);
         }
+        self.lost += before.saturating_sub(self.usable.len());
         dead.len()
     }
 
@@ -292,7 +365,12 @@ impl View {
 
     /// Up to `max` relays that no receipts connect with us, oldest first.
     pub fn strangers(&self, max: usize) -> impl Iterator<Item = &Arc<Verified>> {
-        self.pending.values().take(max).filter_map(|n| self.entries.get(n)).filter(|e| !e.seen).map(|e| &e.relay)
+        self.pending
+            .values()
+            .take(max)
+            .filter_map(|n| self.entries.get(n))
+            .filter(|e| !e.standing.seen && e.failing().is_none())
+            .map(|e| &e.relay)
     }
 
     /// Relays by distance to a place, nearest first. Yields former places too.
@@ -303,7 +381,7 @@ impl View {
     /// Up to `max` relays that are known and not usable, from a random arrival on: in a small network they may wait for each other's receipts.
     pub fn pending_from(&self, start: u64, max: usize) -> impl Iterator<Item = &Arc<Verified>> {
         let nodes = self.pending.range(start..).chain(self.pending.range(..start)).map(|(_, node)| node);
-        nodes.take(max).filter_map(|node| self.entries.get(node)).map(|entry| &entry.relay)
+        nodes.take(max).filter_map(|node| self.entries.get(node)).filter(|e| e.failing().is_none()).map(|entry| &entry.relay)
     }
 
     /// The usable relays nearest to a place.
@@ -357,30 +435,6 @@ impl View {
         self.log.range((core::ops::Bound::Excluded(number), core::ops::Bound::Unbounded)).take(max).map(|(n, r)| (*n, r))
     }
 
-    /// Keeps the view within its caps: of what is not usable the oldest goes; of usable relays the same sample stays everywhere, by a rank
-    /// that follows from the position and so cannot be chosen freely.
-    fn bound(&mut self) {
-        while self.pending.len() > limits::VIEW_PENDING_MAX {
-            // Those that a chain leads to stay longest: others may wait for their receipts.
-            let unseen = |node: &&NodeId| self.entries.get(*node).is_none_or(|e| !e.seen);
-            let oldest = self.pending.values().take(64).find(unseen).or_else(|| self.pending.values().next());
-            let Some(node) = oldest.copied() else { break };
-            self.remove(&node);
-        }
-        if self.usable.len() > self.max {
-            let mut ranks: Vec<u64> = self.usable.iter().map(|r| rank(&r.position())).collect();
-            ranks.sort_unstable();
-            self.rank_ceiling = ranks.get(self.max - self.max / 20).copied().unwrap_or(u64::MAX);
-            let over: Vec<NodeId> =
-                self.usable.iter().filter(|r| rank(&r.position()) > self.rank_ceiling).map(|r| r.node()).collect();
-            for node in over {
-                self.remove(&node);
-            }
-        } else if self.usable.len() < self.max - self.max / 10 {
-            self.rank_ceiling = u64::MAX;
-        }
-    }
-
     /// Asserts the invariants; for tests and fuzzing.
     #[doc(hidden)]
     pub fn check(&self) {
@@ -401,7 +455,15 @@ impl View {
         let places = self.places.values().filter(|p| p.kind != PlaceKind::Former).count();
         assert_eq!(places, self.usable.len());
         assert_eq!(self.digest.counts.iter().sum::<u32>() as usize, self.usable.len());
-        assert_eq!(self.seen_groups.values().sum::<u32>() as usize, self.entries.values().filter(|e| e.seen).count());
+        assert_eq!(self.seen_groups.values().sum::<u32>() as usize, self.entries.values().filter(|e| e.standing.seen).count());
+        for Entry { standing, usable, .. } in self.entries.values() {
+            assert!(!(standing.doubted && (standing.seen || standing.proven)) && (standing.seen || !usable));
+            assert!(!standing.proven || (standing.answered.is_some() && standing.root.is_none()));
+        }
+        let all = |is: fn(&Standing) -> bool| self.entries.values().filter(|e| is(&e.standing)).count();
+        assert_eq!((self.seen, self.proven), (all(|s| s.seen), all(|s| s.proven)));
+        assert_eq!(self.leads.values().sum::<usize>(), all(|s| s.root.is_some()));
+        self.marks.check();
     }
 }
 
