@@ -62,8 +62,8 @@ impl Crowd {
         Self { ids: keys.iter().map(IdentityKey::node_id).collect(), keys, records }
     }
 
-    /// All of them announce themselves, from one machine, each to some of the first `relays` relays.
-    pub fn announce(&self, world: &mut World, puppet: usize, relays: usize) {
+    /// All of them announce themselves, from one machine, each to some of the first `relays` relays, while `look` looks on.
+    pub fn announce(&self, world: &mut World, puppet: usize, relays: usize, mut look: impl FnMut(&World)) {
         for batch in (0..self.keys.len()).collect::<Vec<_>>().chunks(AT_ONCE) {
             let mut links: Vec<(LinkId, usize)> = Vec::new();
             for member in batch {
@@ -85,8 +85,11 @@ impl Crowd {
                 world.say_overlay(puppet, *link, &message);
             }
             world.nodes[puppet].letters = Some(Vec::new());
+            for _ in 0..5 {
+                world.run(Duration::from_millis(200));
+                look(world);
+            }
         }
-        world.run(Duration::from_secs(1));
     }
 }
 
