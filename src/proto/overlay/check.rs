@@ -53,7 +53,7 @@ const RETRY_MAX_LOCAL: Duration = Duration::from_secs(60);
 const FAILING_MAX: usize = 1024;
 /// Looking at what hangs on whom takes time linear in the view: not more often than this.
 const RECOUNT: Duration = Duration::from_secs(5);
-/// The same in a local network.
+/// The same in a local network, for each 50 relays.
 const RECOUNT_LOCAL: Duration = Duration::from_secs(1);
 
 /// When to dial a relay that failed again.
@@ -92,14 +92,18 @@ impl Overlay {
         if self.view.is_local() { local } else { else_ }
     }
 
+    /// So much for each 50 relays of a local network.
+    fn shared(&self, time: Duration) -> Duration {
+        time * u32::try_from(self.view.counts().relays.div_ceil(LOCAL_SHARE).max(1)).unwrap_or(u32::MAX)
+    }
+
     pub(super) fn tick_check(&mut self, env: &mut Env<'_>) {
         if env.now < self.check.next {
             return;
         }
         let mut wait = if self.check.made < FIRST { EVERY_FIRST } else { EVERY };
         if self.view.is_local() {
-            let share = self.view.counts().relays.div_ceil(LOCAL_SHARE).max(1);
-            wait = EVERY_LOCAL * u32::try_from(share).unwrap_or(u32::MAX);
+            wait = self.shared(EVERY_LOCAL);
         }
         self.check.next = env.now + wait.mul_f64(env.rng.random_range(0.75..1.25));
         let Some(peer) = self.failing_due(env.now).or_else(|| self.whom_to_check(env)) else { return };
@@ -220,7 +224,7 @@ impl Overlay {
     /// What hangs on what counts no more is decided anew, now and then.
     pub(super) fn recount(&mut self, now: Time) {
         if self.view.is_stale() && now >= self.check.recount_at {
-            self.check.recount_at = now + self.local_or(RECOUNT_LOCAL, RECOUNT);
+            self.check.recount_at = now + self.local_or(self.shared(RECOUNT_LOCAL), RECOUNT);
             self.view.recount();
             self.view_changed = true;
         }

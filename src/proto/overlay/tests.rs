@@ -1,5 +1,7 @@
 //! Overlay machines wired to each other in virtual time: jobs are instant, every message takes 20 ms, a dial three of those.
 
+mod check_tests;
+
 use super::*;
 use crate::base::NetworkId;
 use crate::crypto::kdf;
@@ -8,6 +10,7 @@ use crate::crypto::keys::IdentityKey;
 use crate::crypto::secret::Secret;
 use crate::proto::overlay::record::RecordError;
 use crate::proto::overlay::record::Verified;
+use crate::wire::overlay::Blob;
 use crate::wire::overlay::Hint;
 use rand::RngExt;
 use rand::SeedableRng;
@@ -33,6 +36,10 @@ struct Node {
     events: Vec<Event>,
     /// Names only its friends.
     liar: bool,
+    /// Lists these in place of what it knows.
+    forged: Option<Vec<Vec<u8>>>,
+    /// Neither its dials nor those of others come through.
+    cut_off: bool,
     ready_at: Option<Time>,
 }
 
@@ -108,6 +115,8 @@ impl World {
             sent: 0,
             events: vec![],
             liar: false,
+            forged: None,
+            cut_off: false,
             ready_at: None,
         };
         self.nodes.push(node);
@@ -177,6 +186,11 @@ impl World {
                 {
                     bytes = Message::NearReply { id, hints: self.liars.clone() }.encode().unwrap();
                 }
+                if let (Some(forged), Ok(Message::SnapshotPage { id, next, .. })) = (&self.nodes[i].forged, Message::decode(&bytes))
+                {
+                    let records = forged.iter().cloned().map(Blob).collect();
+                    bytes = Message::SnapshotPage { id, next, more: false, records }.encode().unwrap();
+                }
                 self.nodes[i].sent += bytes.len() as u64;
                 if let Some((peer, theirs)) = self.nodes[i].links.get(&link).copied() {
                     self.post(LATENCY, peer, Input::Message { link: theirs, bytes });
@@ -219,6 +233,7 @@ impl World {
     fn dial(&mut self, i: usize, token: u64, addr: SocketAddr, expect: NodeId, fresh: bool) {
         self.dials.push((i, addr));
         let target = self.by_addr.get(&addr).copied().filter(|t| self.nodes[*t].key.node_id() == expect);
+        let target = target.filter(|t| !self.nodes[i].cut_off && !self.nodes[*t].cut_off);
         let Some(t) = target else {
             return self.post(LATENCY * 3, i, Input::Dialled { token, link: None });
         };

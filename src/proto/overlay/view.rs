@@ -488,5 +488,7 @@ fn former_places(relay: &Verified, now: Wall) -> Vec<u128> {
 }
 
 #[cfg(test)]
+mod evidence_tests;
+#[cfg(test)]
 #[path = "view_tests.rs"]
 mod tests;

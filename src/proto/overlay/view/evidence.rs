@@ -103,9 +103,14 @@ impl View {
         self.stale
     }
 
-    /// Whether a relay that others name is no news: it is usable, or it was looked at and found wanting.
+    /// Whether a relay that others name is no news: it is usable, or it was looked at and found wanting. Of a client: or no directory lists it
+    /// any more; but one that some list and some do not may be hidden by those.
     pub fn knows(&self, hint: u64) -> bool {
-        self.by_hint(hint).is_some_and(|e| e.usable || e.standing.doubted || e.standing.dropped)
+        let wanting = |e: &Entry| match self.voters {
+            Some(_) => e.standing.listed == 0,
+            None => e.standing.doubted || e.standing.dropped,
+        };
+        self.by_hint(hint).is_some_and(|e| e.usable || wanting(e))
     }
 
     /// How many usable relays ceased to be so since the last call to [`View::forget_lost`].

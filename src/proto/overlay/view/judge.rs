@@ -200,29 +200,33 @@ impl View {
                 work.push_back(*node);
             }
         }
-        while let Some(node) = work.pop_front() {
-            for next in self.neighbours(&node, usize::MAX) {
-                let (Some(speaker), Some(entry)) = (self.entries.get(&node), self.entries.get(&next)) else { continue };
-                if entry.standing.seen || entry.standing.doubted || !self.believes(speaker, entry) {
-                    continue;
+        // First those that were seen before, whoever they hang on now; then newcomers, as far as the quota goes.
+        let mut reached = work.clone();
+        for newcomers in [false, true] {
+            while let Some(node) = work.pop_front() {
+                for next in self.neighbours(&node, usize::MAX) {
+                    let (Some(speaker), Some(entry)) = (self.entries.get(&node), self.entries.get(&next)) else { continue };
+                    if entry.standing.seen || entry.standing.doubted || !self.believes(speaker, entry) {
+                        continue;
+                    }
+                    let root = speaker.root();
+                    let may = if newcomers { self.leads(&root) < quota } else { was.binary_search(&next).is_ok() };
+                    self.turned_away |= newcomers && !may;
+                    if may {
+                        self.stand(&next, |s| (s.seen, s.led_by, s.root) = (true, Some(node), Some(root)));
+                        work.push_back(next);
+                        reached.push_back(next);
+                    }
                 }
-                // The quota is for newcomers: who was seen before hangs on others only as chains are drawn anew.
-                let root = speaker.root();
-                if self.leads(&root) >= quota && was.binary_search(&next).is_err() {
-                    self.turned_away = true;
-                    continue;
-                }
-                self.stand(&next, |s| (s.seen, s.led_by, s.root) = (true, Some(node), Some(root)));
-                work.push_back(next);
             }
+            work = core::mem::take(&mut reached);
         }
         for node in &all {
             self.judge(node);
         }
         for node in was {
             if let Some(Entry { standing, .. }) = self.entries.get_mut(&node) {
-                // What one directory still lists is not dropped: others may be hiding it.
-                standing.dropped |= !standing.seen && standing.listed == 0;
+                standing.dropped |= !standing.seen;
             }
         }
         self.lost += before.saturating_sub(self.usable.len());
