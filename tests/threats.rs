@@ -267,12 +267,6 @@ fn one_circuit_serves_one_operation_only() {
     assert!(ops.values().zip(&docs).all(|(bytes, doc)| bytes == doc));
 }
 
-/// How many of these a node would use.
-fn used(world: &World, node: usize, ids: &[NodeId]) -> usize {
-    let view = world.nodes[node].core.as_ref().unwrap().view();
-    ids.iter().filter(|id| view.get(id).is_some()).count()
-}
-
 /// T31: one real relay vouches for 300 relays that are nowhere, among 30 honest ones; or for 12 of them, or for one, and those for all others.
 /// The bar: no honest relay ever uses more than 10 of the 300, and a minute after they came neither an honest relay nor a client uses one,
 /// though they go on. Every honest relay uses all honest ones all the time, and documents come and go. Of the next 300 for
@@ -293,8 +287,8 @@ fn one_real_relay_cannot_fill_the_network_with_invented_ones() {
         let doc = document(60_000, 31);
         for (round, most_allowed) in [(0, 10), (1, 2)] {
             let crowd = Crowd::invent(&mut world, &real, 2000 + round * CROWD, CROWD, vouched);
-            let worst = |world: &World| (0..HONEST).map(|r| used(world, r, &crowd.ids)).max().unwrap();
-            let all_there = |world: &World| (0..HONEST).all(|r| used(world, r, &honest) == HONEST);
+            let worst = |world: &World| (0..HONEST).map(|r| world.uses(r, &crowd.ids)).max().unwrap();
+            let all_there = |world: &World| (0..HONEST).all(|r| world.uses(r, &honest) == HONEST);
             let mut most = 0;
             crowd.announce(&mut world, puppet, HONEST, |world| {
                 most = most.max(worst(world));
@@ -306,7 +300,7 @@ fn one_real_relay_cannot_fill_the_network_with_invented_ones() {
             let key = world.publish(publisher, &doc).unwrap().0;
             let mut last_used = Duration::ZERO;
             while world.now.since(began) < Duration::from_secs(300) {
-                let clients = [publisher, reader, early].map(|c| used(&world, c, &crowd.ids));
+                let clients = [publisher, reader, early].map(|c| world.uses(c, &crowd.ids));
                 let now = (worst(&world), clients);
                 assert!(all_there(&world), "an honest relay was lost");
                 most = most.max(now.0);
@@ -315,11 +309,7 @@ fn one_real_relay_cannot_fill_the_network_with_invented_ones() {
                 }
                 world.run(Duration::from_secs(1));
             }
-            let known = (0..HONEST).map(|r| {
-                let view = world.nodes[r].core.as_ref().unwrap().view();
-                crowd.ids.iter().filter(|id| view.entry(id).is_some()).count()
-            });
-            let heard = known.min().unwrap();
+            let heard = (0..HONEST).map(|r| world.heard_of(r, &crowd.ids)).min().unwrap();
             println!(
                 "{vouched} vouched for, round {round}: all relays heard of {heard}, most used {most}, the last after {last_used:?}"
             );
@@ -328,7 +318,7 @@ fn one_real_relay_cannot_fill_the_network_with_invented_ones() {
             let late = world.client();
             assert!(world.run_until(Duration::from_secs(60), |w| w.ready(late)));
             for client in [early, late, reader] {
-                assert_eq!((used(&world, client, &crowd.ids), used(&world, client, &honest)), (0, HONEST));
+                assert_eq!((world.uses(client, &crowd.ids), world.uses(client, &honest)), (0, HONEST));
                 assert!(world.get(client, &key, 0).unwrap().0 == doc);
             }
         }

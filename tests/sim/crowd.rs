@@ -94,6 +94,18 @@ impl Crowd {
 }
 
 impl World {
+    /// How many of these a node would use.
+    pub fn uses(&self, node: usize, ids: &[NodeId]) -> usize {
+        let view = self.nodes[node].core.as_ref().unwrap().view();
+        ids.iter().filter(|id| view.get(id).is_some()).count()
+    }
+
+    /// How many of these a node heard of, whatever it thinks of them.
+    pub fn heard_of(&self, node: usize, ids: &[NodeId]) -> usize {
+        let view = self.nodes[node].core.as_ref().unwrap().view();
+        ids.iter().filter(|id| view.entry(id).is_some()).count()
+    }
+
     /// A message of the overlay plane, cut into cells: `flags | length | [total, first only] | data`.
     fn say_overlay(&mut self, puppet: usize, link: LinkId, message: &Message) {
         let bytes = message.encode().unwrap();

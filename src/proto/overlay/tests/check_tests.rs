@@ -78,9 +78,9 @@ fn invented_relays_are_few_and_soon_gone() {
                 world.run_until(world.now + Duration::from_secs(10));
             }
             let heard = |n: &Node| crowd.iter().filter(|(node, _)| n.overlay.view().entry(node).is_some()).count();
-            let heard = world.nodes.iter().map(heard).min().unwrap();
-            println!("{vouched} vouched for, round {round}: all heard of {heard}, most used {most}, the last after {last:?}");
-            assert!(heard > 0 && most <= most_allowed && last < Duration::from_secs(1800));
+            let heard = world.nodes.iter().map(heard).max().unwrap();
+            println!("{vouched} vouched for, round {round}: heard of {heard}, most used {most}, the last after {last:?}");
+            assert!(heard >= 20 && most <= most_allowed && last < Duration::from_secs(1800));
             world.nodes.iter().for_each(|n| n.overlay.view().check());
         }
     }
