@@ -163,7 +163,7 @@ impl View {
         } else if !seen && !standing.doubted {
             let (leader, any) = self.leader(entry);
             seen = leader.is_some();
-            (led_by, root) = (leader.map(|l| l.0), leader.map(|l| l.1));
+            (led_by, root) = (leader.map(|l| l.0), leader.map_or(root, |l| Some(l.1)));
             self.turned_away |= any && !seen;
         }
         self.stand(node, |s| {
@@ -192,9 +192,8 @@ impl View {
             let voters = self.voters;
             self.stand(node, |s| {
                 s.seen = voters.map_or(s.proven, |voters| Self::agreed(voters, s.listed));
+                // Who failed, or fell with others, keeps its place among those that one may lead to: no more come for them.
                 s.led_by = None;
-                // Who failed keeps its place among those that its speaker may have.
-                s.root = s.root.filter(|_| s.doubted);
             });
             if self.voters.is_none() && self.entries.get(node).is_some_and(|e| e.standing.speaks()) {
                 work.push_back(*node);
