@@ -2,14 +2,16 @@
 
 mod sim;
 
-use onionskin::base::NetworkId;
 use onionskin::base::limits;
+use onionskin::base::{NetworkId, NodeId};
+use onionskin::crypto::keys::IdentityKey;
 use onionskin::crypto::secret::Secret;
 use onionskin::proto::Event;
 use onionskin::wire::cell::{CELL, Command, HEADER, Header, RelayCommand};
 use onionskin::wire::request::{Kind, SessionType, Store, Stored, TICKET_NONE};
 use onionskin::wire::share::Class;
 use rand::{Rng, RngExt, SeedableRng};
+use sim::crowd::Crowd;
 use sim::disk::Manner;
 use sim::puppet::{Circuit, Leg};
 use sim::{Fate, World};
@@ -311,4 +313,62 @@ fn ends_of_circuits_differ_neither_in_kind_nor_in_time() {
     let (time, body) = late.end(&mut world).unwrap();
     println!("an extend to a relay that is off: {time:?}");
     assert!(body.iter().all(|b| *b == 0) && time > *most, "a dial takes its time");
+}
+
+/// T31: one real relay vouches for 300 relays that are nowhere, among 30 honest ones; or for 12 of them, or for one, and those for all others.
+/// The bar: no honest relay ever uses more than 10 of the 300, and a minute after they came neither an honest relay nor a client uses one,
+/// though they go on. Every honest relay uses all honest ones all the time, and documents come and go. Of the next 300 for
+/// which the same relay vouches, no more than 2 are used at any time.
+#[test]
+fn one_real_relay_cannot_fill_the_network_with_invented_ones() {
+    const HONEST: usize = 30;
+    const CROWD: usize = 300;
+    for (seed, vouched) in [(31, CROWD), (32, 12), (33, 1)] {
+        let (mut world, publisher, reader) = World::with_people(HONEST, seed);
+        let honest: Vec<NodeId> = world.nodes[..HONEST].iter().map(|n| n.id.unwrap()).collect();
+        // It behaves well for a while, and so has a good name with those for whom it was a witness.
+        let real = IdentityKey::from_seed(&Secret::new([7; 32]));
+        let network = world.network;
+        world.add(World::relay_addr(900), Some(Secret::new([7; 32])), network);
+        world.run(Duration::from_secs(120));
+        let puppet = world.puppet();
+        let doc = document(60_000, 31);
+        for (round, most_allowed) in [(0, 10), (1, 2)] {
+            let crowd = Crowd::invent(&mut world, &real, 2000 + round * CROWD, CROWD, vouched);
+            let worst = |world: &World| (0..HONEST).map(|r| world.uses(r, &crowd.ids)).max().unwrap();
+            let all_there = |world: &World| (0..HONEST).all(|r| world.uses(r, &honest) == HONEST);
+            let mut most = 0;
+            crowd.announce(&mut world, puppet, HONEST, |world| {
+                most = most.max(worst(world));
+                assert!(all_there(world), "an honest relay was lost");
+            });
+            // While some are believed, somebody joins and somebody publishes.
+            let (began, early) = (world.now, world.client());
+            assert!(world.run_until(Duration::from_secs(60), |w| w.ready(early)));
+            let key = world.publish(publisher, &doc).unwrap().0;
+            let mut last_used = Duration::ZERO;
+            while world.now.since(began) < Duration::from_secs(300) {
+                let clients = [publisher, reader, early].map(|c| world.uses(c, &crowd.ids));
+                let now = (worst(&world), clients);
+                assert!(all_there(&world), "an honest relay was lost");
+                most = most.max(now.0);
+                if now != (0, [0; 3]) {
+                    last_used = world.now.since(began);
+                }
+                world.run(Duration::from_secs(1));
+            }
+            let heard = (0..HONEST).map(|r| world.heard_of(r, &crowd.ids)).min().unwrap();
+            println!(
+                "{vouched} vouched for, round {round}: all relays heard of {heard}, most used {most}, the last after {last_used:?}"
+            );
+            assert!(heard > 0, "they were heard of");
+            assert!(most <= most_allowed && last_used < Duration::from_secs(60));
+            let late = world.client();
+            assert!(world.run_until(Duration::from_secs(60), |w| w.ready(late)));
+            for client in [early, late, reader] {
+                assert_eq!((world.uses(client, &crowd.ids), world.uses(client, &honest)), (0, HONEST));
+                assert!(world.get(client, &key, 0).unwrap().0 == doc);
+            }
+        }
+    }
 }

@@ -209,6 +209,12 @@ impl Core {
         self.overlay.view().usable().len()
     }
 
+    /// What it knows of the network. For tests and the simulator.
+    #[doc(hidden)]
+    pub const fn view(&self) -> &overlay::view::View {
+        self.overlay.view()
+    }
+
     /// Whether paths may be chosen.
     pub const fn is_ready(&self) -> bool {
         self.ready

@@ -12,6 +12,7 @@
     reason = "a test ends where it fails, prints its seed, and looks at the events that it waits for"
 )]
 
+pub mod crowd;
 pub mod disk;
 pub mod node;
 pub mod people;
@@ -210,7 +211,8 @@ impl World {
         self.deliver(&[index], post);
     }
 
-    fn wall(&self) -> Wall {
+    /// What the wall clocks show.
+    pub fn wall(&self) -> Wall {
         node::wall(self.now)
     }
 

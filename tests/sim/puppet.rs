@@ -49,13 +49,25 @@ impl World {
 
     /// A link from a puppet to a relay, past the first cells; with an identity it is a relay's, else a client's.
     pub fn puppet_link(&mut self, puppet: usize, relay: usize, identity: Option<&IdentityKey>) -> LinkId {
+        let link = self.puppet_dial(puppet, relay);
+        self.run(Duration::from_secs(1));
+        self.puppet_hello(puppet, link, identity);
+        self.run(Duration::from_secs(1));
+        link
+    }
+
+    /// A link that a puppet begins to open.
+    pub fn puppet_dial(&mut self, puppet: usize, relay: usize) -> LinkId {
         let addr = self.nodes[relay].addr;
-        let link = self.with_node(puppet, |node, now, ground, _, post| {
+        self.with_node(puppet, |node, now, ground, _, post| {
             let link = node.fresh_link();
             node.dial(now, link, addr, ground, post);
             link
-        });
-        self.run(Duration::from_secs(1));
+        })
+    }
+
+    /// The first cell of a link that stands.
+    pub fn puppet_hello(&mut self, puppet: usize, link: LinkId, identity: Option<&IdentityKey>) {
         let proof = identity.map(|me| {
             let exporter = self.nodes[puppet].letters.iter().flatten().find_map(|letter| match letter {
                 Input::LinkUp { link: up, exporter, .. } if *up == link => Some(*exporter),
@@ -66,8 +78,6 @@ impl World {
         });
         let hello = Hello::new(self.network, proof).write();
         self.say(puppet, link, None, Command::Hello, &hello);
-        self.run(Duration::from_secs(1));
-        link
     }
 
     /// One cell.

@@ -166,7 +166,7 @@ impl Overlay {
         let Some(own) = own else { return };
         self.view.insert(Arc::clone(&own), env.wall);
         // We know our own address; others need receipts.
-        self.view.prove(&own.node(), &own.addr());
+        self.view.prove(&own.node(), &own.addr(), env.now);
         self.view_changed = true;
         self.own.relay = Some(own);
         self.own.told.clear();

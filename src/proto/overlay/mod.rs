@@ -1,14 +1,17 @@
 //! The overlay plane (D8, D9, D20): which relays exist, where, and which of them host. Public, and apart from everything people wish for.
 //!
 //! One [`Overlay`] per node. A **relay** joins at bootstrap addresses, has its address witnessed (`witness.rs`), describes and announces
-//! itself (`announce.rs`), and fills its view by asking for random regions on a timer (`sweep.rs`). A **client** describes nothing and sweeps
+//! itself (`announce.rs`), fills its view by asking for random regions on a timer (`sweep.rs`), and dials a part of it to see what holds
+//! (`check.rs`). A **client** describes nothing and sweeps
 //! nothing: it takes snapshots and deltas from a few persistent directory relays (`sync.rs`), and the core feeds it coverage samples taken
 //! through circuits.
 //!
 //! Work with keys leaves as jobs. Every table has a bound beside it; no message costs work linear in the view.
 
 pub mod announce;
+mod check;
 pub mod clock;
+mod fetch;
 pub mod io;
 pub mod record;
 pub mod region;
@@ -17,6 +20,8 @@ pub mod sync;
 pub mod view;
 pub mod witness;
 
+#[cfg(test)]
+mod hand_tests;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
@@ -40,18 +45,13 @@ use crate::base::NodeId;
 use crate::base::Time;
 use crate::base::Wall;
 use crate::base::net::Group;
-use crate::proto::overlay::record::Verified;
-use crate::proto::overlay::view::Inserted;
 use crate::proto::overlay::view::View;
-use crate::wire::overlay::Blob;
-use crate::wire::overlay::FETCH_MAX;
 use crate::wire::overlay::Message;
 use crate::wire::record as wire_record;
 use core::net::SocketAddr;
 use core::time::Duration;
 use std::collections::BTreeMap;
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 /// Most unanswered requests; further ones wait for a later tick.
 const REQUESTS_MAX: usize = 64;
@@ -73,8 +73,13 @@ const FETCH_AGAIN: Duration = Duration::from_secs(5);
 const EVIDENCE_MAX: usize = 256;
 /// How often tables are looked through.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
-/// How often the whole view is looked through for expired descriptors.
+/// How often the whole view is looked through for what had its time.
 const EXPIRE_EVERY: Duration = Duration::from_secs(300);
+/// When this part of the usable relays is gone since the last time, whoever reads our list is told to read it anew. So reading anew costs
+/// no more than a small multiple of what changed.
+const LOST_PART: usize = 16;
+/// Or when anything is gone, after this long.
+const LOST_AFTER: Duration = Duration::from_secs(24 * 3600);
 /// Requests that a link may make at once, and per second.
 const BUDGET_BURST: u32 = 512;
 const BUDGET_PER_SEC: u32 = 64;
@@ -122,6 +127,8 @@ enum Purpose {
     Ask,
     /// A client's directory relay.
     Directory,
+    /// See whether it is there.
+    Check,
     /// Answer a dial-back request of this link and number.
     DialBack { link: LinkId, id: u32, subject: NodeId, addr: SocketAddr },
 }
@@ -130,14 +137,18 @@ enum Purpose {
 struct Dial {
     purpose: Purpose,
     expect: NodeId,
+    addr: SocketAddr,
     deadline: Time,
 }
 
 /// What a job was for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Work {
-    /// Check descriptors that came from this link.
-    Verify(LinkId),
+    /// Check descriptors that came from this link; of a client, from which directory.
+    Verify {
+        link: LinkId,
+        directory: Option<NodeId>,
+    },
     SignOwn,
     SignReceipt {
         link: LinkId,
@@ -155,6 +166,7 @@ pub struct Overlay {
     config: Config,
     view: View,
     epoch: u64,
+    epoch_since: Time,
     links: BTreeMap<LinkId, Link>,
     by_node: BTreeMap<NodeId, LinkId>,
     requests: BTreeMap<u32, Request>,
@@ -169,6 +181,7 @@ pub struct Overlay {
     evidence: BTreeMap<NodeId, SocketAddr>,
     out: VecDeque<Output>,
     sweep: sweep::Sweep,
+    check: check::Check,
     witness: witness::Witness,
     own: announce::Own,
     sync: sync::Sync,
@@ -183,11 +196,15 @@ pub struct Overlay {
 impl Overlay {
     /// A machine that begins at the first tick.
     pub fn new(env: &mut Env<'_>, config: Config) -> Self {
-        let view = View::new(config.local);
+        let mut view = View::new(config.local);
+        if config.profile.is_none() {
+            view.rely_on_directories();
+        }
         let sync = sync::Sync::new(env.now, &config);
         Self {
             view,
             epoch: env.rng.next_u64(),
+            epoch_since: env.now,
             links: BTreeMap::new(),
             by_node: BTreeMap::new(),
             requests: BTreeMap::new(),
@@ -201,6 +218,7 @@ impl Overlay {
             evidence: BTreeMap::new(),
             out: VecDeque::new(),
             sweep: sweep::Sweep::new(env.now),
+            check: check::Check::new(env.now),
             witness: witness::Witness::new(env.now),
             own: announce::Own::new(env.now),
             sync,
@@ -238,9 +256,9 @@ impl Overlay {
         !self.is_relay() && self.sweep.wants_samples(now, &self.view)
     }
 
-    /// Whether a hint names a usable relay of this view.
+    /// Whether a hint names a relay that is no news here: usable, or looked at and found wanting.
     pub fn knows(&self, hint: u64) -> bool {
-        self.view.by_hint(hint).is_some_and(|e| e.usable)
+        self.view.knows(hint)
     }
 
     /// Handles one input; drain [`Overlay::poll_output`] afterwards.
@@ -276,9 +294,10 @@ impl Overlay {
             return Some(first.min((self.sync.next(), "overlay snapshot")));
         }
         let sweep = (self.sweep.next(), "overlay sweep");
+        let check = (self.check.next(), "overlay check");
         let witness = (self.witness.next(), "overlay witness");
         let own = (self.own.next(), "overlay descriptor");
-        [first, sweep, witness, own].into_iter().min()
+        [first, sweep, check, witness, own].into_iter().min()
     }
 
     fn tick(&mut self, env: &mut Env<'_>) {
@@ -286,6 +305,7 @@ impl Overlay {
             self.tick_own(env);
             self.tick_witness(env);
             self.tick_sweep(env);
+            self.tick_check(env);
         } else {
             self.tick_sync(env);
         }
@@ -315,6 +335,13 @@ impl Overlay {
         if now >= self.expire_at {
             self.expire_at = now + EXPIRE_EVERY;
             self.view_changed |= self.view.expire(env.wall) > 0;
+            self.view.lapse(now);
+        }
+        self.recount(now);
+        let lost = self.view.lost();
+        if lost * LOST_PART > self.view.counts().relays || (lost > 0 && now.since(self.epoch_since) > LOST_AFTER) {
+            self.view.forget_lost();
+            (self.epoch, self.epoch_since) = (env.rng.next_u64(), now);
         }
     }
 
@@ -349,7 +376,7 @@ impl Overlay {
         let Some(node) = node else { return };
         self.by_node.entry(node).or_insert(link);
         if dialled {
-            self.prove(node, remote);
+            self.reached(env.now, node, remote);
             if let Some(wall) = wall
                 && let Some((offset, level)) = self.clock.sample(Group::of(&remote), wall, env.wall, self.view.counts().groups)
             {
@@ -357,6 +384,7 @@ impl Overlay {
             }
         }
         if self.is_relay() {
+            self.stirs(env.now, &node);
             self.announce_on(env, link, node);
         }
         if self.view.entry(&node).is_none() {
@@ -385,15 +413,16 @@ impl Overlay {
 
     /// Asks the core for a link, unless too many dials are under way or one to this relay is. True if asked.
     fn dial(&mut self, env: &Env<'_>, peer: Peer, purpose: Purpose) -> bool {
-        let fresh = matches!(purpose, Purpose::DialBack { .. });
+        let back = matches!(purpose, Purpose::DialBack { .. });
+        let fresh = back || purpose == Purpose::Check;
         let under_way = self.dials.values().filter(|d| !matches!(d.purpose, Purpose::DialBack { .. })).count();
         let same = self.dials.values().any(|d| d.expect == peer.node && d.purpose == purpose);
-        if same || Some(peer.node) == self.me() || (!fresh && under_way >= DIALS_MAX) {
+        if same || Some(peer.node) == self.me() || (!back && under_way >= DIALS_MAX) {
             return false;
         }
         self.next_token += 1;
         let token = self.next_token;
-        self.dials.insert(token, Dial { purpose, expect: peer.node, deadline: env.now + DIAL_DEADLINE });
+        self.dials.insert(token, Dial { purpose, expect: peer.node, addr: peer.addr, deadline: env.now + DIAL_DEADLINE });
         self.out.push_back(Output::Dial { token, addr: peer.addr, expect: peer.node, fresh });
         true
     }
@@ -401,6 +430,9 @@ impl Overlay {
     fn dialled(&mut self, env: &mut Env<'_>, token: u64, link: Option<LinkId>) {
         let Some(dial) = self.dials.remove(&token) else { return };
         let good = link.filter(|l| self.links.get(l).is_some_and(|l| l.node == Some(dial.expect)));
+        if good.is_none() {
+            self.not_reached(env, dial.expect, dial.addr);
+        }
         if let Purpose::DialBack { link: asker, id, subject, addr } = dial.purpose {
             return self.dialled_back(env, good, asker, id, subject, addr);
         }
@@ -419,7 +451,7 @@ impl Overlay {
             Purpose::Sweep(target) => self.ask_near(env, link, target),
             Purpose::Ask => self.ask_receipt(env, link),
             Purpose::Directory => self.ask_snapshot(env, link, dial.expect),
-            Purpose::Announce | Purpose::DialBack { .. } => {}
+            Purpose::Announce | Purpose::Check | Purpose::DialBack { .. } => {}
         }
     }
 
@@ -486,7 +518,7 @@ impl Overlay {
                     let came: Vec<u64> =
                         records.iter().filter_map(|b| wire_record::peek(&b.0)).map(|(n, _)| record::hint_id(&n)).collect();
                     self.fetching.retain(|hint, (_, by)| *by != id || came.contains(hint));
-                    self.verify(link, records);
+                    self.verify(link, None, records);
                 }
             }
             Message::AnnounceAck { id } => {
@@ -525,7 +557,7 @@ impl Overlay {
                 let sender = self.links.get(&link).and_then(|l| l.node);
                 let own = wire_record::peek(&record.0).is_some_and(|(node, _)| Some(node) == sender);
                 if own && self.jobs.len() < JOBS_MAX / 2 {
-                    self.verify(link, vec![record]);
+                    self.verify(link, None, vec![record]);
                 }
                 self.send(env.now, link, &Message::AnnounceAck { id });
             }
@@ -559,110 +591,6 @@ impl Overlay {
         let left = l.budget.checked_sub(1);
         l.budget = left.unwrap_or(0);
         left.is_some()
-    }
-
-    // --- descriptors
-
-    /// Asks a link for descriptors, less those asked for lately.
-    fn fetch(&mut self, env: &Env<'_>, link: LinkId, ids: &[u64]) {
-        let free = FETCHING_MAX.saturating_sub(self.fetching.len());
-        let mut wanted = Vec::new();
-        for id in ids.iter().take(free.min(FETCH_MAX)) {
-            if self.fetching.get(id).is_none_or(|(until, _)| *until <= env.now) {
-                wanted.push(*id);
-            }
-        }
-        if wanted.is_empty() {
-            return;
-        }
-        let marked = wanted.clone();
-        if self.request(env, link, Asked::Fetch, |id| Message::Fetch { id, ids: wanted }) {
-            let request = self.next_request;
-            self.fetching.extend(marked.into_iter().map(|id| (id, (env.now + FETCH_AGAIN, request))));
-        }
-    }
-
-    /// Our own evidence that a relay is where it says: the root that receipts lead on from.
-    fn prove(&mut self, node: NodeId, addr: SocketAddr) {
-        if self.view.entry(&node).is_some() {
-            self.view.prove(&node, &addr);
-            self.view_changed = true;
-        } else if self.evidence.len() < EVIDENCE_MAX {
-            self.evidence.insert(node, addr);
-        }
-    }
-
-    /// Hands records to a job, less those that are known.
-    fn verify(&mut self, link: LinkId, records: Vec<Blob>) {
-        let unknown = |b: &Blob| {
-            let newer = |(node, seq): (NodeId, u64)| self.view.entry(&node).is_none_or(|e| e.relay.descriptor().seq < seq);
-            wire_record::peek(&b.0).is_some_and(newer)
-        };
-        let (fresh, known): (Vec<Blob>, Vec<Blob>) = records.into_iter().partition(unknown);
-        for (node, _) in known.iter().filter_map(|b| wire_record::peek(&b.0)) {
-            self.fetching.remove(&record::hint_id(&node));
-        }
-        let fresh: Vec<Vec<u8>> = fresh.into_iter().map(|b| b.0).collect();
-        if !fresh.is_empty() && self.jobs.len() < JOBS_MAX {
-            self.job(Work::Verify(link), OverlayJob::Verify(fresh));
-        }
-    }
-
-    fn job(&mut self, work: Work, job: OverlayJob) {
-        self.next_job += 1;
-        let id = JobId(self.next_job);
-        self.jobs.insert(id, work);
-        self.out.push_back(Output::Job(id, job));
-    }
-
-    fn done(&mut self, env: &mut Env<'_>, job: JobId, outcome: JobOutcome) {
-        match (self.jobs.remove(&job), outcome) {
-            (Some(Work::Verify(link)), JobOutcome::Verified(list)) => self.verified(env, link, list),
-            (Some(Work::SignOwn), JobOutcome::Signed(own)) => self.signed_own(env, own),
-            (Some(Work::SignReceipt { link, id }), JobOutcome::Receipt(receipt)) => {
-                let receipt = receipt.map(|r| Blob(r.encode()));
-                self.send(env.now, link, &Message::DialBackReply { id, receipt });
-            }
-            (Some(Work::CheckReceipt), JobOutcome::Receipt(Some(receipt))) => self.receipt_checked(env, *receipt),
-            // Without a new signature the own descriptor would expire.
-            (Some(Work::SignOwn), _) => self.sign_again(env),
-            // Descriptors are asked for again, and so are receipts.
-            _ => {}
-        }
-    }
-
-    fn verified(&mut self, env: &mut Env<'_>, link: LinkId, list: Vec<Result<Arc<Verified>, record::RecordError>>) {
-        let mut missing = Vec::new();
-        for relay in list {
-            let Ok(relay) = relay else {
-                // Whoever passes on forged records without looking, or makes them, is no use as a source.
-                self.out.push_back(Output::Blame { link });
-                continue;
-            };
-            let node = relay.node();
-            self.fetching.remove(&relay.hint_id());
-            let outcome = self.view.insert(Arc::clone(&relay), env.wall);
-            if !matches!(outcome, Inserted::New | Inserted::Newer) {
-                continue;
-            }
-            self.view_changed = true;
-            if outcome == Inserted::New {
-                self.sweep.grew(env.now, self.view.counts().relays);
-            }
-            if let Some(addr) = self.evidence.remove(&node) {
-                self.view.prove(&node, &addr);
-            }
-            // Whoever waits for its witnesses needs them known; and in a network that only begins, they are how its first relays meet.
-            if self.is_relay() && (self.view.get(&node).is_none() || !self.sweep.ready()) {
-                let strangers = relay.descriptor().receipts.iter().map(|r| r.witness);
-                missing.extend(strangers.filter(|w| self.view.entry(w).is_none()).map(|w| record::hint_id(&w)));
-            }
-        }
-        missing.sort_unstable();
-        missing.dedup();
-        if !missing.is_empty() {
-            self.fetch(env, link, &missing);
-        }
     }
 
     /// Asserts the invariants; for tests and fuzzing.

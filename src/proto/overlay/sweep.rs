@@ -281,7 +281,7 @@ impl Overlay {
         let (mut known, mut wanted) = (0, Vec::new());
         for hint in hints {
             let entry = self.view.by_hint(hint.id);
-            known += usize::from(entry.is_some_and(|e| e.usable));
+            known += usize::from(entry.is_some_and(|e| self.view.is_no_news(e)));
             if entry.is_none_or(|e| e.relay.descriptor().seq < hint.seq) {
                 wanted.push(hint.id);
             }

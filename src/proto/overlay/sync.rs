@@ -16,6 +16,7 @@ use crate::wire::overlay::Hint;
 use crate::wire::overlay::Message;
 use crate::wire::overlay::NEAR_MAX;
 use crate::wire::overlay::PAGE_MAX;
+use core::net::SocketAddr;
 use core::time::Duration;
 use rand::RngExt;
 
@@ -45,6 +46,16 @@ struct Directory {
     pages: u32,
     /// A dial or request is under way.
     busy: bool,
+    /// When we began to read from it.
+    began: Time,
+    /// Its bit in the view.
+    bit: u8,
+    /// A whole snapshot is being read, not changes.
+    whole: bool,
+    /// The last page of it came.
+    ended: bool,
+    /// Pages whose records are being checked.
+    checking: u32,
     /// Whether a whole snapshot came from it.
     complete: bool,
 }
@@ -52,29 +63,76 @@ struct Directory {
 /// A client's directories.
 #[derive(Debug)]
 pub struct Sync {
-    since: Time,
     directories: Vec<Directory>,
+    /// Bits of those we read from before: they have a say until enough of the present ones have.
+    former: Vec<u8>,
     next: Time,
 }
 
 impl Sync {
     pub(super) fn new(now: Time, config: &Config) -> Self {
         // Until the path policy has chosen, the bootstrap relays serve.
-        let mut sync = Self { since: now, directories: Vec::new(), next: now };
+        let mut sync = Self { directories: Vec::new(), former: Vec::new(), next: now };
         if config.profile.is_none() {
+            // Nothing is listed yet, so there is nothing to forget.
             sync.set(now, &config.bootstrap);
         }
         sync
     }
 
-    fn set(&mut self, now: Time, peers: &[Peer]) {
-        let mut old = core::mem::take(&mut self.directories);
-        for peer in peers.iter().take(DIRECTORIES) {
-            let kept = old.iter().position(|d| d.peer == *peer).map(|i| old.swap_remove(i));
-            let new = Directory { peer: *peer, since: None, at: now, failures: 0, pages: 0, busy: false, complete: false };
-            self.directories.push(kept.unwrap_or(new));
+    /// Reads from these. Gives the bits of those that have no say any more.
+    fn set(&mut self, now: Time, peers: &[Peer]) -> u8 {
+        let (mut old, mut free) = (core::mem::take(&mut self.directories), 0);
+        let (kept, new): (Vec<&Peer>, Vec<&Peer>) = peers.iter().take(DIRECTORIES).partition(|p| old.iter().any(|d| d.peer == **p));
+        for peer in kept {
+            self.directories.extend(old.iter().position(|d| d.peer == *peer).map(|i| old.swap_remove(i)));
+        }
+        for gone in old {
+            if gone.complete {
+                self.former.push(gone.bit);
+            } else {
+                free |= gone.bit;
+            }
+        }
+        for peer in new {
+            let used = |s: &Self| s.directories.iter().map(|d| d.bit).chain(s.former.iter().copied()).fold(0, |all, bit| all | bit);
+            if used(self) == u8::MAX && !self.former.is_empty() {
+                free |= self.former.remove(0);
+            }
+            let bit = 1u8.checked_shl(used(self).trailing_ones()).unwrap_or(0);
+            self.directories.push(Directory {
+                peer: *peer,
+                since: None,
+                at: now,
+                failures: 0,
+                pages: 0,
+                busy: false,
+                began: now,
+                bit,
+                whole: true,
+                ended: false,
+                checking: 0,
+                complete: false,
+            });
         }
         self.next = now;
+        free
+    }
+
+    /// Whether an answer of this directory is not to be waited for: it came, or failed, or had its time.
+    fn heard(d: &Directory, now: Time) -> bool {
+        d.complete || d.failures > 0 || now.since(d.began) > SNAPSHOT_WAIT
+    }
+
+    /// Who has a say, and the bits of those that have none any more: former directories, once two of the present ones have (or the only one).
+    fn voters(&mut self, now: Time) -> (u8, u8) {
+        let complete = self.directories.iter().filter(|d| d.complete).fold(0, |all, d| all | d.bit);
+        let enough = complete.count_ones() as usize >= self.directories.len().min(2);
+        let mut free = 0;
+        if enough && complete != 0 && self.directories.iter().all(|d| Self::heard(d, now)) {
+            free = core::mem::take(&mut self.former).into_iter().fold(0, |all, bit| all | bit);
+        }
+        (self.former.iter().fold(complete, |all, bit| all | bit), free)
     }
 
     pub(super) const fn next(&self) -> Time {
@@ -95,14 +153,54 @@ impl Overlay {
     /// Whether a client has read what it is going to read before it chooses anything: all directories gave a whole snapshot, or failed, or
     /// had their time; and one at least gave one. The first answer alone must not decide: it may be a liar's, and short (T29).
     pub fn snapshots_read(&self, now: Time) -> bool {
-        let heard = |d: &Directory| d.complete || d.failures > 0 || now.since(self.sync.since) > SNAPSHOT_WAIT;
-        self.sync.directories.iter().any(|d| d.complete) && self.sync.directories.iter().all(heard)
+        let directories = &self.sync.directories;
+        directories.iter().any(|d| d.complete) && directories.iter().all(|d| Sync::heard(d, now))
     }
 
     pub(super) fn directories(&mut self, env: &Env<'_>, list: Vec<Peer>) {
         if !self.is_relay() && !list.is_empty() {
-            self.sync.set(env.now, &list);
+            let gone = self.sync.set(env.now, &list);
+            self.view.unlist(gone, true);
+            self.count_votes(env.now);
         }
+    }
+
+    /// Who has a say may have changed.
+    fn count_votes(&mut self, now: Time) {
+        let (voters, gone) = self.sync.voters(now);
+        if gone != 0 {
+            self.view.unlist(gone, true);
+        }
+        self.view.set_voters(voters);
+        self.view_changed = true;
+    }
+
+    /// The directory lists this relay.
+    pub(super) fn listed(&mut self, directory: NodeId, node: &NodeId, addr: &SocketAddr) {
+        if let Some(d) = self.sync.get(directory) {
+            let (bit, whole) = (d.bit, d.whole);
+            self.view.list(node, addr, bit, whole);
+        }
+    }
+
+    /// The records of one page were checked; or that failed, and what they listed must be read again.
+    pub(super) fn page_checked(&mut self, env: &Env<'_>, directory: NodeId, done: bool) {
+        if let Some(d) = self.sync.get(directory) {
+            d.checking = d.checking.saturating_sub(1);
+            if !done {
+                (d.since, d.whole, d.ended) = (None, true, false);
+            }
+        }
+        self.close_snapshot(env.now, directory);
+    }
+
+    /// The whole snapshot was read and checked: from here on its directory has a say.
+    fn close_snapshot(&mut self, now: Time, directory: NodeId) {
+        let Some(d) = self.sync.get(directory).filter(|d| d.whole && d.ended && d.checking == 0) else { return };
+        let bit = d.bit;
+        (d.whole, d.ended, d.complete) = (false, false, true);
+        self.view.listed_whole(bit);
+        self.count_votes(now);
     }
 
     pub(super) fn tick_sync(&mut self, env: &mut Env<'_>) {
@@ -143,6 +241,7 @@ impl Overlay {
             d.at = env.now + wait.mul_f64(jitter);
         }
         self.sync.plan();
+        self.count_votes(env.now);
     }
 
     pub(super) fn snapshot_page(
@@ -165,16 +264,28 @@ impl Overlay {
         let Some(d) = self.sync.get(directory) else { return };
         // Only forward, and only so far: a directory cannot keep us turning pages.
         let forward = d.since.is_none_or(|s| s.epoch != next.epoch || s.number < next.number);
+        // Another epoch than ours: this is the first page of a whole snapshot.
+        let anew = d.since.is_none_or(|s| s.epoch != next.epoch);
         d.since = Some(next);
         d.failures = 0;
+        d.whole |= anew;
+        d.ended = false;
+        d.checking += 1;
+        let bit = d.bit;
         d.pages += 1;
         let go_on = more && forward && d.pages < PAGES_MAX;
         if !go_on {
             d.busy = false;
-            d.complete |= !more;
+            d.ended = !more;
             d.at = env.now + wait;
         }
-        self.verify(link, records);
+        if anew {
+            self.view.unlist(bit, false);
+        }
+        let checking = self.verify(link, Some(directory), records);
+        if checking != Some(true) {
+            self.page_checked(env, directory, checking.is_some());
+        }
         if go_on {
             self.ask_snapshot(env, link, directory);
         }
@@ -190,7 +301,7 @@ impl Overlay {
                 Some(Message::NearReply { id: *id, hints })
             }
             Message::Fetch { id, ids } => {
-                let known = ids.iter().take(FETCH_MAX).filter_map(|hint| self.view.by_hint(*hint));
+                let known = ids.iter().take(FETCH_MAX).filter_map(|hint| self.view.by_hint(*hint)).filter(|e| !e.doubted());
                 Some(Message::FetchReply { id: *id, records: known.map(|e| Blob(e.relay.encode())).collect() })
             }
             Message::Snapshot { id, since } => {

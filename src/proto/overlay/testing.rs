@@ -2,6 +2,7 @@
 
 use crate::base::NodeId;
 use crate::base::Position;
+use crate::base::Time;
 use crate::base::Wall;
 use crate::proto::overlay::record::Verified;
 use crate::proto::overlay::view::View;
@@ -72,6 +73,6 @@ pub(crate) fn add_witnesses(view: &mut View) {
     for i in 1..=3 {
         let (node, addr) = witness(i);
         view.insert(Verified::unchecked(plain(node, addr), Position([i; 32])), NOW);
-        view.prove(&node, &addr);
+        view.prove(&node, &addr, Time(0));
     }
 }

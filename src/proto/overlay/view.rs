@@ -1,35 +1,41 @@
 //! The view: every usable relay that this node knows (D8), and which of them host (D9).
 //!
-//! *Seen* means that dial-back receipts connect the relay, over any number of others, with a relay that this node dialled itself: the
-//! witness spoke with its subject, and the subject with its witness, so a receipt connects both ways. *Usable* means seen, with
-//! receipts of enough seen witnesses in distinct groups: three, or as many as there are groups beside one. A *host* is a usable relay that
-//! says so, on IPv4, whose receipts show its address unchanged for a day. All of it follows from descriptors alone, so views of different
-//! nodes agree as soon as they hold the same descriptors.
+//! *Proven* is a relay that answered us where it says it is, within about a day. *Seen* means that dial-back receipts connect the relay,
+//! over any number of others, with a proven one: the witness spoke with its subject, and the subject with its witness, so a receipt connects
+//! both ways. *Usable* means seen, with receipts of enough seen witnesses in distinct groups: three, or as many as there are groups beside
+//! one. A *host* is a usable relay that says so, on IPv4, whose receipts show its address unchanged for a day.
+//!
+//! What others say holds until our own dials show otherwise: a relay that does not answer is *doubted*, and whoever vouched for relays that
+//! never answered loses his word (`view/marks.rs`). So views agree as far as descriptors do, less what each node found out by itself.
+//!
+//! A client dials nobody to look. It believes what at least two of its directories list ([`View::list`]).
+
+mod bound;
+pub(in crate::proto::overlay) mod evidence;
+mod judge;
+mod listing;
+mod marks;
 
 use crate::base::NodeId;
 use crate::base::Position;
+use crate::base::Time;
 use crate::base::Wall;
 use crate::base::limits;
 use crate::base::net;
 use crate::base::net::Group;
 use crate::base::net::Prefix;
-use crate::crypto::kdf;
-use crate::crypto::kdf::Label;
 use crate::proto::overlay::record::Verified;
 use crate::proto::overlay::record::hint_id;
 use crate::proto::overlay::region;
 use crate::proto::overlay::region::Walk;
+use crate::proto::overlay::view::marks::Marks;
 use crate::wire::overlay::Digest;
 use crate::wire::record::Receipt;
-use core::net::SocketAddr;
 use rand::CryptoRng;
 use rand::RngExt;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::sync::Arc;
-
-/// Most subjects of one witness that are looked at when it becomes seen, or to find it seen.
-const SUBJECTS_MAX: usize = 1024;
 
 /// What became of a descriptor that was offered to the view.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +54,38 @@ pub enum Inserted {
     Full,
 }
 
+/// How a relay stands with us. Kept over newer descriptors with the same first address.
+#[derive(Clone, Copy, Debug, Default)]
+struct Standing {
+    /// Whether receipts connect it with a relay that answered us; of a client: whether directories enough list it.
+    seen: bool,
+    /// It was seen, and is no more.
+    dropped: bool,
+    /// It answered us at its first address, lately, and did not fail since.
+    proven: bool,
+    /// It did not answer us, twice.
+    doubted: bool,
+    /// When it last answered us, if ever.
+    answered: Option<Time>,
+    /// The first failure since.
+    failing: Option<Time>,
+    /// The relay by whose word it is seen.
+    led_by: Option<NodeId>,
+    /// The relay that answered us at the beginning of that chain.
+    root: Option<NodeId>,
+    /// Directories that list it, a bit for each.
+    listed: u8,
+    /// Directories that list it in the whole snapshot that is being read.
+    relisted: u8,
+}
+
+impl Standing {
+    /// Whether others may be believed because of it: it is seen, or was there when it last answered us.
+    const fn speaks(&self) -> bool {
+        self.seen || (self.doubted && self.answered.is_some())
+    }
+}
+
 /// One relay of the view.
 #[derive(Clone, Debug)]
 pub struct Entry {
@@ -57,10 +95,7 @@ pub struct Entry {
     pub usable: bool,
     /// Whether it hosts shares.
     pub host: bool,
-    /// Whether receipts connect it with a relay we dialled.
-    seen: bool,
-    /// Whether we dialled it ourselves at its first address.
-    proven: bool,
+    standing: Standing,
     arrival: u64,
     /// Index in the list of usable relays.
     slot: usize,
@@ -69,7 +104,33 @@ pub struct Entry {
 impl Entry {
     /// Whether a witness more that is seen could make more of it.
     fn may_gain(&self) -> bool {
-        !self.seen || !self.usable || (!self.host && self.relay.descriptor().host_key.is_some())
+        let less = !self.standing.seen || !self.usable || (!self.host && self.relay.descriptor().host_key.is_some());
+        less && !self.standing.doubted
+    }
+
+    /// Whether it answered us where it says it is, lately, and did not fail since.
+    pub const fn proven(&self) -> bool {
+        self.standing.proven
+    }
+
+    /// Whether our dials failed, so that it counts for nothing until one succeeds.
+    pub const fn doubted(&self) -> bool {
+        self.standing.doubted
+    }
+
+    /// When the first dial failed since it last answered.
+    pub const fn failing(&self) -> Option<Time> {
+        self.standing.failing
+    }
+
+    /// The relay that answered us which chains through this one begin with.
+    fn root(&self) -> NodeId {
+        self.standing.root.unwrap_or_else(|| self.relay.node())
+    }
+
+    /// When it last answered us.
+    pub const fn answered(&self) -> Option<Time> {
+        self.standing.answered
     }
 }
 
@@ -113,7 +174,8 @@ pub(crate) type Places = BTreeMap<(u128, u64), Place>;
 ///
 /// # Invariants
 /// `usable` holds exactly the entries marked so, each at its `slot`; `places` holds each of them once (and its former places); `log` holds
-/// each usable entry once, `pending` every other; counters agree with the entries. Checked by [`View::check`].
+/// each usable entry once, `pending` every other; counters agree with the entries; nothing doubted is seen, and nothing usable is not.
+/// Checked by [`View::check`].
 #[derive(Debug)]
 pub struct View {
     local: bool,
@@ -127,6 +189,12 @@ pub struct View {
     /// Every receipt of every entry, as (witness, subject) hints: a witness that becomes seen makes its subjects seen.
     receipts: BTreeSet<(u64, u64)>,
     arrivals: u64,
+    /// For each relay that answered us: how many that never did are seen by chains that begin with it, or were, and failed.
+    leads: BTreeMap<NodeId, usize>,
+    seen: usize,
+    proven: usize,
+    /// Somebody is not seen only because whoever spoke for it speaks for too many.
+    turned_away: bool,
     seen_groups: BTreeMap<Group, u32>,
     groups: BTreeMap<Group, u32>,
     prefixes: BTreeMap<Prefix, u32>,
@@ -137,6 +205,13 @@ pub struct View {
     /// When full: relays whose sample rank is above are not taken.
     rank_ceiling: u64,
     max: usize,
+    marks: Marks,
+    /// Of a client: the directories that have a say, a bit for each.
+    voters: Option<u8>,
+    /// Something was doubted, or somebody lost his word: what hangs on it is to be decided anew.
+    stale: bool,
+    /// Usable relays that ceased to be so, since [`View::forget_lost`].
+    lost: usize,
 }
 
 impl View {
@@ -151,6 +226,10 @@ impl View {
             pending: BTreeMap::new(),
             receipts: BTreeSet::new(),
             arrivals: 0,
+            leads: BTreeMap::new(),
+            seen: 0,
+            proven: 0,
+            turned_away: false,
             seen_groups: BTreeMap::new(),
             groups: BTreeMap::new(),
             prefixes: BTreeMap::new(),
@@ -160,6 +239,10 @@ impl View {
             digest: Digest { counts: [0; 16], sums: [0; 16] },
             rank_ceiling: u64::MAX,
             max: limits::VIEW_MAX,
+            marks: Marks::new(),
+            voters: None,
+            stale: false,
+            lost: 0,
         }
     }
 
@@ -179,14 +262,15 @@ impl View {
         }
         let node = d.node;
         let before = self.needed();
-        let (mut proven, mut seen, mut outcome) = (false, false, Inserted::New);
+        let (mut standing, mut outcome) = (Standing::default(), Inserted::New);
         if let Some(old) = self.entries.get(&node) {
             let order = |r: &'_ Verified| (r.descriptor().seq, core::cmp::Reverse(*r.digest()));
             if order(&relay) <= order(&old.relay) {
                 return Inserted::Known;
             }
-            let same_place = old.relay.addr() == relay.addr();
-            (proven, seen) = (old.proven && same_place, old.seen && same_place);
+            if old.relay.addr() == relay.addr() {
+                standing = old.standing;
+            }
             outcome = Inserted::Newer;
         } else if rank(&relay.position()) > self.rank_ceiling {
             return Inserted::Full;
@@ -200,10 +284,8 @@ impl View {
         let arrival = self.arrivals;
         self.pending.insert(arrival, node);
         self.receipts.extend(relay.descriptor().receipts.iter().map(|r| (hint_id(&r.witness), relay.hint_id())));
-        if seen {
-            *self.seen_groups.entry(relay.group()).or_insert(0) += 1;
-        }
-        self.entries.insert(node, Entry { relay, usable: false, host: false, seen, proven, arrival, slot: 0 });
+        self.enrol(&standing, relay.group());
+        self.entries.insert(node, Entry { relay, usable: false, host: false, standing, arrival, slot: 0 });
         self.settle(node, before);
         self.bound();
         if self.entries.contains_key(&node) { outcome } else { Inserted::Full }
@@ -241,18 +323,6 @@ impl View {
         true
     }
 
-    /// Notes that we dialled this relay at this address and it proved its identity: our own evidence, from which receipts lead on.
-    pub fn prove(&mut self, node: &NodeId, addr: &SocketAddr) {
-        if let Some(entry) = self.entries.get_mut(node)
-            && entry.relay.addr() == *addr
-            && !entry.proven
-        {
-            entry.proven = true;
-            let before = self.needed();
-            self.settle(*node, before);
-        }
-    }
-
     /// Removes a relay.
     pub fn remove(&mut self, node: &NodeId) {
         let before = self.needed();
@@ -267,13 +337,12 @@ impl View {
         for receipt in &entry.relay.descriptor().receipts {
             self.receipts.remove(&(hint_id(&receipt.witness), entry.relay.hint_id()));
         }
-        if entry.seen {
-            drop_count(&mut self.seen_groups, entry.relay.group());
-        }
+        self.strike(&entry.standing, entry.relay.group());
     }
 
     /// Removes what expired; returns how many. Linear: call it every few minutes.
     pub fn expire(&mut self, now: Wall) -> usize {
+        let before = self.usable.len();
         let dead: Vec<NodeId> = self
             .entries
             .values()
@@ -292,6 +361,7 @@ impl View {
         for key in gone {
             self.places.remove(&key);
         }
+        self.lost += before.saturating_sub(self.usable.len());
         dead.len()
     }
 
@@ -332,7 +402,12 @@ impl View {
 
     /// Up to `max` relays that no receipts connect with us, oldest first.
     pub fn strangers(&self, max: usize) -> impl Iterator<Item = &Arc<Verified>> {
-        self.pending.values().take(max).filter_map(|n| self.entries.get(n)).filter(|e| !e.seen).map(|e| &e.relay)
+        self.pending
+            .values()
+            .take(max)
+            .filter_map(|n| self.entries.get(n))
+            .filter(|e| !e.standing.seen && e.failing().is_none())
+            .map(|e| &e.relay)
     }
 
     /// Relays by distance to a place, nearest first. Yields former places too.
@@ -343,7 +418,7 @@ impl View {
     /// Up to `max` relays that are known and not usable, from a random arrival on: in a small network they may wait for each other's receipts.
     pub fn pending_from(&self, start: u64, max: usize) -> impl Iterator<Item = &Arc<Verified>> {
         let nodes = self.pending.range(start..).chain(self.pending.range(..start)).map(|(_, node)| node);
-        nodes.take(max).filter_map(|node| self.entries.get(node)).map(|entry| &entry.relay)
+        nodes.take(max).filter_map(|node| self.entries.get(node)).filter(|e| e.failing().is_none()).map(|entry| &entry.relay)
     }
 
     /// The usable relays nearest to a place.
@@ -397,180 +472,6 @@ impl View {
         self.log.range((core::ops::Bound::Excluded(number), core::ops::Bound::Unbounded)).take(max).map(|(n, r)| (*n, r))
     }
 
-    /// How many witnesses in distinct groups make a relay usable in a network as large as this view.
-    pub fn needed(&self) -> usize {
-        limits::RECEIPTS_NEEDED.min(self.seen_groups.len().saturating_sub(1))
-    }
-
-    /// Decides anew about a relay and, if it became seen, about its subjects and witnesses. Bounded: a descriptor becomes seen once.
-    fn settle(&mut self, node: NodeId, before: usize) {
-        let mut work = vec![node];
-        while let Some(node) = work.pop() {
-            if self.judge(&node) {
-                let hint = hint_id(&node);
-                // Those that are all they can be gain nothing by it. The bound keeps a crowd around one witness from costing more with
-                // each descriptor of it (T36); who is left out is decided about when its own next descriptor comes.
-                work.extend(self.subjects(hint).take(SUBJECTS_MAX).filter(|e| e.may_gain()).map(|e| e.relay.node()));
-                let witnesses = self.entries.get(&node).into_iter().flat_map(|e| counting(&e.relay)).map(|r| r.witness);
-                work.extend(witnesses.filter(|w| self.entries.get(w).is_some_and(|e| !e.seen)));
-            }
-        }
-        self.resettle_if_changed(before);
-    }
-
-    /// Entries with a receipt of this witness.
-    fn subjects(&self, witness: u64) -> impl Iterator<Item = &Entry> {
-        self.receipts.range((witness, 0)..=(witness, u64::MAX)).filter_map(|(_, subject)| self.by_hint(*subject))
-    }
-
-    /// The number of needed receipts changes a handful of times in a network's life; then everything is decided anew.
-    fn resettle_if_changed(&mut self, before: usize) {
-        if self.needed() != before {
-            let all: Vec<NodeId> = self.entries.keys().copied().collect();
-            for node in all {
-                self.judge(&node);
-            }
-        }
-    }
-
-    /// Decides about one relay. True if it just became seen.
-    fn judge(&mut self, node: &NodeId) -> bool {
-        let Some(entry) = self.entries.get(node) else { return false };
-        let relay = Arc::clone(&entry.relay);
-        let d = relay.descriptor();
-        let own = relay.group();
-        let (mut witnesses, mut old): (Vec<Group>, Vec<Group>) = (Vec::new(), Vec::new());
-        let mut connected = false;
-        for receipt in counting(&relay) {
-            let Some(witness) = self.entries.get(&receipt.witness).filter(|w| w.seen) else { continue };
-            connected = true;
-            let group = witness.relay.group();
-            if group != own && !witnesses.contains(&group) {
-                witnesses.push(group);
-            }
-            if group != own && !old.contains(&group) && receipt.day.saturating_add(2) <= d.published.day() {
-                old.push(group);
-            }
-        }
-        let vouched = |e: &Entry| e.seen && counting(&e.relay).any(|r| r.witness == d.node);
-        let seen = entry.seen || entry.proven || connected || self.subjects(relay.hint_id()).take(SUBJECTS_MAX).any(vouched);
-        let became_seen = seen && !entry.seen;
-        if became_seen {
-            *self.seen_groups.entry(own).or_insert(0) += 1;
-        }
-        let needed = self.needed();
-        let usable = d.carries && seen && witnesses.len() >= needed;
-        // One backdated receipt must not make a host: two of three.
-        let settled = self.local || old.len() >= needed.min(2);
-        let host = usable && d.host_key.is_some() && net::may_host(&relay.addr()) && settled;
-        if let Some(entry) = self.entries.get_mut(node) {
-            entry.seen = seen;
-        }
-        self.mark(node, usable, host);
-        became_seen
-    }
-
-    /// Brings all indexes in line with the decision.
-    fn mark(&mut self, node: &NodeId, usable: bool, host: bool) {
-        let Some(entry) = self.entries.get(node) else { return };
-        if (entry.usable, entry.host) == (usable, host) {
-            return;
-        }
-        self.retire(node);
-        if !usable {
-            return;
-        }
-        let Some(entry) = self.entries.get_mut(node) else { return };
-        self.pending.remove(&entry.arrival);
-        // A new number, so that those who asked before hear of it.
-        self.arrivals += 1;
-        entry.arrival = self.arrivals;
-        entry.usable = true;
-        entry.host = host;
-        entry.slot = self.usable.len();
-        let relay = Arc::clone(&entry.relay);
-        self.log.insert(entry.arrival, Arc::clone(&relay));
-        self.usable.push(Arc::clone(&relay));
-        let kind = if host { PlaceKind::Host } else { PlaceKind::Carrier };
-        let hint = relay.hint_id();
-        self.places.insert((region::prefix(&relay.position().0), hint), Place { relay: Arc::clone(&relay), kind });
-        if host {
-            for place in former_places(&relay, relay.descriptor().published) {
-                self.places.entry((place, hint)).or_insert_with(|| Place { relay: Arc::clone(&relay), kind: PlaceKind::Former });
-            }
-            let n = self.host_prefixes.entry(relay.prefix()).or_insert(0);
-            *n += 1;
-            self.hosts += 1;
-            self.hosts_capped += usize::from(*n as usize <= limits::REGION_PER_PREFIX);
-        }
-        *self.groups.entry(relay.group()).or_insert(0) += 1;
-        *self.prefixes.entry(relay.prefix()).or_insert(0) += 1;
-        self.digest_toggle(&relay, true);
-    }
-
-    /// Takes a usable relay out of all indexes; its entry stays, as pending.
-    fn retire(&mut self, node: &NodeId) {
-        let Some(entry) = self.entries.get_mut(node).filter(|e| e.usable) else { return };
-        let (relay, slot, host, arrival) = (Arc::clone(&entry.relay), entry.slot, entry.host, entry.arrival);
-        entry.usable = false;
-        entry.host = false;
-        self.log.remove(&arrival);
-        self.pending.insert(arrival, *node);
-        self.usable.swap_remove(slot);
-        if let Some(moved) = self.usable.get(slot).map(|r| r.node())
-            && let Some(entry) = self.entries.get_mut(&moved)
-        {
-            entry.slot = slot;
-        }
-        let hint = relay.hint_id();
-        self.places.remove(&(region::prefix(&relay.position().0), hint));
-        for place in former_places(&relay, Wall(0)) {
-            self.places.remove(&(place, hint));
-        }
-        if host {
-            if let Some(n) = self.host_prefixes.get(&relay.prefix()) {
-                self.hosts_capped -= usize::from(*n as usize <= limits::REGION_PER_PREFIX);
-            }
-            drop_count(&mut self.host_prefixes, relay.prefix());
-            self.hosts -= 1;
-        }
-        drop_count(&mut self.groups, relay.group());
-        drop_count(&mut self.prefixes, relay.prefix());
-        self.digest_toggle(&relay, false);
-    }
-
-    fn digest_toggle(&mut self, relay: &Verified, add: bool) {
-        let bucket = usize::from(relay.position().0[0] >> 4);
-        let [a, b, c, d, e, f, g, h, ..] = kdf::hash(Label::ViewDigest, &[&relay.node().0, &relay.descriptor().seq.to_be_bytes()]);
-        self.digest.sums[bucket] ^= u64::from_be_bytes([a, b, c, d, e, f, g, h]);
-        let count = &mut self.digest.counts[bucket];
-        *count = if add { *count + 1 } else { count.saturating_sub(1) };
-    }
-
-    /// Keeps the view within its caps: of what is not usable the oldest goes; of usable relays the same sample stays everywhere, by a rank
-    /// that follows from the position and so cannot be chosen freely.
-    fn bound(&mut self) {
-        while self.pending.len() > limits::VIEW_PENDING_MAX {
-            // Those that a chain leads to stay longest: others may wait for their receipts.
-            let unseen = |node: &&NodeId| self.entries.get(*node).is_none_or(|e| !e.seen);
-            let oldest = self.pending.values().take(64).find(unseen).or_else(|| self.pending.values().next());
-            let Some(node) = oldest.copied() else { break };
-            self.remove(&node);
-        }
-        if self.usable.len() > self.max {
-            let mut ranks: Vec<u64> = self.usable.iter().map(|r| rank(&r.position())).collect();
-            ranks.sort_unstable();
-            self.rank_ceiling = ranks.get(self.max - self.max / 20).copied().unwrap_or(u64::MAX);
-            let over: Vec<NodeId> =
-                self.usable.iter().filter(|r| rank(&r.position()) > self.rank_ceiling).map(|r| r.node()).collect();
-            for node in over {
-                self.remove(&node);
-            }
-        } else if self.usable.len() < self.max - self.max / 10 {
-            self.rank_ceiling = u64::MAX;
-        }
-    }
-
     /// Asserts the invariants; for tests and fuzzing.
     #[doc(hidden)]
     pub fn check(&self) {
@@ -591,18 +492,16 @@ impl View {
         let places = self.places.values().filter(|p| p.kind != PlaceKind::Former).count();
         assert_eq!(places, self.usable.len());
         assert_eq!(self.digest.counts.iter().sum::<u32>() as usize, self.usable.len());
-        assert_eq!(self.seen_groups.values().sum::<u32>() as usize, self.entries.values().filter(|e| e.seen).count());
+        assert_eq!(self.seen_groups.values().sum::<u32>() as usize, self.entries.values().filter(|e| e.standing.seen).count());
+        for Entry { standing, usable, .. } in self.entries.values() {
+            assert!(!(standing.doubted && (standing.seen || standing.proven)) && (standing.seen || !usable));
+            assert!(!standing.proven || (standing.answered.is_some() && standing.root.is_none()));
+        }
+        let all = |is: fn(&Standing) -> bool| self.entries.values().filter(|e| is(&e.standing)).count();
+        assert_eq!((self.seen, self.proven), (all(|s| s.seen), all(|s| s.proven)));
+        assert_eq!(self.leads.values().sum::<usize>(), all(|s| s.root.is_some()));
+        self.marks.check();
     }
-}
-
-/// The receipts of a relay that count: fresh when it was described, for its first address, and not its own.
-fn counting(relay: &Verified) -> impl Iterator<Item = &Receipt> {
-    let d = relay.descriptor();
-    let today = d.published.day();
-    d.receipts.iter().filter(move |r| {
-        let fresh = r.day.saturating_add(limits::RECEIPT_LIFE_DAYS) >= today && r.day <= today.saturating_add(1);
-        fresh && r.addr == relay.addr() && r.witness != d.node
-    })
 }
 
 fn drop_count<K: Ord>(counts: &mut BTreeMap<K, u32>, key: K) {
@@ -625,6 +524,8 @@ fn former_places(relay: &Verified, now: Wall) -> Vec<u128> {
     relay.former().iter().filter(|(_, until)| *until > now).map(|(p, _)| region::prefix(&p.0)).collect()
 }
 
+#[cfg(test)]
+mod evidence_tests;
 #[cfg(test)]
 #[path = "view_tests.rs"]
 mod tests;

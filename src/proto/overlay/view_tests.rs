@@ -1,6 +1,8 @@
 //! What the view takes, keeps and counts.
 
 use super::*;
+use crate::crypto::kdf;
+use crate::crypto::kdf::Label;
 use crate::proto::overlay::testing::NOW;
 use crate::proto::overlay::testing::add_witnesses;
 use crate::proto::overlay::testing::host_at;
@@ -10,6 +12,7 @@ use crate::proto::overlay::testing::view_with_witnesses;
 use crate::proto::overlay::testing::vouched;
 use crate::wire::record::Descriptor;
 use crate::wire::record::Receipt;
+use core::net::SocketAddr;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
@@ -112,8 +115,8 @@ fn receipts_connect_both_ways() {
         let mut seen = 0;
         for i in order {
             view.insert(Arc::clone(&chain[i]), NOW);
-            view.prove(&NodeId([21; 32]), &addr(21, 1));
-            seen = view.entries().filter(|e| e.seen).count();
+            view.prove(&NodeId([21; 32]), &addr(21, 1), Time(0));
+            seen = view.entries().filter(|e| e.standing.seen).count();
             view.check();
         }
         assert_eq!(seen, 3, "{order:?}");
@@ -121,8 +124,8 @@ fn receipts_connect_both_ways() {
         let mut view = View::new(false);
         view.insert(Arc::clone(&chain[0]), NOW);
         view.insert(Arc::clone(&chain[2]), NOW);
-        view.prove(&NodeId([21; 32]), &addr(21, 1));
-        assert_eq!(view.entries().filter(|e| e.seen).count(), 1);
+        view.prove(&NodeId([21; 32]), &addr(21, 1), Time(0));
+        assert_eq!(view.entries().filter(|e| e.standing.seen).count(), 1);
     }
 }
 
@@ -144,7 +147,7 @@ fn late_witnesses_make_a_usable_relay_a_host() {
     view.insert(at(subject.clone()), NOW);
     for witness in late {
         view.insert(at(witness.clone()), NOW);
-        view.prove(&witness.node, &witness.addrs[0]);
+        view.prove(&witness.node, &witness.addrs[0], Time(0));
         view.check();
     }
     assert!(view.entry(&subject.node).is_some_and(|e| e.usable && e.host));

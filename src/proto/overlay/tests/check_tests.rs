@@ -1,0 +1,149 @@
+//! Relays that are not there, or no more, among machines wired to each other.
+
+use super::*;
+use crate::wire::record::Receipt;
+
+/// Invented relays, well signed, from number `first` on; the real one vouches for so many of them, and they for each other.
+fn crowd(world: &World, real: usize, first: usize, size: usize, vouched: usize) -> Vec<(NodeId, Vec<u8>)> {
+    let wall = Wall(EPOCH + world.now.0 / 1_000_000);
+    let keys: Vec<IdentityKey> = (0..size).map(|i| key(999, first + i)).collect();
+    let one = |(i, own): (usize, &IdentityKey)| {
+        let (node, addr) = (own.node_id(), relay_addr(first + i));
+        let mut d = testing::plain(node, addr);
+        (d.seq, d.published, d.expires) = (wall.0, wall, wall.plus(86_400));
+        let witness = (i < vouched).then(|| &world.nodes[real].key).into_iter();
+        let others = [1, 2, 3, 4, size / 2].map(|step| &keys[(i + step) % size]);
+        let receipt = |w: &IdentityKey| -> Receipt { record::sign_receipt(w, &NET, node, addr, wall.day()) };
+        d.receipts = witness.chain(others).take(5).map(receipt).collect();
+        (node, record::sign_descriptor(own, &NET, d).unwrap().encode())
+    };
+    keys.iter().enumerate().map(one).collect()
+}
+
+/// Each announces itself to three relays, over links from somewhere that stay open.
+fn announce(world: &mut World, real: usize, crowd: &[(NodeId, Vec<u8>)]) {
+    for (n, (node, record)) in crowd.iter().enumerate() {
+        // Those who vouch for each other go together.
+        for step in [1, 7, 18] {
+            let i = (n / 20 + step) % world.by_addr.len();
+            let link = LinkId(world.next_link);
+            world.next_link += 1;
+            // Answers lead nowhere.
+            world.nodes[i].links.insert(link, (real, LinkId(u64::MAX)));
+            let remote = SocketAddr::from(([9, 9, 9, 9], 50_000));
+            world.feed(i, Input::LinkUp { link, node: Some(*node), remote, dialled: false, wall: None });
+            let bytes = Message::Announce { id: 1, record: Blob(record.clone()) }.encode().unwrap();
+            world.feed(i, Input::Message { link, bytes });
+        }
+        let soon = world.now + Duration::from_millis(50);
+        world.run_until(soon);
+    }
+}
+
+fn used(world: &World, i: usize, crowd: &[(NodeId, Vec<u8>)]) -> usize {
+    crowd.iter().filter(|(node, _)| world.nodes[i].overlay.view().get(node).is_some()).count()
+}
+
+/// Off the network: its links break, and no dial comes through, either way.
+fn cut_off(world: &mut World, i: usize) {
+    world.nodes[i].cut_off = true;
+    for (link, (peer, theirs)) in world.nodes[i].links.clone() {
+        world.post(Duration::ZERO, peer, Input::LinkDown { link: theirs });
+        world.post(Duration::ZERO, i, Input::LinkDown { link });
+    }
+}
+
+/// With the timers of the open internet: relays that know each other for an hour let one real relay bring in ten invented ones of 300 at the
+/// most, and none after half an hour. Of its next 300, two at the most.
+#[test]
+fn invented_relays_are_few_and_soon_gone() {
+    let (seed, vouched) = (51, 300);
+    println!("seed {seed}");
+    let mut world = network(60, seed, false);
+    settle(&mut world, 300);
+    world.run_until(world.now + Duration::from_secs(3600));
+    let (real, all) = (5, 60);
+    for (round, most_allowed) in [(0, 10), (1, 2)] {
+        let crowd = crowd(&world, real, 3000 + 300 * round, 300, vouched);
+        announce(&mut world, real, &crowd);
+        let began = world.now;
+        let (mut most, mut last) = (0, Duration::ZERO);
+        while world.now.since(began) < Duration::from_secs(2400) {
+            let worst = (0..all).map(|i| used(&world, i, &crowd)).max().unwrap();
+            most = most.max(worst);
+            if worst > 0 {
+                last = world.now.since(began);
+            }
+            // But for the liar, to whom the links of his crowd lead in this world: who dials him may get one of those.
+            let honest = || (0..all).filter(|i| *i != real);
+            let uses = |i: usize, j: usize| i == j || world.nodes[i].overlay.view().get(&world.nodes[j].key.node_id()).is_some();
+            assert!(honest().all(|i| honest().all(|j| uses(i, j))), "an honest relay was lost");
+            world.run_until(world.now + Duration::from_secs(10));
+        }
+        let heard = |n: &Node| crowd.iter().filter(|(node, _)| n.overlay.view().entry(node).is_some()).count();
+        let heard = world.nodes.iter().map(heard).max().unwrap();
+        println!("{vouched} vouched for, round {round}: heard of {heard}, most used {most}, the last after {last:?}");
+        assert!(heard >= 20 && most <= most_allowed && last < Duration::from_secs(1800));
+        world.nodes.iter().for_each(|n| n.overlay.view().check());
+    }
+}
+
+/// A relay that is gone is named no more before its descriptor ends; when it is back, it is used again. It could reach nobody all the time,
+/// and believes in all of them still.
+#[test]
+fn a_relay_that_is_gone_is_found_out_and_comes_back() {
+    let mut world = network(24, 54, true);
+    settle(&mut world, 20);
+    world.run_until(world.now + Duration::from_secs(30));
+    let id = world.nodes[7].key.node_id();
+    let knowing = |world: &World| (0..24).filter(|i| *i != 7 && world.nodes[*i].overlay.view().get(&id).is_some()).count();
+    cut_off(&mut world, 7);
+    world.run_until(world.now + Duration::from_secs(1200));
+    assert_eq!((knowing(&world), world.shares()[7]), (0, 1.0));
+    let answer = world.nodes[3].overlay.answer(&Message::Fetch { id: 1, ids: vec![record::hint_id(&id)] });
+    assert!(matches!(answer, Some(Message::FetchReply { records, .. }) if records.is_empty()));
+    world.nodes[7].cut_off = false;
+    world.run_until(world.now + Duration::from_secs(120));
+    assert_eq!(knowing(&world), 23);
+    assert!(world.shares().iter().all(|s| *s == 1.0));
+}
+
+/// One directory of three lists invented relays and no others: the client uses all honest ones and no invented one.
+#[test]
+fn one_lying_directory_neither_invents_nor_hides() {
+    let mut world = network(30, 55, true);
+    settle(&mut world, 20);
+    let crowd = crowd(&world, 9, 3000, 50, 50);
+    world.nodes[9].forged = Some(crowd.iter().map(|(_, record)| record.clone()).collect());
+    let honest: BTreeSet<NodeId> = (0..30).map(|i| world.nodes[i].key.node_id()).collect();
+    let three = vec![world.peer(9), world.peer(2), world.peer(20)];
+    let client = world.add(55, "99.9.9.9:1".parse().unwrap(), false, true, three);
+    let better = [2, 3, 20].map(|i| world.peer(i)).to_vec();
+    let liar = world.peer(9);
+    let other = world.add(55, "99.9.9.8:1".parse().unwrap(), false, true, vec![liar]);
+    world.run_until(world.now + Duration::from_secs(60));
+    let right = |world: &World, i: usize| honest.iter().all(|id| world.nodes[i].overlay.view().get(id).is_some());
+    assert!(right(&world, client) && used(&world, client, &crowd) == 0);
+    // Who begins with the liar alone has nobody else to believe; with others, it comes right.
+    assert_eq!(used(&world, other, &crowd), 50);
+    world.feed(other, Input::Directories(better));
+    world.run_until(world.now + Duration::from_secs(30));
+    assert!(right(&world, other) && used(&world, other, &crowd) == 0);
+    world.nodes[client].overlay.view().check();
+}
+
+/// A directory whose view lost a good part begins anew, and clients let go of what it lost.
+#[test]
+fn clients_hear_what_their_directories_lost() {
+    let mut world = network(24, 56, true);
+    settle(&mut world, 20);
+    let three = vec![world.peer(1), world.peer(2), world.peer(3)];
+    let client = world.add(56, "99.9.9.9:1".parse().unwrap(), false, true, three);
+    world.run_until(world.now + Duration::from_secs(30));
+    assert_eq!(world.nodes[client].overlay.view().counts().relays, 24);
+    (18..24).for_each(|i| cut_off(&mut world, i));
+    world.run_until(world.now + Duration::from_secs(1500));
+    let view = world.nodes[client].overlay.view();
+    assert_eq!(view.counts().relays, 18);
+    view.check();
+}

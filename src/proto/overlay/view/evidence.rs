@@ -1,0 +1,130 @@
+//! What our own dials show, and whom it speaks for or against.
+
+use crate::base::NodeId;
+use crate::base::Time;
+use crate::proto::overlay::view::Entry;
+use crate::proto::overlay::view::View;
+use crate::proto::overlay::view::judge::SUBJECTS_MAX;
+use core::net::SocketAddr;
+use core::time::Duration;
+
+/// A relay that answered counts as proven for this long: about a day, and time to ask it again.
+pub(in crate::proto::overlay) const PROOF_LIFE: Duration = Duration::from_secs(30 * 3600);
+/// Answers within this time say nothing new about those who spoke for it.
+const WEIGH_AGAIN: Duration = Duration::from_secs(3600);
+/// Longest chain that is followed.
+const CHAIN_MAX: usize = 256;
+
+impl View {
+    /// Notes that this relay answered us at this address: our own evidence, from which receipts lead on.
+    pub fn prove(&mut self, node: &NodeId, addr: &SocketAddr, now: Time) {
+        let Some(entry) = self.entries.get(node).filter(|e| e.relay.addr() == *addr) else { return };
+        let (news, before) = (!entry.proven(), entry.answered());
+        self.stand(node, |s| {
+            (s.proven, s.doubted, s.failing, s.answered) = (true, false, None, Some(now));
+            (s.led_by, s.root) = (None, None);
+        });
+        if before.is_none_or(|at| at + WEIGH_AGAIN <= now) {
+            self.weigh(node, now);
+        }
+        if news {
+            self.stale |= self.turned_away;
+            let needed = self.needed();
+            self.settle(*node, needed);
+        }
+    }
+
+    /// Notes that this relay did not answer at this address. One failure is none: it is doubted when two lie `apart` or more from each
+    /// other, and we reached somebody else in between (`reached` is when we last did), so that it was not our own line that was down.
+    /// True if it is doubted now.
+    pub fn fail(&mut self, node: &NodeId, addr: &SocketAddr, now: Time, apart: Duration, reached: Option<Time>) -> bool {
+        let Some(entry) = self.entries.get_mut(node).filter(|e| e.relay.addr() == *addr) else { return false };
+        let standing = &mut entry.standing;
+        let first = *standing.failing.get_or_insert(now);
+        if !standing.doubted && (now < first + apart || reached.is_none_or(|at| at <= first)) {
+            return false;
+        }
+        let (was_seen, was_usable, never) = (standing.seen, entry.usable, standing.answered.is_none());
+        self.stand(node, |s| (s.proven, s.doubted, s.seen, s.led_by) = (false, true, false, None));
+        self.stale |= was_seen;
+        self.lost += usize::from(was_usable);
+        self.retire(node);
+        if never {
+            self.weigh(node, now);
+        }
+        self.bound();
+        true
+    }
+
+    /// Good and bad marks along the receipts of a relay that answered, or never did.
+    fn weigh(&mut self, node: &NodeId, now: Time) {
+        let Some(entry) = self.entries.get(node) else { return };
+        let here = (entry.relay.prefix(), entry.relay.hint_id(), entry.answered().is_some());
+        let mut notes = Vec::new();
+        for other in self.neighbours(node, SUBJECTS_MAX).iter().filter_map(|n| self.entries.get(n)) {
+            let there = (other.relay.prefix(), other.relay.hint_id(), other.answered().is_some());
+            // Only who answered us is marked. Of one that neither answered nor failed nothing is known yet.
+            if there.2 {
+                notes.push((there.0, here));
+            }
+            if here.2 && (there.2 || other.doubted()) {
+                notes.push((here.0, there));
+            }
+        }
+        for (speaker, (about, hint, answered)) in notes {
+            self.stale |= self.marks.note(now, speaker, about, hint, answered);
+        }
+    }
+
+    /// Forgets proofs and marks that had their time. Linear: call it every few minutes.
+    pub fn lapse(&mut self, now: Time) {
+        let old = |e: &&Entry| e.proven() && e.answered().is_none_or(|at| at + PROOF_LIFE <= now);
+        let old: Vec<NodeId> = self.entries.values().filter(old).map(|e| e.relay.node()).collect();
+        self.stale |= !old.is_empty();
+        for node in old {
+            self.stand(&node, |s| s.proven = false);
+        }
+        self.marks.expire(now);
+    }
+
+    /// The relay that never answered us on whom this one hangs: the first after those that did. It may be the relay itself.
+    pub fn rests_on(&self, node: &NodeId) -> NodeId {
+        let mut at = *node;
+        for _ in 0..CHAIN_MAX {
+            let before = self.entries.get(&at).and_then(|e| e.standing.led_by);
+            let Some(before) = before.filter(|b| self.entries.get(b).is_some_and(|e| e.answered().is_none())) else { break };
+            at = before;
+        }
+        at
+    }
+
+    /// Whether something hangs on what counts no more: [`View::recount`] is wanted.
+    pub const fn is_stale(&self) -> bool {
+        self.stale
+    }
+
+    /// Whether a relay that others name is no news: it is usable, or it was looked at and found wanting. Of a client: or no directory lists it
+    /// any more; but one that some list and some do not may be hidden by those.
+    pub fn knows(&self, hint: u64) -> bool {
+        self.by_hint(hint).is_some_and(|e| self.is_no_news(e))
+    }
+
+    /// The same of a relay at hand.
+    pub fn is_no_news(&self, entry: &Entry) -> bool {
+        let wanting = match self.voters {
+            Some(_) => entry.standing.listed == 0,
+            None => entry.standing.doubted || entry.standing.dropped,
+        };
+        entry.usable || wanting
+    }
+
+    /// How many usable relays ceased to be so since the last call to [`View::forget_lost`].
+    pub const fn lost(&self) -> usize {
+        self.lost
+    }
+
+    /// Those who read our list were told to read it anew.
+    pub const fn forget_lost(&mut self) {
+        self.lost = 0;
+    }
+}
