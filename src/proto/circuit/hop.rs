@@ -43,8 +43,7 @@ const PENDING_PER_LINK: usize = 256;
 /// Most circuit handshakes that may wait in all: a second of work for one core, so that nobody's create waits longer. Shared out by
 /// [`Crowd`].
 const PENDING_MAX: usize = 4096;
-/// Most cells that wait for links to hosts, over all circuits: 70 MB. Shared out by [`Crowd`]; the circuit whose cell finds no place ends
-/// (T35).
+/// Most cells that wait for links to hosts, over all circuits: 70 MB. Shared out by [`Crowd`]; the leg whose cell finds no place ends (T35).
 const WAITING_MAX: usize = 32_768;
 /// Relays in an answer to a sample request: half a cell.
 const SAMPLE_MAX: usize = 128;
@@ -316,8 +315,16 @@ impl Hops {
                 }
                 Some(Leg::Waiting(waiting)) => {
                     let remote = links.port_link(hop.prev).and_then(|(link, _)| links.remote(link));
-                    let Some(seat) = remote.and_then(|remote| self.waits.enter(&remote)) else { return Verdict::Destroy };
-                    waiting.push((Box::new(*body), seat));
+                    match remote.and_then(|remote| self.waits.enter(&remote)) {
+                        Some(seat) => waiting.push((Box::new(*body), seat)),
+                        None => {
+                            links.consumed(ctx, hop.prev);
+                            self.leg_gone(ctx, links, key, stream);
+                            if let Some(hop) = self.hops.get_mut(key) {
+                                hop.legs.insert(stream, Leg::Ended);
+                            }
+                        }
+                    }
                 }
                 // The leg ended while this was on its way.
                 Some(Leg::Ended) | None => links.consumed(ctx, hop.prev),
@@ -443,7 +450,7 @@ impl Hops {
                     }
                 }
                 Leg::Open(_) => {}
-                // The client ended it, and is not told again.
+                // The client ended it, or was told already.
                 Leg::Ended => return,
             }
             Self::answer(ctx, links, hop, RelayCommand::End, stream, &[]);
