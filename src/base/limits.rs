@@ -112,6 +112,11 @@ pub const CIRCUIT_BEGINS: u16 = 1024;
 pub const CREDIT_QUANTUM: u32 = 32;
 /// Credit that both ends of a leg assume at its start: one large store and its opening fit.
 pub const WINDOW_MIN: u32 = 64;
+
+// Each leg withholds a credit until it ends, and what is owed below a quantum is not granted yet. Were the two together as much as the first
+// window, a circuit with all its legs could stand still with nothing on its way that would ever set it going.
+const _: () = assert!(CIRCUIT_LEGS + CREDIT_QUANTUM as usize <= WINDOW_MIN as usize, "legs alone can use up the first window");
+
 /// Largest window of a leg, as design D6 fixes it.
 pub const WINDOW_MAX: u32 = 3072;
 /// Credits leave a node in batches, this far apart, on one grid for all its links: coarse, so that they say little about timing, and one wake-up

@@ -198,10 +198,9 @@ impl Core {
     /// When a `Tick` is wanted, and which part wants it.
     pub fn timeout(&self) -> Option<(Time, &'static str)> {
         let keys = self.keys.as_ref().map(Renewal::timeout);
-        [self.links.timeout(), self.requests.timeout(), self.ops.timeout(), self.overlay.timeout(), self.host.timeout(), keys]
-            .into_iter()
-            .flatten()
-            .min()
+        let own = [self.requests.timeout(), self.ops.timeout(), self.overlay.timeout()];
+        let others = [self.links.timeout(), self.hops.timeout(), self.host.timeout(), keys];
+        own.into_iter().chain(others).flatten().min()
     }
 
     /// Usable relays in the view.
@@ -345,6 +344,7 @@ impl Core {
     /// Lets every machine take note of what the others did, until nothing is left, and hands the batches to the transport.
     fn settle(&mut self, ctx: &mut Ctx<'_, '_>) {
         self.links.tick(ctx);
+        self.hops.tick(ctx, &mut self.links);
         self.host.tick(ctx, &mut self.links);
         self.requests.tick(ctx, &mut self.links);
         if self.keys.as_mut().is_some_and(|keys| keys.tick(ctx)) {

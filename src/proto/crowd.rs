@@ -3,6 +3,10 @@
 //! Places are given while a /24 (IPv6: /48) holds less than its part of those that are free, and its /16 (IPv6: /32) less than four times
 //! that. So one prefix alone takes a ninth when its part is an eighth, the next a ninth of what is left, and who holds nothing yet gets a
 //! place as long as there is any. Overflow: no place, and whoever asked is refused like anyone.
+//!
+//! The address is that of the hop before us, and whoever sends through an honest relay is counted as that relay: shares part relays and
+//! clients that are linked to us, not the people behind them (T36). In a local network everybody may be of one prefix (loopback, or one /24):
+//! then all of them together get what one prefix gets, a ninth of what stands and a third of what passes.
 
 use crate::base::net::Group;
 use crate::base::net::Prefix;

@@ -45,8 +45,9 @@ use std::time::Duration;
 /// Most legs at once: bounds sessions and their buffers. Shared out by [`Crowd`]: identities are free, and a relay at one address may have as
 /// many as it likes (T36).
 const LEGS_MAX: usize = 20_000;
-/// How long a leg may stand without its opening: a last hop sends what waited right behind the leg cell, or as soon as its client has run the
-/// handshake. A leg that costs its opener nothing does not keep a place longer (T36).
+/// How long a leg may stand without its opening, or with a request begun and not whole. A last hop sends what waited right behind the leg cell,
+/// or as soon as its client has run the handshake, and a client waits no longer than this for the answer to a request that it has begun to
+/// send. What costs its sender little does not keep a place longer (T35, T36).
 const FRESH_MAX: Duration = Duration::from_secs(20);
 /// How long a leg may stand without a whole request: three times as long as a client waits for an answer. One that pauses longer, because its
 /// user reads slowly, opens a session anew.
@@ -55,8 +56,12 @@ const IDLE_MAX: Duration = Duration::from_secs(60);
 const OPENING_MAX: usize = 2048;
 /// Requests that run beside the core at once: enough to fill a group commit, few enough to stay fair.
 const RUNNING_MAX: usize = 64;
-/// Most cells of requests that wait, over all legs: 140 MB. Shared out by [`Crowd`]; the leg whose cell finds no place ends (T35).
+/// Most cells of requests that take several, whole or not, over all legs: 140 MB. Shared out by [`Crowd`]; the leg whose cell finds no place
+/// ends (T35).
 const HELD_MAX: usize = 65_536;
+/// Most requests of one cell that wait, and cells that wait for the opening of their session: 70 MB. Shared out in the same way, and apart from
+/// those above: whoever begins requests and does not finish them is in nobody's way who fetches.
+const ASKED_MAX: usize = 32_768;
 /// Most requests of one leg that wait, run, or have answers here that have not left: twice what an honest client has in flight.
 const PER_LEG_MAX: usize = 2 * limits::SESSION_IN_FLIGHT as usize;
 
@@ -111,6 +116,8 @@ struct Leg {
     held: Vec<Seat>,
     next: u16,
     waiting: VecDeque<(u16, Vec<u8>)>,
+    /// Whether it is in the queue of its prefix.
+    queued: bool,
     running: usize,
     next_answer: u16,
     answers: BTreeMap<u16, Option<Vec<u8>>>,
@@ -124,7 +131,8 @@ pub struct Host {
     opening: BTreeMap<Key, Seat>,
     opening_seats: Crowd,
     held: Crowd,
-    /// When legs end whose sessions have not begun to open, or that have asked nothing for long.
+    asked: Crowd,
+    /// When legs end whose sessions have not begun to open, that do not finish a request, or that have asked nothing for long.
     idle: TimerTable<Key>,
     /// Legs with a request to serve, by the prefix of their last hop, and the prefixes in turn.
     turns: VecDeque<Prefix>,
@@ -141,6 +149,7 @@ impl Default for Host {
             opening: BTreeMap::new(),
             opening_seats: Crowd::new(OPENING_MAX, PASSING),
             held: Crowd::new(HELD_MAX, PASSING),
+            asked: Crowd::new(ASKED_MAX, PASSING),
             idle: TimerTable::default(),
             turns: VecDeque::new(),
             by_prefix: BTreeMap::new(),
@@ -175,6 +184,7 @@ impl Host {
                     held: Vec::new(),
                     next: 0,
                     waiting: VecDeque::new(),
+                    queued: false,
                     running: 0,
                     next_answer: 0,
                     answers: BTreeMap::new(),
@@ -226,7 +236,8 @@ impl Host {
                 if data.len() != RELAY_DATA {
                     return self.end(ctx, links, key);
                 }
-                let Some(seat) = links.remote(leg.link).and_then(|remote| self.held.enter(&remote)) else {
+                let crowd = leg.stage.crowd(&mut self.held, &mut self.asked);
+                let Some(seat) = links.remote(leg.link).and_then(|remote| crowd.enter(&remote)) else {
                     return self.end(ctx, links, key);
                 };
                 leg.input.extend_from_slice(data);
@@ -256,7 +267,17 @@ impl Host {
         match (result, self.legs.get_mut(key)) {
             (Some((session, kind)), Some(leg)) => {
                 leg.stage = Stage::Open(session, kind);
-                self.idle.set(key, ctx.env.now + IDLE_MAX);
+                self.idle.set(key, ctx.env.now + if leg.input.is_empty() { IDLE_MAX } else { FRESH_MAX });
+                if kind.request_len() > RELAY_DATA {
+                    // What came meanwhile is part of something larger.
+                    let came = leg.held.len();
+                    leg.held.drain(..).for_each(|seat| self.asked.leave(seat));
+                    let remote = links.remote(leg.link);
+                    leg.held.extend((0..came).map_while(|_| self.held.enter(&remote?)));
+                    if leg.held.len() < came {
+                        return self.end(ctx, links, key);
+                    }
+                }
                 self.take_requests(ctx, links, acceptance, key);
             }
             _ => self.end(ctx, links, key),
@@ -275,13 +296,19 @@ impl Host {
             leg.next += 1;
             taken = true;
         }
-        if taken {
+        if !leg.input.is_empty() && (taken || leg.input.len() == RELAY_DATA) {
+            // A request has begun.
+            self.idle.set(key, ctx.env.now + FRESH_MAX);
+        } else if taken {
             self.idle.set(key, ctx.env.now + IDLE_MAX);
+        }
+        if taken {
             let queue = self.by_prefix.entry(leg.seat.prefix()).or_default();
             if queue.is_empty() {
                 self.turns.push_back(leg.seat.prefix());
             }
-            if !queue.contains(&key) {
+            if !leg.queued {
+                leg.queued = true;
                 queue.push_back(key);
             }
             self.serve(ctx, links, acceptance);
@@ -301,10 +328,11 @@ impl Host {
                 && let Stage::Open(session, kind) = &leg.stage
                 && let Some((n, sealed)) = leg.waiting.pop_front()
             {
+                let crowd = leg.stage.crowd(&mut self.held, &mut self.asked);
                 // The credit of one cell is due when the answer has left (D6).
                 for n in 0..kind.request_len() / RELAY_DATA {
                     if let Some(seat) = leg.held.pop() {
-                        self.held.leave(seat);
+                        crowd.leave(seat);
                     }
                     if n > 0 {
                         links.consumed(ctx, leg.port);
@@ -314,7 +342,8 @@ impl Host {
                 self.running += 1;
                 let work = Job::Serve { session: session.clone(), kind: *kind, n, sealed, acceptance: Arc::clone(acceptance) };
                 ctx.out.job(JobFor::Serve(key, n), work);
-                if !leg.waiting.is_empty() {
+                leg.queued = !leg.waiting.is_empty();
+                if leg.queued {
                     queue.push_back(key);
                 }
             }
@@ -368,7 +397,8 @@ impl Host {
             links.close_port(ctx, leg.port);
             self.idle.stop(&key);
             self.seats.leave(leg.seat);
-            leg.held.into_iter().for_each(|seat| self.held.leave(seat));
+            let crowd = leg.stage.crowd(&mut self.held, &mut self.asked);
+            leg.held.into_iter().for_each(|seat| crowd.leave(seat));
         }
     }
 
@@ -380,12 +410,22 @@ impl Host {
     /// Does what is due.
     pub(in crate::proto) fn tick(&mut self, ctx: &mut Ctx<'_, '_>, links: &mut Links) {
         while let Some(key) = self.idle.expired(ctx.env.now) {
-            // One whose answers are late, here or on their way, is not idle.
-            if self.legs.get(key).is_some_and(|leg| leg.outstanding(links) > 0) {
+            // One whose answers are late, here or on their way, is not idle. That excuses no request that is not finished.
+            if self.legs.get(key).is_some_and(|leg| leg.input.is_empty() && leg.outstanding(links) > 0) {
                 self.idle.set(key, ctx.env.now + IDLE_MAX);
             } else {
                 self.end(ctx, links, key);
             }
+        }
+    }
+}
+
+impl Stage {
+    /// Where the cells of a leg have their places.
+    const fn crowd<'a>(&self, held: &'a mut Crowd, asked: &'a mut Crowd) -> &'a mut Crowd {
+        match self {
+            Self::Open(_, kind) if kind.request_len() > RELAY_DATA => held,
+            Self::Fresh | Self::Opening | Self::Open(..) => asked,
         }
     }
 }

@@ -259,7 +259,8 @@ pub enum JobResult {
 pub enum Lane {
     /// This node's own user, and its own keys.
     Own,
-    /// Knowing the network: the overlay plane, and links that we dial.
+    /// Knowing the network: the overlay plane, and links that we dial. Those dialled for the circuits of others are among them: whoever waits for
+    /// an open link may be anybody, and few of them are dialled at a time (`link::dial`), so that they do not fill this queue.
     Upkeep,
     /// Whoever dialled us, and the circuits and legs that come in.
     Others,

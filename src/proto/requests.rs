@@ -384,7 +384,7 @@ impl Requests {
     fn dispatch(&mut self, ctx: &mut Ctx<'_, '_>, links: &mut Links, view: &View, op: OpId) {
         let Some(mut domain) = self.domains.remove(&op) else { return };
         let mut blocked = VecDeque::new();
-        // Hosts whose backlog is full on every circuit that may serve them: asking again in this round is in vain.
+        // Hosts that no circuit takes a request for: asking again in this round is in vain.
         let mut full = BTreeSet::new();
         while let Some(ask) = domain.queue.pop_front() {
             let chosen =
@@ -402,7 +402,7 @@ impl Requests {
                 }
             }
         }
-        // Not for lack of room on a stream, but of a circuit that may serve the host: one more.
+        // Not for a backlog that will shrink, but for want of a circuit that may serve the host and has a stream for it: one more.
         let stuck = blocked.iter().any(|ask| !domain.circuits.keys().any(|key| self.may_serve(&domain, *key, ask)));
         if stuck {
             domain.want = domain.want.max((domain.circuits.len() + 1).min(PER_OP_MAX));
@@ -411,23 +411,21 @@ impl Requests {
         self.domains.insert(op, domain);
     }
 
-    /// Whether the rules allow this circuit to meet this host for this region.
+    /// Whether the rules allow this circuit to meet this host for this region, and it has a stream for it or can begin one.
     fn may_serve(&self, domain: &Domain, key: Key, ask: &Ask) -> bool {
         let Some(path) = self.origins.path(key) else { return false };
         let hosts = domain.circuits.get(&key).and_then(|uses| uses.get(&ask.target.region));
         let counted = hosts.is_none_or(|h| h.contains(&ask.target.host) || h.len() < limits::CIRCUIT_HOSTS_PER_REGION);
         let [.., last] = path;
         let outside = ask.target.members.as_ref().is_none_or(|m| !m.contains(&last));
-        let lasts = !self.origins.is_spent(key) || self.origins.takes(key, &ask.target.host, ask.kind);
-        counted && outside && lasts && !path.contains(&ask.target.host)
+        counted && outside && !path.contains(&ask.target.host) && self.origins.takes(key, &ask.target.host, ask.kind)
     }
 
     fn choose(&self, domain: &Domain, ask: &Ask) -> Option<Key> {
         let fits = domain.circuits.keys().copied().filter(|key| self.may_serve(domain, *key, ask));
         fits.map(|key| {
             // A circuit that meets the host already costs no new session and tells no further last hop.
-            let full = self.origins.load(key, &ask.target.host, ask.kind) >= STREAM_BACKLOG
-                || !self.origins.takes(key, &ask.target.host, ask.kind);
+            let full = self.origins.load(key, &ask.target.host, ask.kind) >= STREAM_BACKLOG;
             let meets = domain.circuits.get(&key).is_some_and(|uses| uses.values().any(|h| h.contains(&ask.target.host)));
             (full, !meets, self.origins.total_load(key), key)
         })
@@ -566,8 +564,10 @@ mod tests {
     use super::*;
     use crate::base::Env;
     use crate::base::LinkId;
+    use crate::base::Position;
     use crate::base::Wall;
     use crate::proto::out::Out;
+    use crate::proto::overlay::testing;
     use rand::SeedableRng;
 
     #[test]
@@ -601,5 +601,37 @@ mod tests {
         let circuits: Vec<_> = requests.domains.values().flat_map(|d| d.circuits.keys().copied()).collect();
         assert_eq!(circuits, [fresh]);
         assert_eq!(requests.circuits(), 1);
+    }
+
+    #[test]
+    fn a_circuit_whose_streams_are_all_busy_is_joined_by_another() {
+        let mut rng = rand::rngs::StdRng::seed_from_u64(1);
+        let mut view = testing::view_with_witnesses();
+        let mut hosts = Vec::new();
+        for n in 0..limits::CIRCUIT_LEGS as u8 {
+            let host = testing::host_at(&mut rng, ([30 + n, 1, 1, 1], 9).into(), Position([n; 32]));
+            hosts.push(host.node());
+            view.insert(host, testing::NOW);
+        }
+        let mut links = Links::new(NetworkId([1; 32]), None);
+        links.open_unshaken(LinkId(1), Some(NodeId([251; 32])));
+        let mut requests = Requests::new(NetworkId([1; 32]), PathPolicy::new(None), true);
+        requests.open(OpId(1), 1);
+        let circuit = requests.origins.stand(&mut links, LinkId(1), 0);
+        requests.adopt(OpId(1), circuit);
+        let mut env = Env { now: Time(1), wall: Wall(0), rng: &mut rng };
+        let mut ctx = Ctx { env: &mut env, out: &mut Out::default() };
+        let kind = SessionType { kind: crate::wire::request::Kind::Fetch, class: crate::wire::share::Class::Small };
+        let mut wanted = Vec::new();
+        for host in hosts {
+            requests.ask(&mut ctx, OpId(1), Target { host, region: 0, members: None }, kind, vec![1]);
+            // Each may meet three hosts of a region only: here each is another's.
+            requests.domains.values_mut().flat_map(|d| d.circuits.values_mut()).for_each(BTreeMap::clear);
+            requests.dispatch(&mut ctx, &mut links, &view, OpId(1));
+            wanted.push((requests.backlog(OpId(1)), requests.domains[&OpId(1)].want));
+        }
+        let taken = wanted.iter().filter(|(backlog, _)| *backlog == 0).count();
+        assert!(wanted[..taken].iter().all(|w| *w == (0, 1)) && taken < wanted.len(), "{wanted:?}");
+        assert_eq!(wanted[taken], (1, 2), "one waits, for a circuit more");
     }
 }

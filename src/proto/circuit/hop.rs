@@ -8,6 +8,7 @@ use crate::base::CircuitId;
 use crate::base::LinkId;
 use crate::base::NodeId;
 use crate::base::StreamId;
+use crate::base::Time;
 use crate::base::limits;
 use crate::crypto::cgo::RelayLayer;
 use crate::crypto::ntor;
@@ -29,6 +30,7 @@ use crate::proto::overlay::view::View;
 use crate::proto::renewal::NodeKeys;
 use crate::proto::slab::Key;
 use crate::proto::slab::Slab;
+use crate::proto::timers::TimerTable;
 use crate::wire::cell::BODY;
 use crate::wire::cell::Command;
 use crate::wire::cell::RelayCommand;
@@ -37,20 +39,29 @@ use crate::wire::cell::TAG;
 use crate::wire::codec::Reader;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Most circuit handshakes that one link may have waiting: beyond it creates are refused before any public-key work (T36).
 const PENDING_PER_LINK: usize = 256;
 /// Most circuit handshakes that may wait in all: a second of work for one core, so that nobody's create waits longer. Shared out by
 /// [`Crowd`].
 const PENDING_MAX: usize = 4096;
-/// Most cells that wait for links to hosts, over all circuits: 70 MB. Shared out by [`Crowd`]; the circuit whose cell finds no place ends
-/// (T35).
+/// Most cells that wait for links to hosts, over all circuits: 70 MB. Shared out by [`Crowd`]; the leg whose cell finds no place ends (T35).
 const WAITING_MAX: usize = 32_768;
 /// Relays in an answer to a sample request: half a cell.
 const SAMPLE_MAX: usize = 128;
 /// Most circuits carried at once, or being made. At 2 KiB each (`benches/circuits.rs`) they take 100 MiB. Shared out by [`Crowd`], by who is
 /// on the client's side.
 const HOPS_MAX: usize = 50_000;
+/// How long a circuit may stand without a cell. Clients replace circuits that nobody used after ten minutes at most, and operations move cells:
+/// what stands longer only keeps a place, perhaps at many relays at once (T36).
+const IDLE_MAX: Duration = Duration::from_secs(15 * 60);
+/// Idle circuits end on a grid: one wake-up a minute does for all.
+const IDLE_GRID: Duration = Duration::from_secs(60);
+/// Most circuits that are looked at in one go.
+const IDLE_BATCH: usize = 1024;
+/// How long the rest waits then: all circuits take five seconds.
+const IDLE_REST: Duration = Duration::from_millis(100);
 
 #[derive(Debug)]
 enum Next {
@@ -80,6 +91,8 @@ struct Hop {
     legs: BTreeMap<StreamId, Leg>,
     layer: RelayLayer<BODY>,
     seat: Seat,
+    /// When the last cell came, from either side.
+    moved: Time,
 }
 
 /// What a circuit holds while its handshake runs.
@@ -98,6 +111,10 @@ pub struct Hops {
     pending: BTreeMap<(LinkId, CircuitId), Pending>,
     turns: Crowd,
     waits: Crowd,
+    /// When to look whether a circuit is idle: cells only note their time, so that each costs no more than that.
+    idle: TimerTable<Key>,
+    /// Not before that.
+    idle_rest: Time,
 }
 
 impl Default for Hops {
@@ -108,6 +125,8 @@ impl Default for Hops {
             pending: BTreeMap::new(),
             turns: Crowd::new(PENDING_MAX, PASSING),
             waits: Crowd::new(WAITING_MAX, PASSING),
+            idle: TimerTable::default(),
+            idle_rest: Time(0),
         }
     }
 }
@@ -204,8 +223,9 @@ impl Hops {
         match links.accept_port(link, circuit, Owner::HopPrev(key)) {
             Some(prev) => {
                 let (legs, layer) = (BTreeMap::new(), RelayLayer::new(&keys));
-                let hop = Hop { prev, next: Next::None, early_seen: 0, begun: 0, legs, layer, seat };
+                let hop = Hop { prev, next: Next::None, early_seen: 0, begun: 0, legs, layer, seat, moved: ctx.env.now };
                 self.hops.fill(key, Box::new(hop));
+                self.idle.set(key, (ctx.env.now + IDLE_MAX).next_multiple(IDLE_GRID));
                 links.push_control(ctx, link, Some(circuit), Command::Created, &write_handshake(&reply));
             }
             None => {
@@ -227,6 +247,7 @@ impl Hops {
         body: &mut [u8; BODY],
     ) {
         let Some(hop) = self.hops.get_mut(key) else { return };
+        hop.moved = ctx.env.now;
         if early {
             hop.early_seen += 1;
             if hop.early_seen > limits::EARLY_MAX {
@@ -251,6 +272,7 @@ impl Hops {
         if let Some(hop) = self.hops.get_mut(key)
             && let Next::Open(next) = hop.next
         {
+            hop.moved = ctx.env.now;
             hop.layer.inbound(Command::Relay as u8, body);
             links.send(ctx, hop.prev, Command::Relay, body, Some(next));
         }
@@ -267,6 +289,7 @@ impl Hops {
         body: &mut [u8; BODY],
     ) {
         let Some(hop) = self.hops.get_mut(key) else { return };
+        hop.moved = ctx.env.now;
         let end = match RelayMessage::read(body).map(|m| m.command) {
             Ok(RelayCommand::Data) => false,
             Ok(RelayCommand::End) => true,
@@ -316,8 +339,16 @@ impl Hops {
                 }
                 Some(Leg::Waiting(waiting)) => {
                     let remote = links.port_link(hop.prev).and_then(|(link, _)| links.remote(link));
-                    let Some(seat) = remote.and_then(|remote| self.waits.enter(&remote)) else { return Verdict::Destroy };
-                    waiting.push((Box::new(*body), seat));
+                    match remote.and_then(|remote| self.waits.enter(&remote)) {
+                        Some(seat) => waiting.push((Box::new(*body), seat)),
+                        None => {
+                            links.consumed(ctx, hop.prev);
+                            self.leg_gone(ctx, links, key, stream);
+                            if let Some(hop) = self.hops.get_mut(key) {
+                                hop.legs.insert(stream, Leg::Ended);
+                            }
+                        }
+                    }
                 }
                 // The leg ended while this was on its way.
                 Some(Leg::Ended) | None => links.consumed(ctx, hop.prev),
@@ -443,7 +474,7 @@ impl Hops {
                     }
                 }
                 Leg::Open(_) => {}
-                // The client ended it, and is not told again.
+                // The client ended it, or was told already.
                 Leg::Ended => return,
             }
             Self::answer(ctx, links, hop, RelayCommand::End, stream, &[]);
@@ -465,6 +496,7 @@ impl Hops {
     /// Ends a circuit in all directions. Ports that are closed already are left alone.
     pub(in crate::proto) fn destroy(&mut self, ctx: &mut Ctx<'_, '_>, links: &mut Links, key: Key) {
         let Some(hop) = self.hops.remove(key) else { return };
+        self.idle.stop(&key);
         links.close_port(ctx, hop.prev);
         if let Next::Creating(port) | Next::Open(port) = hop.next {
             links.close_port(ctx, port);
@@ -477,6 +509,29 @@ impl Hops {
             }
         }
         self.seats.leave(hop.seat);
+    }
+
+    /// The earliest timer, and what it is for.
+    pub fn timeout(&self) -> Option<(Time, &'static str)> {
+        self.idle.next().map(|(at, _)| (at.max(self.idle_rest), "idle circuits"))
+    }
+
+    /// Ends circuits over which nothing moved for long.
+    pub(in crate::proto) fn tick(&mut self, ctx: &mut Ctx<'_, '_>, links: &mut Links) {
+        if ctx.env.now < self.idle_rest {
+            return;
+        }
+        for _ in 0..IDLE_BATCH {
+            let Some(key) = self.idle.expired(ctx.env.now) else { return };
+            let Some(hop) = self.hops.get(key) else { continue };
+            let until = hop.moved + IDLE_MAX;
+            if until <= ctx.env.now {
+                self.destroy(ctx, links, key);
+            } else {
+                self.idle.set(key, until.next_multiple(IDLE_GRID));
+            }
+        }
+        self.idle_rest = ctx.env.now + IDLE_REST;
     }
 }
 

@@ -70,9 +70,18 @@ impl Bench {
             let leg = host.legs.get_mut(key).unwrap();
             leg.input.extend_from_slice(&vec![0; requests * RELAY_DATA]);
             let remote = links.remote(leg.link).unwrap();
-            leg.held.extend((0..requests).map(|_| host.held.enter(&remote).unwrap()));
+            leg.held.extend((0..requests).map(|_| host.asked.enter(&remote).unwrap()));
             host.take_requests(ctx, links, &Arc::default(), key);
         });
+    }
+
+    /// So many cells of requests arrive.
+    fn cells(&mut self, key: Key, keys: &Arc<NodeKeys>, cells: usize) {
+        let mut body = [0; BODY];
+        RelayMessage { command: RelayCommand::Data, stream: crate::base::StreamId(0), data: &[7; RELAY_DATA] }.write(&mut body);
+        for _ in 0..cells {
+            self.with(|host, links, ctx| host.data(ctx, links, keys, &Arc::default(), key, &body));
+        }
     }
 
     fn tick(&mut self, at: Time) {
@@ -226,6 +235,60 @@ fn cells_of_requests_that_never_become_whole_do_not_fill_the_memory() {
         bench.with(|host, links, ctx| host.end(ctx, links, key));
     }
     assert_eq!(bench.host.held.taken(), 0);
+}
+
+#[test]
+fn a_request_that_is_begun_is_finished_soon_or_its_leg_ends() {
+    let mut bench = Bench::new();
+    let (keys, link) = (keys(), bench.relay(1, [203, 0, 113, 1]));
+    let store = SessionType { kind: Kind::Store, class: Class::Large };
+    let cells = store.request_len() / RELAY_DATA;
+    let legs: Vec<_> = (0..4).map(|_| bench.leg(link).unwrap()).collect();
+    let [never, part, early, quiet] = legs[..] else { unreachable!() };
+    // What comes while a session opens counts from when it is open.
+    bench.host.legs.get_mut(early).unwrap().stage = Stage::Opening;
+    bench.cells(early, &keys, cells + 3);
+    assert_eq!((bench.host.asked.taken(), bench.host.held.taken()), (cells + 3, 0));
+    legs.iter().for_each(|key| bench.open_as(*key, store));
+    assert_eq!((bench.host.asked.taken(), bench.host.held.taken(), bench.host.running), (0, 3, 1), "one is served");
+    bench.cells(never, &keys, 1);
+    bench.now = Time(0) + FRESH_MAX / 2;
+    // One cell more buys no time, and neither does an answer that is late; a whole request does.
+    bench.cells(never, &keys, cells - 2);
+    bench.cells(part, &keys, cells + 1);
+    bench.tick(Time(0) + FRESH_MAX);
+    let stands = |bench: &Bench| legs.iter().map(|key| bench.host.legs.get(*key).is_some()).collect::<Vec<_>>();
+    assert_eq!(stands(&bench), [false, true, false, true]);
+    assert_eq!(bench.host.held.taken(), 1);
+    bench.cells(part, &keys, cells - 1);
+    bench.tick(Time(0) + FRESH_MAX * 2);
+    assert_eq!(stands(&bench), [false, true, false, true]);
+    assert!(bench.host.legs.get(quiet).unwrap().input.is_empty());
+    bench.with(|host, links, ctx| {
+        host.end(ctx, links, part);
+        host.end(ctx, links, quiet);
+    });
+    assert_eq!((bench.host.asked.taken(), bench.host.held.taken(), bench.host.seats.taken()), (0, 0, 0));
+}
+
+#[test]
+fn who_fetches_needs_no_place_among_requests_that_are_not_finished() {
+    let mut bench = Bench::new();
+    let (keys, link) = (keys(), bench.relay(1, [203, 0, 113, 1]));
+    let store = SessionType { kind: Kind::Store, class: Class::Large };
+    for _ in 0..2000 {
+        let key = bench.leg(link).unwrap();
+        bench.open_as(key, store);
+        bench.cells(key, &keys, store.request_len() / RELAY_DATA - 1);
+    }
+    let remote = bench.links.remote(link).unwrap();
+    let rest: Vec<_> = core::iter::from_fn(|| bench.host.held.enter(&remote)).collect();
+    assert!(rest.len() < 16, "no place is free");
+    let key = bench.leg(link).unwrap();
+    bench.open(key);
+    bench.cells(key, &keys, PER_LEG_MAX);
+    assert_eq!(bench.host.running, PER_LEG_MAX, "over the same last hop");
+    rest.into_iter().for_each(|seat| bench.host.held.leave(seat));
 }
 
 #[test]

@@ -19,7 +19,7 @@ fn a_leg_that_ended_keeps_its_place_until_its_dial_is_over() {
     let legs: BTreeMap<_, _> = (1..=limits::CIRCUIT_LEGS as u16).map(|n| (StreamId(n), Leg::Waiting(Vec::new()))).collect();
     let layer = RelayLayer::new(&Secret::new([3; 160]));
     let seat = hops.seats.enter(&links.remote(link).unwrap()).unwrap();
-    hops.hops.fill(key, Box::new(Hop { prev, next: Next::None, early_seen: 0, begun: 0, legs, layer, seat }));
+    hops.hops.fill(key, Box::new(Hop { prev, next: Next::None, early_seen: 0, begun: 0, legs, layer, seat, moved: Time(0) }));
 
     let mut say = |hops: &mut Hops, links: &mut Links, command, stream| {
         let mut body = [0; BODY];
@@ -115,7 +115,10 @@ fn an_answer_gives_its_credit_back_when_it_leaves() {
     // Three legs: one that its host will end, one whose link fails, one that the client ends.
     let host = links.open_port(link, Owner::Leg(key, StreamId(1))).unwrap();
     let legs = [(StreamId(1), Leg::Open(host)), (StreamId(2), Leg::Waiting(Vec::new())), (StreamId(3), Leg::Waiting(Vec::new()))];
-    hops.hops.fill(key, Box::new(Hop { prev, next: Next::None, early_seen: 0, begun: 3, legs: legs.into(), layer, seat }));
+    hops.hops.fill(
+        key,
+        Box::new(Hop { prev, next: Next::None, early_seen: 0, begun: 3, legs: legs.into(), layer, seat, moved: Time(0) }),
+    );
     links.starve(prev);
     let mut say = |hops: &mut Hops, links: &mut Links, command, stream| {
         let mut body = [0; BODY];
@@ -152,7 +155,7 @@ fn a_circuit_begins_so_many_legs_and_no_more() {
     let prev = links.accept_port(link, CircuitId(core::num::NonZeroU32::MIN), Owner::HopPrev(key)).unwrap();
     let (layer, legs) = (RelayLayer::new(&Secret::new([3; 160])), BTreeMap::new());
     let seat = hops.seats.enter(&links.remote(link).unwrap()).unwrap();
-    hops.hops.fill(key, Box::new(Hop { prev, next: Next::None, early_seen: 0, begun: 0, legs, layer, seat }));
+    hops.hops.fill(key, Box::new(Hop { prev, next: Next::None, early_seen: 0, begun: 0, legs, layer, seat, moved: Time(0) }));
     let mut begun = 0;
     loop {
         let mut body = [0; BODY];
@@ -179,7 +182,7 @@ fn cells_that_wait_for_links_are_bounded_and_give_their_places_back() {
         let legs = (1..=2).map(|n| (StreamId(n), Leg::Waiting(Vec::new()))).collect();
         let layer = RelayLayer::new(&Secret::new([3; 160]));
         let seat = hops.seats.enter(&links.remote(link).unwrap()).unwrap();
-        hops.hops.fill(key, Box::new(Hop { prev, next: Next::None, early_seen: 0, begun: 2, legs, layer, seat }));
+        hops.hops.fill(key, Box::new(Hop { prev, next: Next::None, early_seen: 0, begun: 2, legs, layer, seat, moved: Time(0) }));
         keys.push(key);
     }
     let mut env = Env { now: Time(0), wall: Wall(0), rng: &mut rng };
@@ -189,23 +192,87 @@ fn cells_that_wait_for_links_are_bounded_and_give_their_places_back() {
         RelayMessage { command, stream: StreamId(stream), data: &[9; 32] }.write(&mut body);
         matches!(hops.for_us(&mut ctx, links, &view, key, false, &mut body), Verdict::Fine)
     };
-    let waiting: usize = keys
-        .iter()
-        .map(|key| {
-            (0..limits::WINDOW_MIN).filter(|n| say(&mut hops, &mut links, *key, RelayCommand::Data, 1 + (n % 2) as u16)).count()
-        })
-        .sum();
-    assert_eq!((waiting, hops.waits.taken()), (WAITING_MAX.div_ceil(3), WAITING_MAX.div_ceil(3)));
+    // Each circuit may have so many cells on their way here; the first of a leg that finds no place ends that leg.
+    let ended = |hops: &Hops, key: Key| hops.hops.get(key).unwrap().legs.values().filter(|leg| matches!(leg, Leg::Ended)).count();
+    let (full, mut said) = (WAITING_MAX.div_ceil(3), 0);
+    for key in &keys {
+        for n in 0..limits::WINDOW_MIN {
+            assert!(say(&mut hops, &mut links, *key, RelayCommand::Data, 1 + (n % 2) as u16), "the circuit goes on");
+            said += 1;
+            assert!(hops.waits.taken() == said || said > full);
+        }
+    }
+    assert!(said > full && hops.waits.taken() <= full && hops.len() == keys.len());
+    let last = *keys.last().unwrap();
+    let prev = hops.hops.get(last).unwrap().prev;
+    assert_eq!((ended(&hops, keys[0]), ended(&hops, last)), (0, 2));
+    // The client is told once for each leg, and has the credit of all its cells back.
+    let credit = |links: &Links| links.owed(prev) + links.queued_on(prev) as u32;
+    assert_eq!(credit(&links), limits::WINDOW_MIN + 2);
+    let before = hops.waits.taken();
     // One leg is ended by its client, another finds no link, a third finds one; the rest goes with its circuits.
     assert!(say(&mut hops, &mut links, keys[0], RelayCommand::End, 1));
     let mut env = Env { now: Time(0), wall: Wall(0), rng: &mut rng };
     let mut ctx = Ctx { env: &mut env, out: &mut out };
     hops.leg_gone(&mut ctx, &mut links, keys[0], StreamId(2));
     hops.leg_open(&mut ctx, &mut links, keys[1], StreamId(1), link);
-    let left = WAITING_MAX.div_ceil(3) - 3 * limits::WINDOW_MIN as usize / 2;
+    hops.leg_open(&mut ctx, &mut links, last, StreamId(1), link);
+    assert!(!hops.hops.get(last).unwrap().legs.contains_key(&StreamId(1)), "its place is free when its dial is over");
+    assert_eq!(credit(&links), limits::WINDOW_MIN + 2, "and nobody is told again");
+    let left = before - 3 * limits::WINDOW_MIN as usize / 2;
     assert_eq!(hops.waits.taken(), left);
     for key in keys {
         hops.destroy(&mut ctx, &mut links, key);
     }
     assert_eq!((hops.waits.taken(), hops.seats.taken()), (0, 0));
+}
+
+#[test]
+fn circuits_over_which_nothing_moves_end_and_give_their_places_back() {
+    let (mut hops, mut links, mut out) = (Hops::default(), Links::new(NetworkId([1; 32]), None), Out::default());
+    let mut rng = rand::rngs::StdRng::seed_from_u64(1);
+    let view = View::new(true);
+    let secret = || Secret::new([3; 160]);
+    let mut at = |hops: &mut Hops, links: &mut Links, now, step: &mut dyn FnMut(&mut Hops, &mut Links, &mut Ctx<'_, '_>)| {
+        let mut env = Env { now, wall: Wall(0), rng: &mut rng };
+        step(hops, links, &mut Ctx { env: &mut env, out: &mut out });
+    };
+    // As many as two rounds look at, over three relays of one prefix, and one whose client says a word now and then.
+    for n in 0..=IDLE_BATCH as u32 {
+        let link = LinkId(u64::from(n / 400));
+        if n % 400 == 0 {
+            links.open_unshaken_from(link, None, ([203, 0, 113, (n / 400) as u8], 1).into());
+        }
+        let circuit = CircuitId::new(n % 400 + 1).unwrap();
+        let pending = hops.admit(&links, link, circuit).unwrap();
+        hops.pending.insert((link, circuit), pending);
+        at(&mut hops, &mut links, Time(0), &mut |hops, links, ctx| {
+            hops.created(ctx, links, link, circuit, Some((vec![0; 8], secret())));
+            links.flush(ctx);
+            links.sent(ctx, link, 1);
+        });
+    }
+    let busy = hops.hops.iter().last().unwrap().0;
+    let mut client = crate::crypto::cgo::ClientLayers::new();
+    client.push(&secret());
+    let mut word = |hops: &mut Hops, links: &mut Links, now| {
+        let mut body = [0; BODY];
+        RelayMessage { command: RelayCommand::Drop, stream: StreamId(0), data: &[] }.write(&mut body);
+        client.originate(0, Command::Relay as u8, &mut body);
+        at(hops, links, now, &mut |hops, links, ctx| hops.outbound(ctx, links, &view, busy, false, &mut body));
+        at(hops, links, now, &mut |hops, links, ctx| hops.tick(ctx, links));
+    };
+    let (first, _) = hops.timeout().unwrap();
+    assert_eq!(first, Time(0) + IDLE_MAX + IDLE_GRID);
+    word(&mut hops, &mut links, Time(0) + IDLE_MAX);
+    assert_eq!(hops.len(), IDLE_BATCH + 1, "not yet");
+    word(&mut hops, &mut links, first);
+    assert_eq!((hops.len(), hops.timeout().unwrap().0), (1, first + IDLE_REST), "one is still to be looked at");
+    word(&mut hops, &mut links, first + IDLE_REST);
+    assert_eq!((hops.len(), hops.seats.taken()), (1, 1));
+    // Nothing more is said.
+    let (next, _) = hops.timeout().unwrap();
+    assert_eq!(next, first + IDLE_MAX + IDLE_GRID);
+    at(&mut hops, &mut links, next, &mut |hops, links, ctx| hops.tick(ctx, links));
+    assert!(hops.is_empty() && hops.seats.taken() == 0 && hops.timeout().is_none());
 }
