@@ -2,7 +2,7 @@
 //!
 //! A chunk that somebody waits for asks ten at once, for a writer leaves out three of 24 and one may be slow. Where many chunks are under
 //! way, time lost on one is not lost, so each asks for no more than it lacks: 9.1 answers for eight shares instead of 10.8, and every answer
-//! crosses five machines. Hosts that are late are not waited for: [`Retrieval::hurry`].
+//! crosses five machines. Hosts that are late are not waited for: `Retrieval::hurry`.
 
 use crate::base::Address;
 use crate::base::NodeId;
