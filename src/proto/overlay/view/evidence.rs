@@ -37,9 +37,15 @@ impl View {
     /// Notes that this relay did not answer at this address. One failure is none: it is doubted when two lie `apart` or more from each
     /// other, and we reached somebody else in between (`reached` is when we last did), so that it was not our own line that was down.
     /// True if it is doubted now.
+    ///
+    /// Who answered within about a day is not doubted: it was there, and its descriptor ends within a day. Relays come and go, and if each
+    /// struck out those that it happened to miss, views would differ by more than the coverage gate allows (D8).
     pub fn fail(&mut self, node: &NodeId, addr: &SocketAddr, now: Time, apart: Duration, reached: Option<Time>) -> bool {
         let Some(entry) = self.entries.get_mut(node).filter(|e| e.relay.addr() == *addr) else { return false };
         let standing = &mut entry.standing;
+        if standing.answered.is_some_and(|at| now < at + PROOF_LIFE) {
+            return false;
+        }
         let first = *standing.failing.get_or_insert(now);
         if !standing.doubted && (now < first + apart || reached.is_none_or(|at| at <= first)) {
             return false;
@@ -54,6 +60,13 @@ impl View {
         }
         self.bound();
         true
+    }
+
+    /// As if this relay had never answered.
+    #[cfg(test)]
+    pub(in crate::proto::overlay) fn forget_answers(&mut self, node: &NodeId) {
+        self.stand(node, |s| (s.proven, s.answered) = (false, None));
+        self.stale = true;
     }
 
     /// Good and bad marks along the receipts of a relay that answered, or never did.
