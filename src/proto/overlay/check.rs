@@ -88,7 +88,7 @@ impl Check {
 }
 
 impl Overlay {
-    const fn local_or(&self, local: Duration, else_: Duration) -> Duration {
+    pub(super) const fn local_or(&self, local: Duration, else_: Duration) -> Duration {
         if self.view.is_local() { local } else { else_ }
     }
 

@@ -80,6 +80,8 @@ const EXPIRE_EVERY: Duration = Duration::from_secs(300);
 const LOST_PART: usize = 16;
 /// Or when anything is gone, after this long.
 const LOST_AFTER: Duration = Duration::from_secs(24 * 3600);
+/// The same in a local network.
+const LOST_AFTER_LOCAL: Duration = Duration::from_secs(20);
 /// Requests that a link may make at once, and per second.
 const BUDGET_BURST: u32 = 512;
 const BUDGET_PER_SEC: u32 = 64;
@@ -339,7 +341,9 @@ impl Overlay {
         }
         self.recount(now);
         let lost = self.view.lost();
-        if lost * LOST_PART > self.view.counts().relays || (lost > 0 && now.since(self.epoch_since) > LOST_AFTER) {
+        if lost * LOST_PART > self.view.counts().relays
+            || (lost > 0 && now.since(self.epoch_since) > self.local_or(LOST_AFTER_LOCAL, LOST_AFTER))
+        {
             self.view.forget_lost();
             (self.epoch, self.epoch_since) = (env.rng.next_u64(), now);
         }

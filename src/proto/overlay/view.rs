@@ -5,8 +5,8 @@
 //! both ways. *Usable* means seen, with receipts of enough seen witnesses in distinct groups: three, or as many as there are groups beside
 //! one. A *host* is a usable relay that says so, on IPv4, whose receipts show its address unchanged for a day.
 //!
-//! What others say holds until our own dials show otherwise: a relay that never answered us and does not is *doubted*, and whoever vouched for relays that
-//! never answered loses his word (`view/marks.rs`). So views agree as far as descriptors do, less what each node found out by itself.
+//! What others say holds until our own dials show otherwise: a relay that never answered us and does not is *doubted*, and whoever vouched
+//! for such relays loses his word (`view/marks.rs`). So views agree as far as descriptors do, less what each node found out by itself.
 //!
 //! A client dials nobody to look. It believes what at least two of its directories list ([`View::list`]).
 
