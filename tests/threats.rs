@@ -318,7 +318,7 @@ fn ends_of_circuits_differ_neither_in_kind_nor_in_time() {
 /// T31: one real relay vouches for 300 relays that are nowhere, among 30 honest ones; or for 12 of them, or for one, and those for all others.
 /// The bar: no honest relay ever uses more than 10 of the 300, and a minute after they came neither an honest relay nor a client uses one,
 /// though they go on. Every honest relay uses all honest ones all the time, and documents come and go. Of the next 300 for
-/// which the same relay vouches, no more than 2 are used at any time.
+/// which the same relay vouches, no more than 4 are used at any time.
 #[test]
 fn one_real_relay_cannot_fill_the_network_with_invented_ones() {
     const HONEST: usize = 30;
@@ -333,7 +333,7 @@ fn one_real_relay_cannot_fill_the_network_with_invented_ones() {
         world.run(Duration::from_secs(120));
         let puppet = world.puppet();
         let doc = document(60_000, 31);
-        for (round, most_allowed) in [(0, 10), (1, 2)] {
+        for (round, most_allowed) in [(0, 10), (1, 4)] {
             let crowd = Crowd::invent(&mut world, &real, 2000 + round * CROWD, CROWD, vouched);
             let worst = |world: &World| (0..HONEST).map(|r| world.uses(r, &crowd.ids)).max().unwrap();
             let all_there = |world: &World| (0..HONEST).all(|r| world.uses(r, &honest) == HONEST);

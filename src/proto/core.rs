@@ -356,6 +356,8 @@ impl Core {
         self.links.relieve();
         // Each round handles what the one before caused; a bound turns a loop of our own making into a later tick.
         for _ in 0..ROUNDS_MAX {
+            // Before what it makes others want is fetched: otherwise that would wait for the next input.
+            self.gate(ctx);
             let mut quiet = true;
             while let Some(owner) = self.links.poll_doomed() {
                 quiet = false;
@@ -382,7 +384,6 @@ impl Core {
                 break;
             }
         }
-        self.gate(ctx);
         if self.requests.policy.take_changed() {
             ctx.out.push(Output::Save { name: SAVED_PATHS, bytes: self.requests.policy.encode().into() });
         }
