@@ -82,6 +82,19 @@ struct Domain {
     want: usize,
     queue: VecDeque<Ask>,
     paths: Vec<[NodeId; limits::HOPS]>,
+    /// Requests of chunks that are done, on their way still: until they end, their hosts count against the three of their region.
+    leaving: BTreeSet<(RegionTag, RequestId)>,
+}
+
+impl Domain {
+    /// A chunk is done and nothing of it is on its way: its hosts count no longer against the three of a region.
+    fn release(&mut self, region: RegionTag) {
+        if region != 0 {
+            for uses in self.circuits.values_mut() {
+                uses.remove(&region);
+            }
+        }
+    }
 }
 
 /// What a circuit is being built for.
@@ -138,7 +151,7 @@ pub struct Requests {
     ready: BTreeMap<Key, Time>,
     building: BTreeMap<Key, Purpose>,
     domains: BTreeMap<OpId, Domain>,
-    owners: BTreeMap<RequestId, OpId>,
+    owners: BTreeMap<RequestId, (OpId, RegionTag)>,
     probes: Vec<[u8; 32]>,
     next_request: u64,
     failures: u32,
@@ -200,7 +213,7 @@ impl Requests {
                 self.origins.end(ctx, links, key);
             }
         }
-        self.owners.retain(|_, owner| *owner != op);
+        self.owners.retain(|_, (owner, _)| *owner != op);
     }
 
     /// The circuits that an operation used, guard first.
@@ -225,34 +238,38 @@ impl Requests {
         self.next_request += 1;
         let request = RequestId(self.next_request);
         if let Some(domain) = self.domains.get_mut(&op) {
-            self.owners.insert(request, op);
+            self.owners.insert(request, (op, target.region));
             let at = ctx.env.rng.random_range(0..=domain.queue.len());
             domain.queue.insert(at, Ask { request, target, kind, plain, since: ctx.env.now });
         }
         request
     }
 
-    /// Takes back those of these requests that have not left yet. Says how many.
-    pub(in crate::proto) fn withdraw(&mut self, op: OpId, requests: &BTreeSet<RequestId>) -> usize {
-        let Some(domain) = self.domains.get_mut(&op) else { return 0 };
-        let before = domain.queue.len();
-        domain.queue.retain(|ask| !requests.contains(&ask.request));
-        let taken = before - domain.queue.len();
-        for request in requests {
-            self.owners.remove(request);
-        }
-        taken
+    /// A chunk is done, and what is still awaited for it is not wanted any more: what has not left does not leave, and what has is heard of
+    /// no more. Its region's circuits are free for other hosts as soon as the last of that has ended.
+    pub(in crate::proto) fn finish(&mut self, op: OpId, region: RegionTag, awaited: &BTreeSet<RequestId>) {
+        let Some(domain) = self.domains.get_mut(&op) else { return };
+        domain.queue.retain(|ask| !awaited.contains(&ask.request) || self.owners.remove(&ask.request).is_none());
+        domain.leaving.extend(awaited.iter().filter_map(|r| self.owners.get(r).map(|(_, region)| (*region, *r))));
+        self.settle(op, region);
     }
 
-    /// A chunk is done: its hosts no longer count against the three of a region.
-    pub fn release(&mut self, op: OpId, region: RegionTag) {
+    fn settle(&mut self, op: OpId, region: RegionTag) {
         if let Some(domain) = self.domains.get_mut(&op)
-            && region != 0
+            && domain.leaving.range((region, RequestId(0))..=(region, RequestId(u64::MAX))).next().is_none()
         {
-            for uses in domain.circuits.values_mut() {
-                uses.remove(&region);
-            }
+            domain.release(region);
         }
+    }
+
+    /// A request ended. Says whose it was, if they want to hear of it.
+    fn over(&mut self, request: RequestId) -> Option<OpId> {
+        let (op, region) = self.owners.remove(&request)?;
+        if self.domains.get_mut(&op)?.leaving.remove(&(region, request)) {
+            self.settle(op, region);
+            return None;
+        }
+        Some(op)
     }
 
     /// Asks for a sample of some relay's view, through a circuit of its own, near each of these targets.
@@ -291,7 +308,7 @@ impl Requests {
                     self.ended(ctx, key, path, hops);
                 }
                 OriginEvent::Answer { request, session, n, sealed } => {
-                    if let Some(op) = self.owners.remove(&request) {
+                    if let Some(op) = self.over(request) {
                         self.events.push_back(RequestEvent::Answer { op, request, session, n, sealed });
                     }
                 }
@@ -307,7 +324,7 @@ impl Requests {
     }
 
     fn fail(&mut self, request: RequestId, host_to_blame: bool) {
-        if let Some(op) = self.owners.remove(&request) {
+        if let Some(op) = self.over(request) {
             self.events.push_back(RequestEvent::Failed { op, request, host_to_blame });
         }
     }
@@ -545,7 +562,7 @@ impl Requests {
         }
         for (op, domain) in &self.domains {
             for request in domain.circuits.keys().flat_map(|key| self.origins.requests(*key)) {
-                assert!(self.owners.get(&request).is_none_or(|owner| owner == op), "a request on another's circuit");
+                assert!(self.owners.get(&request).is_none_or(|(owner, _)| owner == op), "a request on another's circuit");
             }
         }
         for key in self.ready.keys().chain(self.building.keys()) {
@@ -633,5 +650,47 @@ mod tests {
         let taken = wanted.iter().filter(|(backlog, _)| *backlog == 0).count();
         assert!(wanted[..taken].iter().all(|w| *w == (0, 1)) && taken < wanted.len(), "{wanted:?}");
         assert_eq!(wanted[taken], (1, 2), "one waits, for a circuit more");
+    }
+
+    #[test]
+    fn what_is_on_its_way_holds_its_region_until_it_ends() {
+        let mut rng = rand::rngs::StdRng::seed_from_u64(2);
+        let mut view = testing::view_with_witnesses();
+        let hosts: Vec<NodeId> = (0..5)
+            .map(|n| {
+                let host = testing::host_at(&mut rng, ([30 + n, 1, 1, 1], 9).into(), Position([n; 32]));
+                let node = host.node();
+                view.insert(host, testing::NOW);
+                node
+            })
+            .collect();
+        let mut links = Links::new(NetworkId([1; 32]), None);
+        links.open_unshaken(LinkId(1), Some(NodeId([251; 32])));
+        let mut requests = Requests::new(NetworkId([1; 32]), PathPolicy::new(None), true);
+        requests.open(OpId(1), 1);
+        let circuit = requests.origins.stand(&mut links, LinkId(1), 0);
+        requests.adopt(OpId(1), circuit);
+        let mut env = Env { now: Time(1), wall: Wall(0), rng: &mut rng };
+        let mut ctx = Ctx { env: &mut env, out: &mut Out::default() };
+        let kind = SessionType { kind: crate::wire::request::Kind::Fetch, class: crate::wire::share::Class::Small };
+        let asked: BTreeSet<RequestId> = hosts
+            .iter()
+            .map(|host| {
+                let request = requests.ask(&mut ctx, OpId(1), Target { host: *host, region: 7, members: None }, kind, vec![1]);
+                requests.dispatch(&mut ctx, &mut links, &view, OpId(1));
+                request
+            })
+            .collect();
+        let counted = |requests: &Requests| requests.domains[&OpId(1)].circuits[&circuit].get(&7).map_or(0, BTreeSet::len);
+        let most = limits::CIRCUIT_HOSTS_PER_REGION;
+        assert_eq!((requests.backlog(OpId(1)), counted(&requests)), (hosts.len() - most, most));
+        requests.finish(OpId(1), 7, &asked);
+        assert_eq!((requests.backlog(OpId(1)), counted(&requests)), (0, most), "what waited is taken back");
+        for (n, request) in requests.origins.requests(circuit).collect::<Vec<_>>().into_iter().enumerate() {
+            assert_eq!(counted(&requests), most, "after {n}");
+            requests.fail(request, true);
+        }
+        assert_eq!((counted(&requests), requests.owners.len()), (0, 0));
+        assert!(requests.poll_event().is_none(), "nobody wants to hear of them");
     }
 }

@@ -210,7 +210,7 @@ impl Check {
         }
         let seen = census.found.len() as u64;
         self.counting.remove(&tag);
-        user.requests.release(user.op, tag);
+        user.done(tag, core::iter::empty());
         self.report.chunks_sampled += 1;
         self.report.shares_seen += seen;
         self.report.shares_possible += limits::SHARES_TOTAL as u64;

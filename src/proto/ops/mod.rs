@@ -101,10 +101,7 @@ impl User<'_, '_, '_> {
             self.routes.remove(request);
             self.pace.ended(self.ctx.env.now);
         }
-        // Hosts that were asked and did not answer yet go on counting against the three of a region.
-        if self.requests.withdraw(self.op, &awaited) == awaited.len() {
-            self.requests.release(self.op, tag);
-        }
+        self.requests.finish(self.op, tag, &awaited);
     }
 
     fn job(&mut self, tag: u64, work: Job) {
