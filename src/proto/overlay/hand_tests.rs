@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::base::NetworkId;
+use crate::base::Wall;
+use crate::proto::overlay::links::BUDGET_BURST;
 use crate::proto::overlay::tests::EPOCH;
 use crate::proto::overlay::tests::NET;
 use crate::proto::overlay::tests::World;

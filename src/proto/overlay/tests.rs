@@ -4,6 +4,8 @@ mod check_tests;
 
 use super::*;
 use crate::base::NetworkId;
+use crate::base::Wall;
+use crate::base::net::Group;
 use crate::crypto::kdf;
 use crate::crypto::kdf::Label;
 use crate::crypto::keys::IdentityKey;

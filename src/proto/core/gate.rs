@@ -1,0 +1,104 @@
+//! Whether the network is known well enough to do anything in it, and how that is told (D8).
+
+use crate::base::NodeId;
+use crate::base::Time;
+use crate::base::limits;
+use crate::proto::Output;
+use crate::proto::core::Core;
+use crate::proto::event::Failure;
+use crate::proto::event::NodeEvent;
+use crate::proto::event::Status;
+use crate::proto::event::count;
+use crate::proto::out::Ctx;
+use crate::proto::overlay;
+
+impl Core {
+    /// The coverage gate (D8): until the view is known well enough, only probes leave, which carry nobody's wish.
+    pub(super) fn gate(&mut self, ctx: &mut Ctx<'_, '_>) {
+        if !self.overlay.is_relay() {
+            self.guide_client(ctx);
+        }
+        let ready = self.overlay.coverage().ready && !self.failed_clock;
+        if ready != self.ready {
+            self.ready = ready;
+            if ready {
+                ctx.out.push(Output::Node(NodeEvent::Ready));
+            }
+        }
+        if self.ready {
+            self.since_ready = ctx.env.now;
+            self.told_not_ready = false;
+            return;
+        }
+        // Nobody at all is a matter of a minute; a view that does not become complete, of ten.
+        let nobody = self.links.open_count() == 0 && self.overlay.view().counts().relays == 0;
+        let deadline = if nobody { limits::NOBODY_DEADLINE } else { limits::COVERAGE_DEADLINE };
+        if ctx.env.now.since(self.since_ready) > deadline {
+            let why = self.why_not_ready();
+            let before = Time(ctx.env.now.0.saturating_sub(u64::try_from(deadline.as_micros()).unwrap_or(u64::MAX)));
+            self.ops.give_up(ctx, &mut self.requests, &mut self.links, before, &why);
+            if !self.told_not_ready {
+                self.told_not_ready = true;
+                ctx.out.push(Output::Node(NodeEvent::NotReady(why)));
+            }
+        }
+    }
+
+    /// A client's overlay plane needs to know its directory relays, and samples taken through circuits.
+    pub(super) fn guide_client(&mut self, ctx: &mut Ctx<'_, '_>) {
+        // Before a whole snapshot is read, kept guards may be missing from the view only because they come later in it.
+        self.has_snapshot |= self.overlay.snapshots_read(ctx.env.now);
+        if !self.has_snapshot {
+            return;
+        }
+        if self.overlay.wants_samples(ctx.env.now) {
+            let mut target = [0; 32];
+            ctx.env.rng.fill_bytes(&mut target);
+            self.requests.probe(target);
+        }
+        let directories = self.requests.policy.directories(self.overlay.view(), ctx.env);
+        if directories != self.directories {
+            self.directories = directories.clone();
+            let addr = |node: &NodeId| self.overlay.view().get(node).map(|d| overlay::Peer { addr: d.addr(), node: *node });
+            let peers = directories.iter().filter_map(addr).collect();
+            self.overlay.handle(ctx.env, overlay::Input::Directories(peers));
+        }
+    }
+
+    pub(super) fn why_not_ready(&self) -> Failure {
+        let counts = self.overlay.view().counts();
+        let coverage = self.overlay.coverage();
+        Failure::not_ready(counts.relays, counts.groups, (coverage.groups > 0).then_some(coverage.percent))
+    }
+
+    /// How the node is, for its own user.
+    pub(super) fn status(&self, now: Time) -> Status {
+        let counts = self.overlay.view().counts();
+        let coverage = self.overlay.coverage();
+        let mut warnings = Vec::new();
+        if !self.ready {
+            warnings.push(self.why_not_ready().what);
+        }
+        if counts.relays < limits::NETWORK_WEAK_BELOW {
+            warnings.push({
+                let are = if counts.relays == 1 { "is" } else { "are" };
+                format!("only {} {are} known: anonymity is weak in a network this small", count(counts.relays, "relay"))
+            });
+        }
+        warnings.extend(self.requests.policy.relaxed().words());
+        Status {
+            ready: self.ready,
+            relays: counts.relays as u64,
+            hosts: counts.hosts as u64,
+            groups: counts.groups as u64,
+            coverage: (coverage.groups > 0).then_some(coverage.percent),
+            links: self.links.open_count() as u64,
+            circuits_own: self.requests.circuits() as u64,
+            circuits_carried: self.hops.len() as u64,
+            circuit_build_us: self.requests.build_time().and_then(|t| u64::try_from(t.as_micros()).ok()),
+            warnings,
+            link: None,
+            uptime_secs: now.since(self.started).as_secs(),
+        }
+    }
+}

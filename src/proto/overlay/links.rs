@@ -1,0 +1,202 @@
+//! Links as the overlay sees them: whom it speaks to, whom it dials and why, and what it asked them.
+
+use crate::base::Env;
+use crate::base::LinkId;
+use crate::base::NodeId;
+use crate::base::Time;
+use crate::base::Wall;
+use crate::base::net::Group;
+use crate::proto::overlay::Asked;
+use crate::proto::overlay::Dial;
+use crate::proto::overlay::Event;
+use crate::proto::overlay::Link;
+use crate::proto::overlay::Output;
+use crate::proto::overlay::Overlay;
+use crate::proto::overlay::Peer;
+use crate::proto::overlay::Purpose;
+use crate::proto::overlay::Request;
+use crate::proto::overlay::record;
+use crate::wire::overlay::Message;
+use core::net::SocketAddr;
+use core::time::Duration;
+
+/// Most unanswered requests; further ones wait for a later tick.
+pub(super) const REQUESTS_MAX: usize = 64;
+/// An answer later than this is none.
+const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
+/// Most dials under way that the overlay asked for, dial-backs aside.
+const DIALS_MAX: usize = 8;
+/// The core gives up a dial after its handshake deadline; this is for answers that never come.
+const DIAL_DEADLINE: Duration = Duration::from_secs(30);
+/// Links that the overlay keeps open for itself; the least recently used go.
+const LINKS_KEPT: usize = 16;
+/// Requests that a link may make at once, and per second.
+pub(super) const BUDGET_BURST: u32 = 512;
+const BUDGET_PER_SEC: u32 = 64;
+
+impl Overlay {
+    /// Closes the least recently used of the links that only the overlay wanted.
+    pub(super) fn release_idle(&mut self) {
+        let busy = |link: &LinkId| self.requests.values().any(|r| r.link == *link) || self.witness.uses(*link);
+        let mut idle: Vec<(Time, LinkId)> =
+            self.links.iter().filter(|(id, l)| l.ours && !busy(id)).map(|(id, l)| (l.used, *id)).collect();
+        let ours = self.links.values().filter(|l| l.ours).count();
+        idle.sort_unstable();
+        for (_, link) in idle.into_iter().take(ours.saturating_sub(LINKS_KEPT)) {
+            if let Some(l) = self.links.get_mut(&link) {
+                l.ours = false;
+            }
+            self.out.push_back(Output::Release { link });
+        }
+    }
+
+    pub(super) fn link_up(
+        &mut self,
+        env: &mut Env<'_>,
+        link: LinkId,
+        node: Option<NodeId>,
+        remote: SocketAddr,
+        dialled: bool,
+        wall: Option<Wall>,
+    ) {
+        let entry = Link { node, remote, dialled, ours: false, used: env.now, budget: BUDGET_BURST, budget_at: env.now };
+        self.links.insert(link, entry);
+        let Some(node) = node else { return };
+        self.by_node.entry(node).or_insert(link);
+        if dialled {
+            self.reached(env.now, node, remote);
+            if let Some(wall) = wall
+                && let Some((offset, level)) = self.clock.sample(Group::of(&remote), wall, env.wall, self.view.counts().groups)
+            {
+                self.out.push_back(Output::Event(Event::Clock(offset, level)));
+            }
+        }
+        if self.is_relay() {
+            self.stirs(env.now, &node);
+            self.announce_on(env, link, node);
+        }
+        if self.view.entry(&node).is_none() {
+            self.fetch(env, link, &[record::hint_id(&node)]);
+        }
+    }
+
+    pub(super) fn link_down(&mut self, env: &mut Env<'_>, link: LinkId) {
+        let Some(gone) = self.links.remove(&link) else { return };
+        if let Some(node) = gone.node
+            && self.by_node.get(&node) == Some(&link)
+        {
+            self.by_node.remove(&node);
+            let other = self.links.iter().find(|(_, l)| l.node == Some(node)).map(|(id, _)| *id);
+            if let Some(other) = other {
+                self.by_node.insert(node, other);
+            }
+        }
+        let lost: Vec<u32> = self.requests.iter().filter(|(_, r)| r.link == link).map(|(id, _)| *id).collect();
+        for id in lost {
+            if let Some(request) = self.requests.remove(&id) {
+                self.lost(env, id, &request);
+            }
+        }
+    }
+
+    /// Asks the core for a link, unless too many dials are under way or one to this relay is. True if asked.
+    pub(super) fn dial(&mut self, env: &Env<'_>, peer: Peer, purpose: Purpose) -> bool {
+        let back = matches!(purpose, Purpose::DialBack { .. });
+        let fresh = back || purpose == Purpose::Check;
+        let under_way = self.dials.values().filter(|d| !matches!(d.purpose, Purpose::DialBack { .. })).count();
+        let same = self.dials.values().any(|d| d.expect == peer.node && d.purpose == purpose);
+        if same || Some(peer.node) == self.me() || (!back && under_way >= DIALS_MAX) {
+            return false;
+        }
+        self.next_token += 1;
+        let token = self.next_token;
+        self.dials.insert(token, Dial { purpose, expect: peer.node, addr: peer.addr, deadline: env.now + DIAL_DEADLINE });
+        self.out.push_back(Output::Dial { token, addr: peer.addr, expect: peer.node, fresh });
+        true
+    }
+
+    pub(super) fn dialled(&mut self, env: &mut Env<'_>, token: u64, link: Option<LinkId>) {
+        let Some(dial) = self.dials.remove(&token) else { return };
+        let good = link.filter(|l| self.links.get(l).is_some_and(|l| l.node == Some(dial.expect)));
+        if good.is_none() {
+            self.not_reached(env, dial.expect, dial.addr);
+        }
+        if let Purpose::DialBack { link: asker, id, subject, addr } = dial.purpose {
+            return self.dialled_back(env, good, asker, id, subject, addr);
+        }
+        let Some(link) = good else {
+            if dial.purpose == Purpose::Directory {
+                self.directory_failed(env, dial.expect);
+            }
+            return;
+        };
+        if let Some(l) = self.links.get_mut(&link) {
+            l.ours |= l.dialled;
+            l.used = env.now;
+        }
+        match dial.purpose {
+            Purpose::Bootstrap => self.joined(env, link),
+            Purpose::Sweep(target) => self.ask_near(env, link, target),
+            Purpose::Ask => self.ask_receipt(env, link),
+            Purpose::Directory => self.ask_snapshot(env, link, dial.expect),
+            Purpose::Announce | Purpose::Check | Purpose::DialBack { .. } => {}
+        }
+    }
+
+    /// An open link to a relay.
+    pub(super) fn link_to(&self, node: &NodeId) -> Option<LinkId> {
+        self.by_node.get(node).copied()
+    }
+
+    pub(super) fn send(&mut self, now: Time, link: LinkId, message: &Message) {
+        if let Some(l) = self.links.get_mut(&link) {
+            l.used = now;
+            if let Some(bytes) = message.encode() {
+                self.out.push_back(Output::Send { link, bytes });
+            }
+        }
+    }
+
+    /// Sends a request. False if too many are unanswered.
+    pub(super) fn request(&mut self, env: &Env<'_>, link: LinkId, asked: Asked, message: impl FnOnce(u32) -> Message) -> bool {
+        if self.requests.len() >= REQUESTS_MAX || !self.links.contains_key(&link) {
+            return false;
+        }
+        self.next_request = self.next_request.wrapping_add(1);
+        let id = self.next_request;
+        self.requests.insert(id, Request { link, deadline: env.now + REQUEST_DEADLINE, asked });
+        self.send(env.now, link, &message(id));
+        true
+    }
+
+    /// Takes the request that an answer belongs to: the same number, link and kind.
+    pub(super) fn answered(&mut self, link: LinkId, id: u32, is: impl FnOnce(Asked) -> bool) -> Option<Request> {
+        let fits = self.requests.get(&id).is_some_and(|r| r.link == link && is(r.asked));
+        if fits { self.requests.remove(&id) } else { None }
+    }
+
+    /// A request that stays without answer.
+    pub(super) fn lost(&mut self, env: &mut Env<'_>, id: u32, request: &Request) {
+        match request.asked {
+            Asked::Fetch => self.fetching.retain(|_, (_, by)| *by != id),
+            Asked::Snapshot { directory } => self.directory_failed(env, directory),
+            Asked::Near | Asked::Announce | Asked::DialBack => {}
+        }
+    }
+
+    // --- messages
+
+    /// One request of a link's budget.
+    pub(super) fn spend(&mut self, now: Time, link: LinkId) -> bool {
+        let Some(l) = self.links.get_mut(&link) else { return false };
+        let seconds = now.since(l.budget_at).as_secs();
+        if seconds > 0 {
+            l.budget = l.budget.saturating_add(u32::try_from(seconds).unwrap_or(u32::MAX).saturating_mul(BUDGET_PER_SEC));
+            l.budget = l.budget.min(BUDGET_BURST);
+            l.budget_at = now;
+        }
+        let left = l.budget.checked_sub(1);
+        l.budget = left.unwrap_or(0);
+        left.is_some()
+    }
+}
