@@ -4,6 +4,7 @@ mod sim;
 
 use onionskin::proto::doc::key::Key;
 use onionskin::proto::overlay::record::Verified;
+use onionskin::wire::cell::CELL;
 use onionskin::wire::request::{Kind, SessionType, Store, TICKET_NONE};
 use onionskin::wire::share::Class;
 use sim::World;
@@ -126,6 +127,47 @@ fn a_get_moves_little_more_than_the_document() {
     println!("{moved} cells moved in {took:?}, {least} are the least: {:.2}", moved as f64 / least as f64);
     // 1.14 for hosts that were left out, 0.07 for the requests, the rest for circuits, sessions, credits and the manifest.
     assert!(moved * 100 < least * 142);
+}
+
+/// People have slow lines, and nothing fails for that. Most of the line's time is used, little is sent twice, and nobody is taken for lost.
+#[test]
+fn a_slow_line_is_filled_and_nobody_fails_for_it() {
+    // Bytes a second; bytes; percent of the line that a get uses for the document, and that are moved for it, at the worst. What is small
+    // pays for circuits, sessions and the manifest.
+    for (rate, len, used, moved_most) in
+        [(20_000, 300_000, 35, 570), (30_000, 5 << 20, 55, 250), (250_000, 5 << 20, 60, 190), (1_000_000, 20 << 20, 70, 150)]
+    {
+        let (mut world, publisher, reader) = World::with_people(24, 42);
+        for client in [publisher, reader] {
+            world.line(client, rate);
+        }
+        let doc = document(len, 1);
+        let sent = |w: &World, node: usize| w.nodes[node].cells_sent * CELL as u64;
+        let (before, began) = (sent(&world, publisher), world.now);
+        let (key, report) = world.publish(publisher, &doc).unwrap();
+        let published = world.now.since(began).as_secs_f64();
+        let left = (sent(&world, publisher) - before) as f64;
+        let all = |w: &World| (0..w.nodes.len()).map(|n| sent(w, n)).sum::<u64>();
+        let (before, began) = (all(&world), world.now);
+        assert!(world.get(reader, &key, 0).unwrap().0 == doc);
+        let got = world.now.since(began).as_secs_f64();
+        // Over four links.
+        let moved = (all(&world) - before) as f64 / 4.0;
+        let (rate, len) = (rate as f64, len as f64);
+        println!(
+            "{len} bytes at {rate} a second: published in {published:.1} s ({:.2} of the line; {:.2} of the document left; {} shares, {} \
+             failed), fetched in {got:.1} s ({:.2} of the line; {:.2} of the document moved)",
+            left / rate / published,
+            left / len,
+            report.shares,
+            report.shares_failed,
+            len / rate / got,
+            moved / len,
+        );
+        assert!(left / rate / published > 0.9, "the line is filled");
+        assert!(report.shares_failed * 8 < report.shares && report.shares >= report.chunks * 23, "{report:?}");
+        assert!(len / rate / got * 100.0 > f64::from(used) && moved / len * 100.0 < f64::from(moved_most));
+    }
 }
 
 /// Hosts that are late are not waited for by readers, and do not hold writers up for more than one deadline at the end: a fifth of them takes

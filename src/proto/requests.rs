@@ -36,9 +36,15 @@ const BUILD_TIMES: usize = 32;
 const BUILDING_MAX: usize = 12;
 /// Requests of one host that may wait on one circuit behind those in flight.
 const STREAM_BACKLOG: usize = 2 * limits::SESSION_IN_FLIGHT as usize;
+/// Cells that may wait on a circuit, whatever for, before a further request goes there: two of the largest. Others wait where they have no
+/// place in line yet, so that on a slow line too what was begun is whole before its host gives it up.
+const CIRCUIT_BACKLOG: usize = 32;
+/// Requests whose circuit has no room that are looked at before the others' turn is put off: for one whose circuit has, so many are enough, as
+/// their order is random.
+const PUT_OFF_MAX: usize = 16;
 /// A ready circuit that nobody used is replaced after this long, and up to as much again by chance.
 const READY_LIFE: Duration = Duration::from_secs(300);
-/// A request that finds no circuit for this long fails.
+/// A request for which there is no circuit for this long fails. One that only waits for its turn does not.
 const QUEUE_DEADLINE: Duration = Duration::from_secs(30);
 /// Circuits that may fail in a row before building pauses: failing circuits must not make a client rush through paths (T12).
 const FAILURES_BEFORE_PAUSE: u32 = 8;
@@ -254,6 +260,28 @@ impl Requests {
         self.settle(op, region);
     }
 
+    /// Waits no longer for these: their hosts have failed, for what else they were asked on the same stream and for what waits for them as
+    /// well.
+    pub(in crate::proto) fn give_up(&mut self, ctx: &mut Ctx<'_, '_>, links: &mut Links, op: OpId, requests: &BTreeSet<RequestId>) {
+        let Some(domain) = self.domains.get_mut(&op) else { return };
+        let mut failed = BTreeSet::new();
+        for key in domain.circuits.keys() {
+            failed.extend(self.origins.give_up(ctx, links, *key, requests));
+        }
+        let whole = core::mem::take(&mut domain.queue).into_iter();
+        let (gone, queue): (VecDeque<Ask>, _) = whole.partition(|ask| failed.contains(&ask.target.host));
+        domain.queue = queue;
+        for ask in gone {
+            self.fail(ask.request, true);
+        }
+    }
+
+    /// A number that changes as long as an operation's cells are on their way out and the line carries them.
+    pub(in crate::proto) fn leaving(&self, links: &Links, op: OpId) -> u64 {
+        let circuits = self.domains.get(&op).into_iter().flat_map(|d| d.circuits.keys());
+        circuits.filter_map(|key| self.origins.leaving(links, *key)).fold(0, u64::wrapping_add)
+    }
+
     fn settle(&mut self, op: OpId, region: RegionTag) {
         if let Some(domain) = self.domains.get_mut(&op)
             && domain.leaving.range((region, RequestId(0))..=(region, RequestId(u64::MAX))).next().is_none()
@@ -397,34 +425,46 @@ impl Requests {
         }
     }
 
-    /// Gives each waiting request of an operation a circuit, as the rules allow.
+    /// Gives waiting requests of an operation circuits, as the rules allow, while there are circuits with room.
     fn dispatch(&mut self, ctx: &mut Ctx<'_, '_>, links: &mut Links, view: &View, op: OpId) {
         let Some(mut domain) = self.domains.remove(&op) else { return };
-        let mut blocked = VecDeque::new();
+        let has_room = |origins: &Origins, links: &Links, key: Key| origins.backlog(links, key) < CIRCUIT_BACKLOG;
+        let mut open: BTreeSet<Key> = domain.circuits.keys().copied().filter(|key| has_room(&self.origins, links, *key)).collect();
+        let mut blocked = Vec::new();
+        let mut stuck = domain.circuits.is_empty();
         // Hosts that no circuit takes a request for: asking again in this round is in vain.
         let mut full = BTreeSet::new();
-        while let Some(ask) = domain.queue.pop_front() {
-            let chosen =
-                if full.contains(&(ask.target.host, ask.target.region, ask.kind)) { None } else { self.choose(&domain, &ask) };
-            match chosen {
-                Some(key) => {
-                    if let Some(uses) = domain.circuits.get_mut(&key) {
-                        uses.entry(ask.target.region).or_default().insert(ask.target.host);
-                    }
-                    self.origins.request(ctx, links, view, key, ask.target.host, ask.kind, ask.request, ask.plain);
+        let mut put_off = 0;
+        while !open.is_empty()
+            && put_off < PUT_OFF_MAX
+            && let Some(ask) = domain.queue.pop_front()
+        {
+            let whom = (ask.target.host, ask.target.region, ask.kind);
+            let chosen = if full.contains(&whom) { None } else { self.choose(&domain, &ask) };
+            let Some(key) = chosen.filter(|key| open.contains(key)) else {
+                if chosen.is_some() {
+                    put_off += 1;
+                } else if full.insert(whom) {
+                    // Not for a backlog that will shrink, but for want of a circuit that may serve the host and has a stream for it: one more.
+                    stuck |= !domain.circuits.keys().any(|key| self.may_serve(&domain, *key, &ask));
                 }
-                None => {
-                    full.insert((ask.target.host, ask.target.region, ask.kind));
-                    blocked.push_back(ask);
-                }
+                blocked.push(ask);
+                continue;
+            };
+            if let Some(uses) = domain.circuits.get_mut(&key) {
+                uses.entry(ask.target.region).or_default().insert(ask.target.host);
+            }
+            self.origins.request(ctx, links, view, key, ask.target.host, ask.kind, ask.request, ask.plain);
+            if !has_room(&self.origins, links, key) {
+                open.remove(&key);
             }
         }
-        // Not for a backlog that will shrink, but for want of a circuit that may serve the host and has a stream for it: one more.
-        let stuck = blocked.iter().any(|ask| !domain.circuits.keys().any(|key| self.may_serve(&domain, *key, ask)));
-        if stuck {
+        for ask in blocked.into_iter().rev() {
+            domain.queue.push_front(ask);
+        }
+        if stuck && !domain.queue.is_empty() {
             domain.want = domain.want.max((domain.circuits.len() + 1).min(PER_OP_MAX));
         }
-        domain.queue = blocked;
         self.domains.insert(op, domain);
     }
 
@@ -465,15 +505,14 @@ impl Requests {
         for key in spent {
             self.origins.end(ctx, links, key);
         }
-        let mut late = Vec::new();
+        let mut late = BTreeSet::new();
+        for domain in self.domains.values() {
+            let old = domain.queue.iter().filter(|ask| now.since(ask.since) >= QUEUE_DEADLINE);
+            let stuck = old.filter(|ask| !domain.circuits.keys().any(|key| self.may_serve(domain, *key, ask)));
+            late.extend(stuck.map(|ask| ask.request));
+        }
         for domain in self.domains.values_mut() {
-            domain.queue.retain(|ask| {
-                let keep = now.since(ask.since) < QUEUE_DEADLINE;
-                if !keep {
-                    late.push(ask.request);
-                }
-                keep
-            });
+            domain.queue.retain(|ask| !late.contains(&ask.request));
         }
         for request in late {
             self.fail(request, false);

@@ -211,6 +211,12 @@ impl World {
         self.deliver(&[index], post);
     }
 
+    /// Gives a node a line that carries so many bytes a second, each way, on each of its links; zero takes it away.
+    pub fn line(&mut self, node: usize, bytes_per_sec: u64) {
+        self.ground.lines.insert(node, bytes_per_sec);
+        self.ground.lines.retain(|_, rate| *rate > 0);
+    }
+
     /// What the wall clocks show.
     pub fn wall(&self) -> Wall {
         node::wall(self.now)

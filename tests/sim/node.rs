@@ -25,6 +25,8 @@ use zeroize::Zeroizing;
 const JOB_TIME: Duration = Duration::from_micros(200);
 /// What serving takes a host that dawdles.
 const DAWDLE_TIME: Duration = Duration::from_secs(60);
+/// What a socket takes in before its line has carried it.
+const SOCKET: u64 = 256 * 1024;
 /// The shortest way between two nodes.
 pub const LATENCY_MIN: Duration = Duration::from_millis(5);
 
@@ -34,6 +36,8 @@ type Checked = Result<Arc<Verified>, RecordError>;
 pub struct Ground {
     /// Nodes that answer at an address.
     pub by_addr: BTreeMap<SocketAddr, usize>,
+    /// Bytes a second that each link of a node carries, each way; who is not here has a line without limit.
+    pub lines: BTreeMap<usize, u64>,
     /// Descriptors that were checked, so that a thousand nodes share one copy of each.
     pub verified: Mutex<BTreeMap<Tagged, Checked>>,
     /// Proofs that were just signed, by link, end and signer: whoever gets one unchanged need not compute that it holds.
@@ -47,7 +51,12 @@ type Signed = ([u8; 32], bool, NetworkId, NodeId, [u8; 64]);
 impl Ground {
     /// Nobody is there.
     pub const fn new() -> Self {
-        Self { by_addr: BTreeMap::new(), verified: Mutex::new(BTreeMap::new()), proofs: Mutex::new(BTreeSet::new()) }
+        Self {
+            by_addr: BTreeMap::new(),
+            lines: BTreeMap::new(),
+            verified: Mutex::new(BTreeMap::new()),
+            proofs: Mutex::new(BTreeSet::new()),
+        }
     }
 
     /// What was just signed went through the check already.
@@ -85,6 +94,8 @@ struct End {
     connection: u64,
     /// Nothing overtakes on a link.
     free_at: Time,
+    /// When its line has carried all that was sent.
+    left: Time,
 }
 
 /// What comes to a node.
@@ -283,7 +294,7 @@ impl Node {
                 let link = LinkId(self.begun);
                 // The dialler is up a little later, and nothing overtakes that.
                 let free_at = at + latency(self.index, item.from) + Duration::from_micros(1);
-                self.connect(link, End { to: item.from, connection: item.connection, free_at });
+                self.connect(link, End { to: item.from, connection: item.connection, free_at, left: at });
                 Some(Input::LinkUp { link, remote, exporter, dialed: false })
             }
             What::Cells(cells) => Some(Input::Cells { link: link?, cells }),
@@ -333,7 +344,7 @@ impl Node {
                 // The transport says so once, also to the side that asked.
                 self.own(self.now, 0, Input::LinkDown { link });
             }
-            Output::Send { link, cells } => self.send(self.now, link, cells, eyes, post),
+            Output::Send { link, cells } => self.send(self.now, link, cells, ground, eyes, post),
             Output::Job { job, work } => {
                 let slow = matches!(work, Job::Serve { .. }) && self.disk.manner == Manner::Dawdles;
                 let result = self.job(work, ground);
@@ -420,7 +431,7 @@ impl Node {
         let connection = (self.index as u64 + 1) << 40 | self.begun;
         // TCP and TLS 1.3: two round trips to the dialler, a half more to the other end.
         let (mine, theirs) = (now + one_way * 4, now + one_way * 3);
-        self.connect(link, End { to, connection, free_at: theirs });
+        self.connect(link, End { to, connection, free_at: theirs, left: now });
         self.own(mine, connection, Input::LinkUp { link, remote: addr, exporter, dialed: true });
         let up = self.item(theirs, connection, What::Up { remote: self.addr, exporter });
         post.push((to, up));
@@ -435,7 +446,7 @@ impl Node {
     }
 
     /// Sends cells.
-    pub fn send(&mut self, now: Time, link: LinkId, mut cells: BytesMut, eyes: &mut Eyes<'_>, post: &mut Post) {
+    pub fn send(&mut self, now: Time, link: LinkId, mut cells: BytesMut, ground: &Ground, eyes: &mut Eyes<'_>, post: &mut Post) {
         assert!(!cells.is_empty() && cells.len().is_multiple_of(CELL), "a length that is not the cell's");
         let count = cells.len() / CELL;
         self.cells_sent += count as u64;
@@ -451,11 +462,18 @@ impl Node {
             Fate::Drop => None,
             Fate::Delay(by) => Some(by),
         };
+        let mut taken = now;
+        if let Some(rate) = [self.index, to].iter().filter_map(|node| ground.lines.get(node)).min() {
+            let takes = |bytes: u64| Duration::from_micros(bytes * 1_000_000 / rate);
+            end.left = end.left.max(now) + takes((count * CELL) as u64);
+            taken = taken.max(Time(end.left.0.saturating_sub(takes(SOCKET).as_micros() as u64)));
+        }
+        let leaves = now.max(end.left);
         let arrives = arrives.map(|late| {
-            end.free_at = end.free_at.max(now + latency(self.index, to) + late);
+            end.free_at = end.free_at.max(leaves + latency(self.index, to) + late);
             end.free_at
         });
-        self.own(now, connection, Input::Sent { link, cells: count });
+        self.own(taken, connection, Input::Sent { link, cells: count });
         if let Some(at) = arrives.filter(|_| !cells.is_empty()) {
             let item = self.item(at, connection, What::Cells(cells));
             post.push((to, item));

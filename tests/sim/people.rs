@@ -8,7 +8,7 @@ use onionskin::proto::{Command, Event, Failure};
 use std::time::Duration;
 
 /// Longest virtual time that anybody waits.
-const PATIENCE: Duration = Duration::from_secs(900);
+const PATIENCE: Duration = Duration::from_secs(3600);
 
 impl World {
     /// Publishes a document from a node, and waits.

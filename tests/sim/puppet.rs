@@ -85,7 +85,8 @@ impl World {
         let mut cell = [0; CELL];
         Header { circuit, command }.write(&mut cell);
         cell[CELL - BODY..].copy_from_slice(body);
-        self.with_node(puppet, |node, now, _, eyes, post| node.send(now, link, BytesMut::from(&cell[..]), eyes, post));
+        let cells = BytesMut::from(&cell[..]);
+        self.with_node(puppet, |node, now, ground, eyes, post| node.send(now, link, cells, ground, eyes, post));
     }
 
     /// The next cell for this circuit: `None` if none comes in time.

@@ -180,11 +180,11 @@ impl<const BODY: usize> Prf<BODY> {
     pub fn update(&self, tweak: &[u8; BLOCK]) -> Secret<UPDATE> {
         let first = self.start(tweak) + update_offset(BODY) as u128;
         Secret::init(|out| {
-            for (block, counter) in out.as_chunks_mut::<BLOCK>().0.iter_mut().zip(first..) {
-                let mut x = Block::from(counter.to_be_bytes());
-                self.cipher.encrypt_block(&mut x);
-                *block = x.into();
+            let blocks = out.as_chunks_mut::<BLOCK>().0;
+            for (block, counter) in blocks.iter_mut().zip(first..) {
+                *block = counter.to_be_bytes();
             }
+            self.cipher.encrypt_blocks(Array::cast_slice_from_core_mut(blocks));
         })
     }
 

@@ -34,16 +34,17 @@ use crate::wire::cell::RelayMessage;
 use crate::wire::request::SessionType;
 use rand::RngExt;
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::collections::VecDeque;
 use std::time::Duration;
 
 /// A circuit that is not built by then is given up: ten times a bad round trip to each hop.
 const BUILD_DEADLINE: Duration = Duration::from_secs(12);
-/// A request that has no answer by then counts as failed, and is tried elsewhere; but not while its circuit brings other answers, for then it
-/// may be a slow line that all share.
-const REQUEST_DEADLINE: Duration = Duration::from_secs(20);
-/// Then it has failed in any case: what is in flight to all hosts of a document gets through half a Mbit/s by then.
-const REQUEST_DEADLINE_MAX: Duration = Duration::from_secs(60);
+/// A request that has no answer by then has failed, whoever waits for it: whoever does decides sooner, by the pace of all answers
+/// ([`Origins::give_up`]).
+const REQUEST_DEADLINE: Duration = Duration::from_secs(600);
+/// How often it is looked for such.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
 
 /// Most streams of one circuit at once: somewhat fewer than a last hop takes legs, for it may still be busy with one that we ended.
 const STREAMS_MAX: usize = limits::CIRCUIT_LEGS - 4;
@@ -136,8 +137,6 @@ struct Origin {
     /// Streams ever.
     begun: u16,
     started: Time,
-    /// When it last brought part of an answer.
-    heard: Time,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -203,7 +202,6 @@ impl Origins {
             streams: BTreeMap::new(),
             begun: 0,
             started: ctx.env.now,
-            heard: ctx.env.now,
         });
         self.timers.set(Timer::Build(key), ctx.env.now + BUILD_DEADLINE);
         ctx.out.job(JobFor::CircuitStart(key), Job::CircuitStart { network: self.network, hops: hops? });
@@ -308,7 +306,6 @@ impl Origins {
 
     fn data(&mut self, ctx: &mut Ctx<'_, '_>, links: &mut Links, key: Key, stream: StreamId, data: &[u8]) {
         let Some(circuit) = self.circuits.get_mut(key) else { return };
-        circuit.heard = ctx.env.now;
         // A stream that we ended may still have answers on their way.
         let Some(s) = circuit.streams.get_mut(&stream) else { return };
         let want = s.kind.response_len();
@@ -362,6 +359,14 @@ impl Origins {
     /// Requests that wait or are under way on a circuit.
     pub fn total_load(&self, key: Key) -> usize {
         self.circuits.get(key).map_or(usize::MAX, |c| c.streams.values().map(Stream::load).sum())
+    }
+
+    /// Cells of a circuit that wait to leave, those of sessions that are still being opened included; not what waits for a host's answers.
+    pub(in crate::proto) fn backlog(&self, links: &Links, key: Key) -> usize {
+        let Some(circuit) = self.circuits.get(key) else { return 0 };
+        let opening = circuit.streams.values().filter(|s| s.session.is_none());
+        let coming = opening.map(|s| s.queued.len() * s.kind.request_len().div_ceil(RELAY_DATA)).sum::<usize>();
+        coming + circuit.port.map_or(0, |port| links.queued_on(port))
     }
 
     /// The requests on a circuit.
@@ -430,7 +435,7 @@ impl Origins {
         if let Some(s) = circuit.streams.get_mut(&stream) {
             s.queued.push_back((request, plain));
         }
-        self.timers.set_if_unset(Timer::Requests(key), ctx.env.now + Duration::from_secs(1));
+        self.timers.set_if_unset(Timer::Requests(key), ctx.env.now + LOOK_EVERY);
         self.pump(ctx, links, key, stream);
     }
 
@@ -453,6 +458,29 @@ impl Origins {
             }
             None => self.end_stream(ctx, links, key, stream),
         }
+    }
+
+    /// Ends the streams of a circuit on which one of these requests is: its host is not waited for any longer. What else it was asked fails
+    /// as well, for a host answers in order. Says which hosts.
+    pub(in crate::proto) fn give_up(
+        &mut self,
+        ctx: &mut Ctx<'_, '_>,
+        links: &mut Links,
+        key: Key,
+        requests: &BTreeSet<RequestId>,
+    ) -> Vec<NodeId> {
+        let Some(circuit) = self.circuits.get(key) else { return Vec::new() };
+        let on = |s: &Stream| s.in_flight.iter().any(|(_, id, _)| requests.contains(id));
+        let given_up: Vec<_> = circuit.streams.iter().filter(|(_, s)| on(s)).map(|(id, s)| (*id, s.host)).collect();
+        for (stream, _) in &given_up {
+            self.end_stream(ctx, links, key, *stream);
+        }
+        given_up.into_iter().map(|(_, host)| host).collect()
+    }
+
+    /// While a circuit's own cells are still on their way out: cells that the line to its guard has taken so far.
+    pub(in crate::proto) fn leaving(&self, links: &Links, key: Key) -> Option<u64> {
+        links.leaving(self.circuits.get(key)?.port?)
     }
 
     /// Sends what a stream may send.
@@ -526,16 +554,14 @@ impl Origins {
                 Timer::Requests(key) => {
                     let Some(circuit) = self.circuits.get(key) else { continue };
                     let now = ctx.env.now;
-                    let still = now.since(circuit.heard) >= REQUEST_DEADLINE;
-                    let deadline = if still { REQUEST_DEADLINE } else { REQUEST_DEADLINE_MAX };
-                    let late = |s: &Stream| s.in_flight.front().is_some_and(|(_, _, sent)| now.since(*sent) >= deadline);
+                    let late = |s: &Stream| s.in_flight.front().is_some_and(|(_, _, sent)| now.since(*sent) >= REQUEST_DEADLINE);
                     let late: Vec<_> = circuit.streams.iter().filter(|(_, s)| late(s)).map(|(id, _)| *id).collect();
                     let busy = circuit.streams.values().any(|s| s.load() > 0);
                     for stream in late {
                         self.end_stream(ctx, links, key, stream);
                     }
                     if busy {
-                        self.timers.set(Timer::Requests(key), ctx.env.now + Duration::from_secs(1));
+                        self.timers.set(Timer::Requests(key), ctx.env.now + LOOK_EVERY);
                     }
                 }
             }
@@ -557,7 +583,6 @@ impl Origins {
             streams: BTreeMap::new(),
             begun,
             started: Time(0),
-            heard: Time(0),
         };
         self.circuits.fill(key, circuit);
         key

@@ -300,6 +300,14 @@ impl Links {
 
     // --- sending
 
+    /// While a port has cells that the transport did not take yet: how many cells the link's transport has taken so far. As long as that
+    /// grows, the line carries what was sent.
+    pub(in crate::proto) fn leaving(&self, key: PortKey) -> Option<u64> {
+        let port = self.ports.get(key)?;
+        let link = self.links.get(&port.link)?;
+        (link.taken < port.last_out || !port.queue.is_empty()).then_some(link.taken)
+    }
+
     /// Sends a relay cell on a port, at once or when credit and room allow. `source` is owed a credit when it leaves.
     pub(in crate::proto) fn send(
         &mut self,
@@ -315,6 +323,7 @@ impl Links {
         let Some(link) = self.links.get_mut(&id) else { return };
         if port.credit > 0 && port.queue.is_empty() && link.room() {
             port.credit -= 1;
+            port.last_out = link.out() + 1;
             self.push(ctx, id, header, body);
             if let Some(source) = source {
                 self.consumed(ctx, source);
@@ -401,6 +410,7 @@ impl Links {
     pub(in crate::proto) fn sent(&mut self, ctx: &mut Ctx<'_, '_>, id: LinkId, cells: usize) {
         if let Some(link) = self.links.get_mut(&id) {
             link.in_flight = link.in_flight.saturating_sub(cells);
+            link.taken += cells as u64;
             match link.in_flight {
                 0 => self.timers.stop(&LinkTimer::Unsent(id)),
                 _ => self.timers.set(LinkTimer::Unsent(id), ctx.env.now + UNSENT_MAX),
@@ -433,6 +443,7 @@ impl Links {
         }
         let Some(Queued { cell, source }) = port.queue.pop_front() else { return true };
         port.credit -= 1;
+        port.last_out = self.links.get(&id).map_or(0, |link| link.out() + 1);
         self.queued -= 1;
         if port.queue.is_empty() {
             if port.queue.capacity() > QUEUE_KEPT {

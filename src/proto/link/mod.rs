@@ -104,6 +104,8 @@ struct Link {
     batch: BytesMut,
     dirty: bool,
     in_flight: usize,
+    /// Cells that its transport has taken so far.
+    taken: u64,
     ready: VecDeque<PortKey>,
     owed: Vec<PortKey>,
     inbox: overlay::Inbox,
@@ -503,6 +505,7 @@ impl Link {
             batch: BytesMut::new(),
             dirty: false,
             in_flight: 0,
+            taken: 0,
             ready: VecDeque::new(),
             owed: Vec::new(),
             inbox: overlay::Inbox::default(),
@@ -520,5 +523,10 @@ impl Link {
 
     fn room(&self) -> bool {
         self.in_flight + self.batch.len() / CELL < limits::LINK_IN_FLIGHT
+    }
+
+    /// Cells ever given to its transport, those in the batch included.
+    fn out(&self) -> u64 {
+        self.taken + (self.in_flight + self.batch.len() / CELL) as u64
     }
 }

@@ -46,6 +46,8 @@ pub(super) struct Port {
     /// Cells that we may send.
     pub(super) credit: u32,
     pub(super) queue: VecDeque<Queued>,
+    /// The number of its last cell among all that its link gave to the transport.
+    pub(super) last_out: u64,
     /// Cells that the other end may still send.
     pub(super) granted: u32,
     /// The most it may have outstanding.
@@ -66,6 +68,7 @@ impl Port {
             owner,
             credit: limits::WINDOW_MIN,
             queue: VecDeque::new(),
+            last_out: 0,
             granted: limits::WINDOW_MIN,
             window: limits::WINDOW_MIN,
             owed: 0,

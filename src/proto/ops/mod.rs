@@ -49,6 +49,8 @@ use std::sync::Arc;
 const OPS_MAX: usize = 64;
 /// How often an operation sees to what is late, in milliseconds: from, to. Each by its own chance, so that two wishes show no common beat.
 const LOOK_MILLIS: (u64, u64) = (150, 350);
+/// A request that is late for so long has failed: three hops, a disk, and what a socket holds back of a line of 15 kB a second.
+const LATE_MAX: Duration = Duration::from_secs(20);
 
 /// Hosts of a chunk's region.
 #[derive(Debug)]
@@ -79,13 +81,15 @@ pub(in crate::proto) struct User<'a, 'b, 'e> {
 struct Route {
     tag: u64,
     mark: Mark,
+    /// Since when it is seen to be late.
+    late: Option<Time>,
 }
 
 impl User<'_, '_, '_> {
     fn ask(&mut self, tag: u64, target: Target, kind: SessionType, plain: Vec<u8>) -> RequestId {
         let request = self.requests.ask(self.ctx, self.op, target, kind, plain);
         let mark = self.pace.asked(self.ctx.env.now);
-        self.routes.insert(request, Route { tag, mark });
+        self.routes.insert(request, Route { tag, mark, late: None });
         request
     }
 
@@ -192,6 +196,19 @@ struct Op {
     pace: Pace,
     /// When it next sees to what is late.
     look: Time,
+    /// How far what leaves had come when it last did.
+    leaving: u64,
+}
+
+impl Op {
+    /// The requests that are late for so long that they have failed.
+    fn failed(&mut self, now: Time) -> BTreeSet<RequestId> {
+        for route in self.routes.values_mut() {
+            route.late = if self.pace.is_late(route.mark, now) { route.late.or(Some(now)) } else { None };
+        }
+        let failed = self.routes.iter().filter(|(_, r)| r.late.is_some_and(|since| now.since(since) >= LATE_MAX));
+        failed.map(|(request, _)| *request).collect()
+    }
 }
 
 /// All operations under way.
@@ -236,7 +253,7 @@ impl Ops {
         }
         requests.open(op, machine.circuits());
         let (since, look) = (ctx.env.now, ctx.env.now);
-        self.ops.insert(op, Op { machine, begun: false, since, routes: BTreeMap::new(), pace: Pace::default(), look });
+        self.ops.insert(op, Op { machine, begun: false, since, routes: BTreeMap::new(), pace: Pace::default(), look, leaving: 0 });
     }
 
     /// Lets those that wait begin, when the network is ready.
@@ -274,6 +291,14 @@ impl Ops {
             if let Some(op) = self.ops.get_mut(&id) {
                 let (from, to) = LOOK_MILLIS;
                 op.look = ctx.env.now + Duration::from_millis(ctx.env.rng.random_range(from..to));
+                let leaving = requests.leaving(links, id);
+                if core::mem::replace(&mut op.leaving, leaving) != leaving {
+                    op.pace.moves(ctx.env.now);
+                }
+                let failed = op.failed(ctx.env.now);
+                if !failed.is_empty() {
+                    requests.give_up(ctx, links, id, &failed);
+                }
             }
             self.hear(ctx, requests, links, view, id, Heard::Time);
         }

@@ -2,7 +2,7 @@
 //! share may be a slow one.
 //!
 //! A request is late when it was *overtaken*, by half as many answers again as were ever awaited at once; or when all is *still*: nothing
-//! came for twice as long as answers take.
+//! came, and nothing left, for twice as long as answers take.
 
 use crate::base::NodeId;
 use crate::base::Time;
@@ -33,7 +33,7 @@ pub struct Pace {
     /// Requests awaited, and the most there ever were: in random order, so that any may come last.
     open: u64,
     most: u64,
-    /// When last something came, or was asked while nothing was awaited.
+    /// When last something came or left, or was asked while nothing was awaited.
     moved: Time,
     /// Moving average of what an answer takes, the own queue and line included.
     typical: Option<Duration>,
@@ -64,6 +64,11 @@ impl Pace {
     /// It failed, or nobody waits for it any more.
     pub fn ended(&mut self, now: Time) {
         self.open = self.open.saturating_sub(1);
+        self.moved = now;
+    }
+
+    /// The own line carries what was sent.
+    pub const fn moves(&mut self, now: Time) {
         self.moved = now;
     }
 
