@@ -111,8 +111,8 @@ fn what_nobody_stored_is_not_found_and_the_number_asked_is_told() {
     assert!(failure.what.contains("hosts were asked"), "{failure:?}");
 }
 
-/// Each answer crosses five machines, so a document of many chunks asks for little more than it needs: at the best eight shares of sixteen
-/// cells a chunk, over four links.
+/// Each answer crosses five machines, so a document of many chunks asks for little more than it needs: at the best eight shares of
+/// sixteen cells a chunk, over four links.
 #[test]
 fn a_get_moves_little_more_than_the_document() {
     let (mut world, publisher, reader) = World::with_people(24, 40);
@@ -128,8 +128,8 @@ fn a_get_moves_little_more_than_the_document() {
     assert!(moved * 100 < least * 142);
 }
 
-/// Hosts that are late are not waited for by readers, and do not hold writers up for more than one deadline at the end: a fifth of them takes
-/// longer than any deadline here.
+/// Hosts that are late are not waited for by readers, and do not hold writers up for more than one deadline at the end: a fifth of
+/// them takes longer than any deadline here.
 #[test]
 fn slow_hosts_are_passed_over_within_seconds() {
     let (mut world, publisher, reader) = World::with_people(24, 41);

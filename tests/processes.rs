@@ -1,4 +1,5 @@
-//! The program as processes: relays and clients with sockets, disks and signals, killed without warning, with wrong input and wrong places.
+//! The program as processes: relays and clients with sockets, disks and signals, killed without warning, with wrong input and wrong
+//! places.
 //!
 //! The choices are drawn from a printed seed; `ONIONSKIN_SEED=N` repeats them.
 

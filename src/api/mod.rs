@@ -6,9 +6,9 @@
 //! POST /v1/get      {"key":"..","offset":0}                answer: a stream that ends in `fetched`
 //! POST /v1/check    {"key":"..","sample":N}                answer: a stream that ends in `checked`
 //! ```
-//! Streams are what [`crate::client::lines`] says. An error is `{"error":{"kind","what","kept","next"}}`: with a status of its own when it
-//! comes before anything else, as the last line of a stream otherwise. `length` may be left out when there is a `content-length`.
-//! Keys travel in bodies only, never in URLs. A caller that hangs up cancels what it asked for.
+//! Streams are what [`crate::client::lines`] says. An error is `{"error":{"kind","what","kept","next"}}`: with a status of its own
+//! when it comes before anything else, as the last line of a stream otherwise. `length` may be left out when there is a
+//! `content-length`. Keys travel in bodies only, never in URLs. A caller that hangs up cancels what it asked for.
 
 pub mod socket;
 

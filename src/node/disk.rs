@@ -97,7 +97,8 @@ struct Pending {
     failed: Option<StoreError>,
 }
 
-/// Writes state files, one at a time, the newest content of each. A file that is saved faster than the disk writes is written less often.
+/// Writes state files, one at a time, the newest content of each. A file that is saved faster than the disk writes is written less
+/// often.
 #[derive(Debug)]
 pub struct Files {
     dir: StateDir,

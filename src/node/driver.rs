@@ -1,7 +1,8 @@
 //! The loop around a core: one input in, all outputs out, then sleep until something comes or the core's time is due.
 //!
-//! It never waits for anything but its own queue and the clock: links, jobs, files and people get what is theirs without delay, or not at
-//! all, each by its rule of overflow. A panic in the core ends the node: its queue and all event channels close, its links say goodbye.
+//! It never waits for anything but its own queue and the clock: links, jobs, files and people get what is theirs without delay, or
+//! not at all, each by its rule of overflow. A panic in the core ends the node: its queue and all event channels close, its links
+//! say goodbye.
 
 use crate::base::{LinkId, OpId, Time, limits};
 use crate::node::disk::Files;
@@ -26,8 +27,8 @@ use tokio::sync::mpsc::error::TrySendError;
 
 /// Inputs that are handled before other tasks of this thread get their turn.
 const BATCH: usize = 32;
-/// Events that wait for the one who asked. Progress is left out when less than a quarter is free; anything else that finds no room ends
-/// the operation, for then nobody listens.
+/// Events that wait for the one who asked. Progress is left out when less than a quarter is free; anything else that finds no room
+/// ends the operation, for then nobody listens.
 pub const OP_EVENTS: usize = 256;
 /// Ticks in a row that leave the core's time due: more is a bug that would burn a core, so it is told, with the culprit's name.
 const SPIN_TICKS: u32 = 1000;

@@ -1,8 +1,9 @@
 //! The one queue into a node's driver.
 //!
-//! Order is kept: a link's `LinkUp` comes before its cells and its `LinkDown` after them. What others on the network can fill, cells, takes
-//! room first: [`INBOX_BATCHES`] batches in all, after which readers wait and TCP slows the other end down. All else is bounded by what
-//! caused it: `Sent` by the core's own promise, results by the pool's queue, commands by the people of this machine.
+//! Order is kept: a link's `LinkUp` comes before its cells and its `LinkDown` after them. What others on the network can fill,
+//! cells, takes room first: [`INBOX_BATCHES`] batches in all, after which readers wait and TCP slows the other end down. All else
+//! is bounded by what caused it: `Sent` by the core's own promise, results by the pool's queue, commands by the people of this
+//! machine.
 
 use crate::base::{LinkId, OpId};
 use crate::node::link::Order;

@@ -18,7 +18,8 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::{AcquireError, OwnedSemaphorePermit};
 use tokio::time::Sleep;
 
-/// Bytes that one round of sealing and writing takes at least, if there are as many: beyond 64 KiB a write gets no cheaper by the byte.
+/// Bytes that one round of sealing and writing takes at least, if there are as many: beyond 64 KiB a write gets no cheaper by the
+/// byte.
 const SEND_BATCH: usize = 64 * 1024;
 /// How long a link that is closed may go on sending ([`crate::proto::Output::Close`]).
 const CLOSE_GRACE: Duration = Duration::from_secs(1);

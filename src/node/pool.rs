@@ -1,13 +1,14 @@
 //! The threads that do what would hold a core up: public-key work, coding, shares on disk. One pool serves all nodes of a process.
 //!
-//! Jobs that wait for the disk have threads of their own: many, so that the store can make many shares durable with one sync, and apart, so
-//! that no circuit waits behind a sync.
+//! Jobs that wait for the disk have threads of their own: many, so that the store can make many shares durable with one sync, and
+//! apart, so that no circuit waits behind a sync.
 //!
-//! Most jobs are short, some tens of microseconds. Handing one over costs some 10 us of CPU, as much as with the runtime's own blocking pool
-//! (`benches/transport.rs`), but that one starts hundreds of threads in a burst, and here they are as many as is right.
-//! Queues: one for each [`Lane`], which take turns, so that whatever strangers ask for, an own job waits for at most two of others before it
-//! on each thread. At most [`JOBS_MAX`] jobs in each; one more is lost at once, which is logged once a minute, and a job that panics is lost
-//! and logged as a bug. A lost job comes back as [`JobResult::Lost`], which its core treats as "did not verify".
+//! Most jobs are short, some tens of microseconds. Handing one over costs some 10 us of CPU, as much as with the runtime's own
+//! blocking pool (`benches/transport.rs`), but that one starts hundreds of threads in a burst, and here they are as many as is
+//! right. Queues: one for each [`Lane`], which take turns, so that whatever strangers ask for, an own job waits for at most two of
+//! others before it on each thread. At most [`JOBS_MAX`] jobs in each; one more is lost at once, which is logged once a minute, and
+//! a job that panics is lost and logged as a bug. A lost job comes back as [`JobResult::Lost`], which its core treats as "did not
+//! verify".
 
 use crate::base::{JobId, Time};
 use crate::node::env::{Clock, os_rng};

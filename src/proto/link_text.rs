@@ -1,7 +1,8 @@
 //! The bootstrap link of a relay: what a person pastes to join its network.
 //!
 //! ```text
-//! onionskin: base32 of   kind u8 = 3 | version u8 = 1 | network [32] | node [32] | count u8 (1..=4) | addresses | extensions | checksum
+//! onionskin: base32 of   kind u8 = 3 | version u8 = 1 | network [32] | node [32] | count u8 (1..=4) | addresses
+//!                        | extensions | checksum
 //! ```
 //! It holds no secret, and a link that lies leads nowhere: the relay must prove this very identity.
 

@@ -2,7 +2,8 @@
 //!
 //! * Circuits are built before they are needed, and each serves one operation only; nothing is shared between two wishes.
 //! * No circuit meets more than three hosts of one region, and none whose last hop is the host itself.
-//! * More than one chunk means eight or more circuits with distinct last hops. A network too small for a rule keeps it as far as it can.
+//! * More than one chunk means eight or more circuits with distinct last hops. A network too small for a rule keeps it as far as it
+//!   can.
 
 use crate::base::NetworkId;
 use crate::base::NodeId;
@@ -42,8 +43,8 @@ const READY_LIFE: Duration = Duration::from_secs(300);
 const QUEUE_DEADLINE: Duration = Duration::from_secs(30);
 /// Circuits that may fail in a row before building pauses: failing circuits must not make a client rush through paths (T12).
 const FAILURES_BEFORE_PAUSE: u32 = 8;
-/// How long it pauses, doubled with each further failure up to two seconds: hops that fail are set aside meanwhile (`path`), so that even a
-/// client whose view is half dead comes through.
+/// How long it pauses, doubled with each further failure up to two seconds: hops that fail are set aside meanwhile (`path`), so
+/// that even a client whose view is half dead comes through.
 const PAUSE: Duration = Duration::from_millis(250);
 
 /// Hosts of one region share this tag; zero is "everyone".
@@ -245,8 +246,8 @@ impl Requests {
         request
     }
 
-    /// A chunk is done, and what is still awaited for it is not wanted any more: what has not left does not leave, and what has is heard of
-    /// no more. Its region's circuits are free for other hosts as soon as the last of that has ended.
+    /// A chunk is done, and what is still awaited for it is not wanted any more: what has not left does not leave, and what has is
+    /// heard of no more. Its region's circuits are free for other hosts as soon as the last of that has ended.
     pub(in crate::proto) fn finish(&mut self, op: OpId, region: RegionTag, awaited: &BTreeSet<RequestId>) {
         let Some(domain) = self.domains.get_mut(&op) else { return };
         domain.queue.retain(|ask| !awaited.contains(&ask.request) || self.owners.remove(&ask.request).is_none());
@@ -279,8 +280,8 @@ impl Requests {
         }
     }
 
-    /// Sends what can be sent, builds what is missing. Called once after each input. `paths_allowed`: the view is known well enough for
-    /// circuits that carry wishes; probes go before that.
+    /// Sends what can be sent, builds what is missing. Called once after each input. `paths_allowed`: the view is known well enough
+    /// for circuits that carry wishes; probes go before that.
     pub(in crate::proto) fn drive(&mut self, ctx: &mut Ctx<'_, '_>, links: &mut Links, view: &View, paths_allowed: bool) {
         self.drain_origins(ctx, links);
         if paths_allowed {

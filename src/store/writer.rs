@@ -19,12 +19,13 @@ const COMPANY_ENOUGH: usize = 16;
 
 type Answer = Arc<Mutex<Option<Result<Put, StoreError>>>>;
 
-/// Who waits to be written. The first to come writes for all who came before it starts; those who come meanwhile are the next batch,
-/// and one of them writes it, after a moment in which more may come. So a lone put never waits, and the busier the disk the more shares go
-/// with one sync.
+/// Who waits to be written. The first to come writes for all who came before it starts; those who come meanwhile are the next
+/// batch, and one of them writes it, after a moment in which more may come. So a lone put never waits, and the busier the disk the
+/// more shares go with one sync.
 ///
 /// # Invariants
-/// While `leading` is false nobody's share is being written. A share leaves `waiting` only together with a promise to fill its answer.
+/// While `leading` is false nobody's share is being written. A share leaves `waiting` only together with a promise to fill its
+/// answer.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     state: Mutex<Waiting>,

@@ -1,7 +1,7 @@
 //! Our own circuits: building them hop by hop, and the sealed sessions on their streams.
 //!
-//! This file knows nothing of documents: it takes a request for a host and gives back the sealed answer, or says that it failed. Which
-//! circuit may be used for what is `proto::requests`' to decide.
+//! This file knows nothing of documents: it takes a request for a host and gives back the sealed answer, or says that it failed.
+//! Which circuit may be used for what is `proto::requests`' to decide.
 
 use crate::base::NetworkId;
 use crate::base::NodeId;
@@ -39,8 +39,8 @@ use std::time::Duration;
 
 /// A circuit that is not built by then is given up: ten times a bad round trip to each hop.
 const BUILD_DEADLINE: Duration = Duration::from_secs(12);
-/// A request that has no answer by then counts as failed, and is tried elsewhere; but not while its circuit brings other answers, for then it
-/// may be a slow line that all share.
+/// A request that has no answer by then counts as failed, and is tried elsewhere; but not while its circuit brings other answers,
+/// for then it may be a slow line that all share.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(20);
 /// Then it has failed in any case: what is in flight to all hosts of a document gets through half a Mbit/s by then.
 const REQUEST_DEADLINE_MAX: Duration = Duration::from_secs(60);

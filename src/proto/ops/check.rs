@@ -1,4 +1,5 @@
-//! Counting a document's living shares: some chunks by chance, each of their hosts asked until it has nothing new. Works with a verify key.
+//! Counting a document's living shares: some chunks by chance, each of their hosts asked until it has nothing new. Works with a
+//! verify key.
 
 use crate::base::NodeId;
 use crate::base::limits;

@@ -1,8 +1,9 @@
-//! Getting one chunk back: ask some hosts of its region, then all; whatever verifies counts, whatever does not is passed over (D10, D11).
+//! Getting one chunk back: ask some hosts of its region, then all; whatever verifies counts, whatever does not is passed over (D10,
+//! D11).
 //!
-//! A chunk that somebody waits for asks ten at once, for a writer leaves out three of 24 and one may be slow. Where many chunks are under
-//! way, time lost on one is not lost, so each asks for no more than it lacks: 9.1 answers for eight shares instead of 10.8, and every answer
-//! crosses five machines. Hosts that are late are not waited for: `Retrieval::hurry`.
+//! A chunk that somebody waits for asks ten at once, for a writer leaves out three of 24 and one may be slow. Where many chunks are
+//! under way, time lost on one is not lost, so each asks for no more than it lacks: 9.1 answers for eight shares instead of 10.8,
+//! and every answer crosses five machines. Hosts that are late are not waited for: `Retrieval::hurry`.
 
 use crate::base::Address;
 use crate::base::NodeId;
@@ -25,7 +26,8 @@ use std::sync::Arc;
 
 /// Times that a host is asked again because the circuit to it died.
 const SAME_HOST_RETRIES: u8 = 2;
-/// Rounds in which a lean retrieval asks for what it lacks; then it asks all. With three of 24 hosts left out, 1 in 250 comes so far.
+/// Rounds in which a lean retrieval asks for what it lacks; then it asks all. With three of 24 hosts left out, 1 in 250 comes so
+/// far.
 const LEAN_ROUNDS: u8 = 3;
 
 /// How many hosts a retrieval asks.
@@ -160,7 +162,8 @@ impl Retrieval {
         self.asked.keys().copied()
     }
 
-    /// Asks one host more for each that is late, which may still answer. Where nobody is left, those that gave a share are asked for another.
+    /// Asks one host more for each that is late, which may still answer. Where nobody is left, those that gave a share are asked
+    /// for another.
     pub(in crate::proto) fn hurry(&mut self, user: &mut User<'_, '_, '_>, tag: u64) {
         if self.asked.is_empty() {
             return;
