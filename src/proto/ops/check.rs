@@ -17,6 +17,7 @@ use crate::proto::job::SharesFound;
 use crate::proto::ops::Goes;
 use crate::proto::ops::Heard;
 use crate::proto::ops::User;
+use crate::proto::ops::retrieve::ASKS_PER_HOST;
 use crate::proto::ops::retrieve::Copy;
 use crate::proto::ops::tree;
 use crate::proto::ops::tree::Tree;
@@ -34,8 +35,6 @@ use std::sync::Arc;
 
 /// Chunks counted at once.
 const AT_ONCE: usize = 4;
-/// Times that a host is asked for one chunk: more than it may keep of it.
-const ASKS_PER_HOST: u8 = 10;
 
 /// One chunk copy being counted.
 #[derive(Debug)]

@@ -80,12 +80,12 @@ impl Pace {
     }
 
     /// A host has a late request.
-    pub fn is_slow(&mut self, host: NodeId) {
+    pub fn fell_behind(&mut self, host: NodeId) {
         self.slow.insert(host);
     }
 
     /// It answered.
-    pub fn is_not_slow(&mut self, host: &NodeId) {
+    pub fn caught_up(&mut self, host: &NodeId) {
         self.slow.remove(host);
     }
 

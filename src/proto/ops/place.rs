@@ -152,7 +152,7 @@ impl Placement {
         answer: Option<Stored>,
     ) -> Outcome {
         if let Some(deal) = self.asked.remove(&request) {
-            user.pace.is_not_slow(&deal.host);
+            user.pace.caught_up(&deal.host);
             if answer.is_some_and(Stored::holds) {
                 self.acknowledged.insert(deal.index);
                 self.takers.insert(deal.host);
@@ -200,7 +200,7 @@ impl Placement {
         for (request, deal) in self.asked.iter_mut().filter(|(_, deal)| !deal.passed) {
             if user.is_late(*request) {
                 deal.passed = true;
-                user.pace.is_slow(deal.host);
+                user.pace.fell_behind(deal.host);
                 late.push(*deal);
             }
         }
