@@ -56,7 +56,7 @@ impl Default for Config {
             bootstrap: Vec::new(),
             local_network: false,
             quota: 10 << 30,
-            lease_days: 90,
+            lease_days: limits::LEASE_DAYS,
         }
     }
 }

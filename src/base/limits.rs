@@ -69,6 +69,8 @@ pub const DOCUMENT_CIRCUITS: usize = 8;
 
 /// Longest lease that a host gives, in days: room that nobody pays for comes back some day (T37).
 pub const LEASE_MAX_DAYS: u16 = 400;
+/// Days that hosts are asked to keep a document if nobody says otherwise.
+pub const LEASE_DAYS: u16 = 90;
 
 // --- keys (D12)
 
