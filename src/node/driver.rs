@@ -12,7 +12,7 @@ use crate::node::inbox::{Arrival, Inbox};
 use crate::node::link;
 use crate::node::link::{Farewell, Order};
 use crate::node::pool::Pool;
-use crate::node::transport::Transport;
+use crate::node::transport::{Boxed, Pipe, Transport};
 use crate::proto::event::{Command, Event, NodeEvent};
 use crate::proto::job::Shares;
 use crate::proto::{Core, Input, Output};
@@ -21,6 +21,7 @@ use bytes::BytesMut;
 use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
 use std::collections::{BTreeMap, VecDeque};
+use std::io;
 use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
@@ -324,11 +325,7 @@ impl Loop {
 }
 
 /// Dials, then runs the link. Dial and handshake have one deadline.
-async fn dialled(
-    farewell: Farewell,
-    dialling: crate::node::transport::Boxed<std::io::Result<Box<dyn crate::node::transport::Pipe>>>,
-    mut orders: mpsc::UnboundedReceiver<Order>,
-) {
+async fn dialled(farewell: Farewell, dialling: Boxed<io::Result<Box<dyn Pipe>>>, mut orders: mpsc::UnboundedReceiver<Order>) {
     let pipe = tokio::select! {
         dialled = tokio::time::timeout(limits::HANDSHAKE_DEADLINE, dialling) => match dialled {
             Ok(Ok(pipe)) => pipe,

@@ -5,10 +5,12 @@
 //!
 //! Most jobs are short, some tens of microseconds. Handing one over costs some 10 us of CPU, as much as with the runtime's own
 //! blocking pool (`benches/transport.rs`), but that one starts hundreds of threads in a burst, and here they are as many as is
-//! right. Queues: one for each [`Lane`], which take turns, so that whatever strangers ask for, an own job waits for at most two of
-//! others before it on each thread. At most [`JOBS_MAX`] jobs in each; one more is lost at once, which is logged once a minute, and
-//! a job that panics is lost and logged as a bug. A lost job comes back as [`JobResult::Lost`], which its core treats as "did not
-//! verify".
+//! right.
+//!
+//! Queues: one for each [`Lane`], which take turns, so that whatever strangers ask for, an own job waits for at most two of others
+//! before it on each thread. At most `JOBS_MAX` jobs in each; one more is lost at once, which is logged once a minute, and a job
+//! that panics is lost and logged as a bug. A lost job comes back as [`JobResult::Lost`]: what a peer sent counts as not verified,
+//! and an operation of this node's user ends with an error.
 
 use crate::base::{JobId, Time};
 use crate::node::env::{Clock, os_rng};
@@ -23,7 +25,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 /// Most jobs of each lane that wait, over all nodes of the process: some seconds of work for one core.
-pub const JOBS_MAX: usize = 16_384;
+const JOBS_MAX: usize = 16_384;
 
 /// Threads that wait for the disk: as many puts share a sync.
 const DISK_THREADS: usize = 32;
@@ -146,7 +148,7 @@ impl Pool {
     /// `threads` workers, or as many as the machine has cores, and the threads for the disk.
     ///
     /// # Errors
-    /// The system gives no thread at all.
+    /// The system does not give that many threads.
     pub fn new(threads: Option<NonZeroUsize>) -> std::io::Result<Self> {
         let count = threads.or_else(|| thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
         let owner = Owner { work: Arc::default(), disk: Arc::default(), clock: Clock::start() };
