@@ -4,18 +4,30 @@
 //! not at all, each by its rule of overflow. A panic in the core ends the node: its queue and all event channels close, its links
 //! say goodbye.
 
-use crate::base::{LinkId, OpId, Time, limits};
+use crate::base::LinkId;
+use crate::base::OpId;
+use crate::base::Time;
+use crate::base::limits;
 use crate::node::disk::Files;
 use crate::node::env;
-use crate::node::env::{Clock, OsChance};
-use crate::node::inbox::{Arrival, Inbox};
+use crate::node::env::Clock;
+use crate::node::env::OsChance;
+use crate::node::inbox::Arrival;
+use crate::node::inbox::Inbox;
 use crate::node::link;
-use crate::node::link::{Farewell, Order};
+use crate::node::link::Farewell;
+use crate::node::link::Order;
 use crate::node::pool::Pool;
-use crate::node::transport::{Boxed, Pipe, Transport};
-use crate::proto::event::{Command, Event, NodeEvent};
+use crate::node::transport::Boxed;
+use crate::node::transport::Pipe;
+use crate::node::transport::Transport;
+use crate::proto::Core;
+use crate::proto::Input;
+use crate::proto::Output;
+use crate::proto::event::Command;
+use crate::proto::event::Event;
+use crate::proto::event::NodeEvent;
 use crate::proto::job::Shares;
-use crate::proto::{Core, Input, Output};
 use crate::wire::cell::CELL;
 use bytes::BytesMut;
 use core::net::{IpAddr, SocketAddr};

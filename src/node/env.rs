@@ -1,6 +1,8 @@
 //! The only real clock and the only system randomness of the crate. Every other room gets both as arguments.
 
-use crate::base::{Env, Time, Wall};
+use crate::base::Env;
+use crate::base::Time;
+use crate::base::Wall;
 use core::convert::Infallible;
 use core::time::Duration;
 use rand::rand_core::{TryCryptoRng, TryRng};

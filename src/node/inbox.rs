@@ -5,10 +5,12 @@
 //! is bounded by what caused it: `Sent` by the core's own promise, results by the pool's queue, commands by the people of this
 //! machine.
 
-use crate::base::{LinkId, OpId};
+use crate::base::LinkId;
+use crate::base::OpId;
 use crate::node::link::Order;
 use crate::proto::Input;
-use crate::proto::event::{Command, Event};
+use crate::proto::event::Command;
+use crate::proto::event::Event;
 use core::net::SocketAddr;
 use std::sync::Arc;
 use tokio::sync::mpsc;

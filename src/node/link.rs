@@ -1,8 +1,10 @@
 //! One link's task: cells in, cells out, over any [`Pipe`]. A single task does both directions, so a batch costs one wake-up.
 
 use crate::base::LinkId;
-use crate::node::inbox::{Arrival, Inbox};
-use crate::node::transport::{Boxed, Pipe};
+use crate::node::inbox::Arrival;
+use crate::node::inbox::Inbox;
+use crate::node::transport::Boxed;
+use crate::node::transport::Pipe;
 use crate::proto::Input;
 use crate::wire::cell::CELL;
 use bytes::BytesMut;

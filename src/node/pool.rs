@@ -12,11 +12,17 @@
 //! that panics is lost and logged as a bug. A lost job comes back as [`JobResult::Lost`]: what a peer sent counts as not verified,
 //! and an operation of this node's user ends with an error.
 
-use crate::base::{JobId, Time};
-use crate::node::env::{Clock, os_rng};
-use crate::node::inbox::{Arrival, Inbox};
+use crate::base::JobId;
+use crate::base::Time;
+use crate::node::env::Clock;
+use crate::node::env::os_rng;
+use crate::node::inbox::Arrival;
+use crate::node::inbox::Inbox;
 use crate::proto::Input;
-use crate::proto::job::{Job, JobResult, Lane, Shares};
+use crate::proto::job::Job;
+use crate::proto::job::JobResult;
+use crate::proto::job::Lane;
+use crate::proto::job::Shares;
 use core::time::Duration;
 use std::collections::VecDeque;
 use std::num::NonZeroUsize;
@@ -209,7 +215,9 @@ fn serve(inner: &Inner) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::{NetworkId, NodeId, Wall};
+    use crate::base::NetworkId;
+    use crate::base::NodeId;
+    use crate::base::Wall;
     use crate::proto::overlay::OverlayJob;
     use crate::wire::hello::Proof;
 

@@ -1,7 +1,8 @@
 //! TLS as links use it (D2): version 1.3 alone, one hybrid key exchange, no resumption, no names. The certificate proves nothing:
 //! relays prove their identity above, over the exporter, and clients have none.
 
-use crate::base::{Time, Wall};
+use crate::base::Time;
+use crate::base::Wall;
 use crate::node::env::Clock;
 use core::time::Duration;
 use rand::Rng as _;

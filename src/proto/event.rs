@@ -1,6 +1,7 @@
 //! What people ask of a node, and what it tells them.
 
-use crate::base::{ErrorKind, NodeId};
+use crate::base::ErrorKind;
+use crate::base::NodeId;
 use crate::crypto::secret::Secret;
 use crate::proto::doc::key::Key;
 use crate::proto::doc::key::ReadKey;

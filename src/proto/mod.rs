@@ -34,7 +34,9 @@ pub use self::core::Core;
 pub use event::{Command, Event, Failure, NodeEvent, Status};
 pub use job::{Job, JobResult, Shares};
 
-use crate::base::{JobId, LinkId, OpId};
+use crate::base::JobId;
+use crate::base::LinkId;
+use crate::base::OpId;
 use bytes::BytesMut;
 use std::net::SocketAddr;
 use zeroize::Zeroizing;

@@ -38,7 +38,8 @@ mod writer;
 pub use error::StoreError;
 pub use state::StateDir;
 
-use crate::base::ids::{Address, NetworkId};
+use crate::base::ids::Address;
+use crate::base::ids::NetworkId;
 use core::fmt;
 use disk::{Directory, Disk};
 use index::{Index, Key, Row, key};

@@ -10,7 +10,8 @@
 //! index be rebuilt from slabs alone; nothing else reads it.
 
 use crate::base::ids::Address;
-use crate::store::disk::{Disk, DiskFile};
+use crate::store::disk::Disk;
+use crate::store::disk::DiskFile;
 use crate::store::head::check_sum;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;

@@ -1,9 +1,18 @@
 //! Changes: puts that arrive together are written together, and the daily walk over leases.
 
+use crate::store::EXPIRE_CHANGES;
+use crate::store::EXPIRE_ROWS;
+use crate::store::Expired;
+use crate::store::Put;
+use crate::store::Share;
+use crate::store::Store;
+use crate::store::Writer;
 use crate::store::error::StoreError;
-use crate::store::index::{Change, Row, key};
-use crate::store::slabs::{SlabId, class_of};
-use crate::store::{EXPIRE_CHANGES, EXPIRE_ROWS, Expired, Put, Share, Store, Writer};
+use crate::store::index::Change;
+use crate::store::index::Row;
+use crate::store::index::key;
+use crate::store::slabs::SlabId;
+use crate::store::slabs::class_of;
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
