@@ -1,7 +1,8 @@
 //! What an idle circuit takes at a relay in the middle of it: all that the relay's core frees less than without it, per circuit.
 //!
-//! `cargo bench --bench circuits`, or `-- 1024 1025` for chosen numbers. Circuits come from one relay and go on to another one, as in the
-//! middle of three hops, and each has carried its extend. Tables double as they grow, so the dearest number is one beyond a power of two.
+//! `cargo bench --bench circuits`, or `-- 1024 1025` for chosen numbers. Circuits come from one relay and go on to another one, as
+//! in the middle of three hops, and each has carried its extend. Tables double as they grow, so the dearest number is one beyond a
+//! power of two.
 
 #![expect(clippy::print_stdout, reason = "a bench prints")]
 #![expect(clippy::expect_used, reason = "a bench ends where it fails")]

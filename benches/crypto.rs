@@ -1,7 +1,8 @@
-//! What the cryptography costs: onion layers, handshakes, sealed requests; each beside the bare primitives it is made of, in the same run.
+//! What the cryptography costs: onion layers, handshakes, sealed requests; each beside the bare primitives it is made of, in the
+//! same run.
 //!
-//! `cargo bench --bench crypto [-- --quick]`. Medians of rounds in which both sides take turns, so machine noise hits both alike and the
-//! ratios are the figures to compare.
+//! `cargo bench --bench crypto [-- --quick]`. Medians of rounds in which both sides take turns, so machine noise hits both alike
+//! and the ratios are the figures to compare.
 
 #![expect(
     clippy::print_stdout,

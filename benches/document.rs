@@ -1,5 +1,5 @@
-//! Encoding (seal, code, hash; document-level parity included) and decoding (verify eight shares, rebuild, code anew, compare, open), per
-//! core, against the sum of the primitives in the same run; for encoding, also of the memory that it fills.
+//! Encoding (seal, code, hash; document-level parity included) and decoding (verify eight shares, rebuild, code anew, compare,
+//! open), per core, against the sum of the primitives in the same run; for encoding, also of the memory that it fills.
 
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a bench prints, and ends where it fails")]
 

@@ -1,9 +1,9 @@
-//! What people get from a network of 24 relay processes on this machine: throughput, processor time over all processes, waiting, memory.
+//! What people get from a network of 24 relay processes on this machine: throughput, processor time over all processes, waiting,
+//! memory.
 //!
-//! `cargo bench --bench network [-- --quick | --big | --circuits]`. Medians of five, of one with `--quick`; `--big` moves 4 GiB where the default is 1;
-//! `--circuits` only builds circuits.
-//! Other work on the machine changes wall figures by several times, so the limits are measured before and after, in the same run, and
-//! ratios to them are printed too.
+//! `cargo bench --bench network [-- --quick | --big | --circuits]`. Medians of five, of one with `--quick`; `--big` moves 4 GiB
+//! where the default is 1; `--circuits` only builds circuits. Other work on the machine changes wall figures by several times, so
+//! the limits are measured before and after, in the same run, and ratios to them are printed too.
 
 #![allow(
     clippy::unwrap_used,

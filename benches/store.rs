@@ -1,4 +1,5 @@
-//! What the store costs: durable puts, checked gets, room on disk, start, memory; each beside what the bare disk does in the same run.
+//! What the store costs: durable puts, checked gets, room on disk, start, memory; each beside what the bare disk does in the same
+//! run.
 //!
 //! `cargo bench --bench store [-- [--quick | --million] [--dir DIR]]`. The data goes to DIR (default: the target directory) and is
 //! removed afterwards.

@@ -144,8 +144,8 @@ async fn link(total: usize) -> Figure {
     figure
 }
 
-/// What it costs to have a job done, beside the job itself: this crate's pool, against the runtime's blocking threads. `window`: jobs that
-/// are out at once. Microseconds of CPU and of wall time for each job.
+/// What it costs to have a job done, beside the job itself: this crate's pool, against the runtime's blocking threads. `window`:
+/// jobs that are out at once. Microseconds of CPU and of wall time for each job.
 async fn jobs(pool: Option<Pool>, window: usize) -> (f64, f64) {
     const JOBS: usize = 20_000;
     let identity = Arc::new(IdentityKey::generate(&mut os_rng()));

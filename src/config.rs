@@ -1,5 +1,5 @@
-//! Settings of a node: one struct, from a TOML file, from the command line on top of it. Read by `node`'s starters in `cli` only; lower
-//! rooms get plain values.
+//! Settings of a node: one struct, from a TOML file, from the command line on top of it. Read by `node`'s starters in `cli` only;
+//! lower rooms get plain values.
 
 use crate::base::ErrorKind;
 use crate::base::limits;
@@ -28,7 +28,8 @@ const QUOTA_MIN: u64 = 1 << 20;
 pub struct Config {
     /// Where the node keeps its identity, guards, view and shares. Unset: `onionskin` in the user's data directory.
     pub data_dir: Option<PathBuf>,
-    /// Where a relay accepts links. All IPv4 addresses by default; a port that no other service of note has and that needs no privilege.
+    /// Where a relay accepts links. All IPv4 addresses by default; a port that no other service of note has and that needs no
+    /// privilege.
     pub listen: SocketAddr,
     /// Where others reach this relay, IPv4 first. Empty: the listening address, if it is a definite one.
     pub advertise: Vec<SocketAddr>,
@@ -37,8 +38,8 @@ pub struct Config {
     /// Accept loopback and private addresses and lift the waiting time of hosts. Off: on the open internet both let one machine
     /// pretend to be many.
     pub local_network: bool,
-    /// Most bytes of others' shares on this disk: enough to matter, little enough that nobody notices it missing. As a number, or text
-    /// such as "20 GiB".
+    /// Most bytes of others' shares on this disk: enough to matter, little enough that nobody notices it missing. As a number, or
+    /// text such as "20 GiB".
     #[serde(deserialize_with = "size_field")]
     pub quota: u64,
     /// Days that a publication asks hosts for.
@@ -55,7 +56,7 @@ impl Default for Config {
             bootstrap: Vec::new(),
             local_network: false,
             quota: 10 << 30,
-            lease_days: 90,
+            lease_days: limits::LEASE_DAYS,
         }
     }
 }

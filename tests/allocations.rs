@@ -42,7 +42,7 @@ fn relays_allocate_by_batch_and_not_by_cell() {
     }
     println!("relays: {all:?}, reader: {:?}", counts.get(&reader));
     assert!(all.cells > 15_000, "{all:?}");
-    // What a batch causes (its way out, timers, requests that begin and end) is counted with room to spare; one allocation for each cell
-    // would be more than twice what is allowed here.
+    // What a batch causes (its way out, timers, requests that begin and end) is counted with room to spare; one allocation for each
+    // cell would be more than twice what is allowed here.
     assert!(all.allocations < 5 * all.batches, "{all:?}");
 }

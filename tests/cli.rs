@@ -1,5 +1,5 @@
-//! The command line as people and scripts meet it: words, streams, exit codes. What it prints is compared with files under `tests/cli`;
-//! `ONIONSKIN_BLESS=1 cargo test --test cli` writes them anew, for a look at the difference.
+//! The command line as people and scripts meet it: words, streams, exit codes. What it prints is compared with files under
+//! `tests/cli`; `ONIONSKIN_BLESS=1 cargo test --test cli` writes them anew, for a look at the difference.
 
 #![expect(clippy::unwrap_used, reason = "a test says what failed by failing")]
 

@@ -280,8 +280,8 @@ fn put(disk: &Memory, store: &Store, day: u32, lease: u16, chunk: u64, index: u8
     put
 }
 
-/// A run with everything in it: puts, several at once, renewals, leases that end, slots reused, slabs emptied and removed, a restart.
-/// Chunks below 1,000 are kept throughout; those above are let go.
+/// A run with everything in it: puts, several at once, renewals, leases that end, slots reused, slabs emptied and removed, a
+/// restart. Chunks below 1,000 are kept throughout; those above are let go.
 fn recorded() -> Vec<Op> {
     let disk = Memory::default();
     let store = open(&disk).unwrap();

@@ -1,5 +1,5 @@
-//! The program against a running node: a node made of memory behind the real socket and the real API, and the program as a process of its
-//! own. What people get on which stream, what is left on disk, and the exit codes.
+//! The program against a running node: a node made of memory behind the real socket and the real API, and the program as a process
+//! of its own. What people get on which stream, what is left on disk, and the exit codes.
 
 #![expect(clippy::unwrap_used, reason = "a test says what failed by failing")]
 

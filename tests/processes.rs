@@ -1,4 +1,5 @@
-//! The program as processes: relays and clients with sockets, disks and signals, killed without warning, with wrong input and wrong places.
+//! The program as processes: relays and clients with sockets, disks and signals, killed without warning, with wrong input and wrong
+//! places.
 //!
 //! The choices are drawn from a printed seed; `ONIONSKIN_SEED=N` repeats them.
 
@@ -23,6 +24,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use std::fs;
+use std::net::SocketAddr;
 use std::net::TcpListener;
 use std::thread::sleep;
 use std::time::Duration;
@@ -322,17 +324,23 @@ fn wrong_places_are_named_and_nothing_is_lost() {
     }
 }
 
+/// A place with a document; the link of a relay that is no more, and the address where it was.
+fn dead_relay(i: usize) -> (Place, String, SocketAddr) {
+    let (place, listen) = (Place::default(), free(ip(i)));
+    let text = listen.to_string();
+    let mut relay = place.start("relay", &["relay", "--local-network", "--data-dir", "d", "--listen", &text]);
+    let link = relay.first_line();
+    relay.kill();
+    place.write("doc", b"x");
+    (place, link, listen)
+}
+
 /// Ctrl-C, the system's farewell, and a terminal that goes: each ends a command in words.
 #[test]
 fn signals_end_a_command_in_words() {
-    let place = Place::default();
-    let listen = free(ip(211)).to_string();
-    let mut relay = place.start("relay", &["relay", "--local-network", "--data-dir", "d", "--listen", &listen]);
-    let link = relay.first_line();
-    relay.kill();
+    let (place, link, listen) = dead_relay(211);
     // It accepts and says nothing: whoever comes waits.
-    let _silent = TcpListener::bind(&listen).unwrap();
-    place.write("doc", b"x");
+    let _silent = TcpListener::bind(listen).unwrap();
     let read = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cli/read.key")).unwrap();
     let join = ["--local-network", "--data-dir", "c", "--bootstrap", &link];
     let commands: [(&[&str], &str, &str); 4] = [
@@ -363,19 +371,14 @@ fn signals_end_a_command_in_words() {
 
 #[test]
 fn a_bootstrap_link_that_leads_nowhere_ends_in_bounded_time() {
-    let place = Place::default();
-    let listen = free(ip(210)).to_string();
-    let mut relay = place.start("relay", &["relay", "--local-network", "--data-dir", "d", "--listen", &listen]);
-    let link = relay.first_line();
-    relay.kill();
-    place.write("doc", b"x");
+    let (place, link, listen) = dead_relay(210);
     let args = ["publish", "doc", "--local-network", "--data-dir", "c", "--bootstrap", &link];
     // A port that refuses.
     let ran = place.run("publish", &args, PATIENCE);
     fails(&ran, 4, "");
     assert!(ran.stderr.contains("Nothing was sent."), "{}", ran.stderr);
     // A port that accepts and says nothing.
-    let _silent = TcpListener::bind(&listen).unwrap();
+    let _silent = TcpListener::bind(listen).unwrap();
     let ran = place.run("publish", &args, PATIENCE);
     fails(&ran, 4, "");
 }

@@ -1,6 +1,6 @@
 //! Tagging (T09): whoever alters, drops, swaps, repeats or injects cells on any leg of a circuit of three hops makes that cell
-//! noise to everyone behind. No far side recognises it, and every cause gives the same answer. Away from the client, all cells after it are
-//! noise as well; towards the client, the client ends the circuit with the first that it does not recognise.
+//! noise to everyone behind. No far side recognises it, and every cause gives the same answer. Away from the client, all cells
+//! after it are noise as well; towards the client, the client ends the circuit with the first that it does not recognise.
 //!
 //! A million touched cells in an optimised build, fewer in others; `ONIONSKIN_TAGGING_CELLS` and `ONIONSKIN_SEED` choose.
 

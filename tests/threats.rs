@@ -49,8 +49,8 @@ fn lying_hosts_never_put_a_wrong_byte_into_a_document() {
     println!("{right} of 200 documents came back right with 12 of 60 hosts lying");
 }
 
-/// What a global observer and every relay can note: no address of a chunk, no client's address beyond its guard and directory relays, no
-/// length but the cell's (the world asserts that), no identity in a client's hello.
+/// What a global observer and every relay can note: no address of a chunk, no client's address beyond its guard and directory
+/// relays, no length but the cell's (the world asserts that), no identity in a client's hello.
 #[test]
 fn notes_of_the_observer_and_of_all_relays_tell_nothing_they_should_not() {
     let (mut world, publisher, reader) = World::with_people(24, 21);
@@ -119,8 +119,8 @@ fn other_networks_are_refused_and_newer_versions_served() {
     assert!(world.run_until(Duration::from_secs(60), |w| w.ready(client)));
 }
 
-/// Relays that alter, drop, duplicate, reorder or inject cells break circuits, and never a document; what the far side hears of it is a
-/// destroy cell that says nothing.
+/// Relays that alter, drop, duplicate, reorder or inject cells break circuits, and never a document; what the far side hears of it
+/// is a destroy cell that says nothing.
 #[test]
 fn tampering_relays_break_circuits_and_nothing_else() {
     let (mut world, publisher, reader) = World::with_people(24, 23);
@@ -267,8 +267,8 @@ fn one_circuit_serves_one_operation_only() {
     assert!(ops.values().zip(&docs).all(|(bytes, doc)| bytes == doc));
 }
 
-/// T09, T10: whatever ends a circuit, the cell that says so is the same, and so is the time it takes. Only an end that waited for a dial comes
-/// later, by that dial.
+/// T09, T10: whatever ends a circuit, the cell that says so is the same, and so is the time it takes. Only an end that waited for a
+/// dial comes later, by that dial.
 #[test]
 fn ends_of_circuits_differ_neither_in_kind_nor_in_time() {
     let (mut world, _, _) = World::with_people(12, 27);

@@ -1,5 +1,5 @@
-//! A plain client: it builds circuits one after another over a link of its own, and does nothing else, so that what they take can be told
-//! from what else a node does. Links, cells, handshakes and layers are the program's.
+//! A plain client: it builds circuits one after another over a link of its own, and does nothing else, so that what they take can
+//! be told from what else a node does. Links, cells, handshakes and layers are the program's.
 
 use bytes::BytesMut;
 use onionskin::base::CircuitId;

@@ -6,9 +6,9 @@
 //! POST /v1/get      {"key":"..","offset":0}                answer: a stream that ends in `fetched`
 //! POST /v1/check    {"key":"..","sample":N}                answer: a stream that ends in `checked`
 //! ```
-//! Streams are what [`crate::client::lines`] says. An error is `{"error":{"kind","what","kept","next"}}`: with a status of its own when it
-//! comes before anything else, as the last line of a stream otherwise. `length` may be left out when there is a `content-length`.
-//! Keys travel in bodies only, never in URLs. A caller that hangs up cancels what it asked for.
+//! Streams are what [`crate::client::lines`] says. An error is `{"error":{"kind","what","kept","next"}}`: with a status of its own
+//! when it comes before anything else, as the last line of a stream otherwise. `length` may be left out when there is a
+//! `content-length`. Keys travel in bodies only, never in URLs. A caller that hangs up cancels what it asked for.
 
 pub mod socket;
 
@@ -37,6 +37,7 @@ use axum::body::Body;
 use axum::extract::DefaultBodyLimit;
 use axum::extract::Query;
 use axum::extract::State;
+use axum::extract::rejection::BytesRejection;
 use axum::extract::rejection::QueryRejection;
 use axum::http::HeaderMap;
 use axum::http::StatusCode;
@@ -57,6 +58,7 @@ use tokio::net::UnixListener;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc;
+use tokio::sync::oneshot;
 
 /// Most operations at a time: each has circuits and buffers of its own.
 const OPERATIONS_MAX: usize = 32;
@@ -64,8 +66,6 @@ const OPERATIONS_MAX: usize = 32;
 const REQUEST_MAX: usize = 16 * 1024;
 /// How long a failed publication waits for its caller to read why, while the rest of the document is thrown away.
 const DRAIN: Duration = Duration::from_secs(10);
-/// Days a document is kept if nobody says otherwise.
-pub const LEASE_DAYS: u16 = 90;
 /// Chunks that a check fetches if nobody says otherwise: enough to see a loss of a tenth with 98 % certainty.
 pub const CHECK_SAMPLE: usize = 40;
 
@@ -167,7 +167,7 @@ async fn publish<H: Operations>(
             Ok(Err(_)) | Err(_) => return refuse_by_kind(&usage("the digest of this convergent document is not understood")),
         },
     };
-    let lease_days = query.lease.unwrap_or(LEASE_DAYS);
+    let lease_days = query.lease.unwrap_or(limits::LEASE_DAYS);
     if !(1..=limits::LEASE_MAX_DAYS).contains(&lease_days) {
         let most = limits::LEASE_MAX_DAYS;
         return refuse_by_kind(&usage(&format!("hosts keep a document at least 1 day and at most {most}")));
@@ -198,7 +198,7 @@ async fn publish<H: Operations>(
 }
 
 /// Reads a request of JSON.
-fn parse<'a, T: Deserialize<'a>>(body: &'a Result<Bytes, axum::extract::rejection::BytesRejection>) -> Result<T, Failure> {
+fn parse<'a, T: Deserialize<'a>>(body: &'a Result<Bytes, BytesRejection>) -> Result<T, Failure> {
     let body = body.as_ref().map_err(|_| usage("the request is too long or was broken off"))?;
     // The parser's own words could repeat a key.
     serde_json::from_slice(body).map_err(|_| usage("the request is not the JSON that this resource takes"))
@@ -212,10 +212,7 @@ struct GetRequest {
     offset: u64,
 }
 
-async fn fetch<H: Operations>(
-    State(service): State<Service<H>>,
-    body: Result<Bytes, axum::extract::rejection::BytesRejection>,
-) -> Response {
+async fn fetch<H: Operations>(State(service): State<Service<H>>, body: Result<Bytes, BytesRejection>) -> Response {
     let asked = parse::<GetRequest>(&body).and_then(|r| Ok((ReadKey::parse(&r.key).map_err(Failure::mistyped)?, r.offset)));
     let (key, offset) = match asked {
         Ok(asked) => asked,
@@ -226,7 +223,7 @@ async fn fetch<H: Operations>(
         Err(answer) => return *answer,
     };
     let (tx, answer) = Lines::new();
-    let (found_tx, found_rx) = tokio::sync::oneshot::channel();
+    let (found_tx, found_rx) = oneshot::channel();
     tokio::spawn(async move {
         let _slot = slot;
         let mut sink = LineSink { tx: tx.clone(), found: Some(found_tx) };
@@ -253,10 +250,7 @@ struct CheckRequest {
     sample: Option<usize>,
 }
 
-async fn check<H: Operations>(
-    State(service): State<Service<H>>,
-    body: Result<Bytes, axum::extract::rejection::BytesRejection>,
-) -> Response {
+async fn check<H: Operations>(State(service): State<Service<H>>, body: Result<Bytes, BytesRejection>) -> Response {
     let asked = parse::<CheckRequest>(&body).and_then(|r| {
         let sample = r.sample.unwrap_or(CHECK_SAMPLE);
         let fetches = (sample > 0).then_some(sample).ok_or_else(|| usage("a check must fetch at least 1 chunk"))?;
@@ -345,7 +339,7 @@ impl Source for BodySource {
 /// Where a fetched document goes: into the answer.
 struct LineSink {
     tx: Lines,
-    found: Option<tokio::sync::oneshot::Sender<Result<(), Failure>>>,
+    found: Option<oneshot::Sender<Result<(), Failure>>>,
 }
 
 impl Sink for LineSink {

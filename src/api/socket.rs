@@ -37,9 +37,8 @@ pub async fn listen(path: &Path) -> Result<(UnixListener, Socket), Failure> {
         ));
     }
     let fail = |e: io::Error| io_failure("listen at", path, &e);
-    match fs::symlink_metadata(path) {
-        Ok(meta) if !meta.file_type().is_socket() => return Err(fail(io::ErrorKind::AlreadyExists.into())),
-        Ok(_) | Err(_) => {}
+    if fs::symlink_metadata(path).is_ok_and(|meta| !meta.file_type().is_socket()) {
+        return Err(fail(io::ErrorKind::AlreadyExists.into()));
     }
     let directory = path.parent().unwrap_or(Path::new("."));
     private_dir(directory).map_err(|e| io_failure("make", directory, &e))?;

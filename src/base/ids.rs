@@ -17,7 +17,8 @@ macro_rules! bytes_id {
         pub struct $name(pub [u8; 32]);
 
         impl Ord for $name {
-            /// The order of the bytes. Their first eight settle it nearly always, as numbers: tables are searched a thousand times a second.
+            /// The order of the bytes. Their first eight settle it nearly always, as numbers: tables are searched a thousand times
+            /// a second.
             fn cmp(&self, other: &Self) -> Ordering {
                 head(&self.0).cmp(&head(&other.0)).then_with(|| self.0.cmp(&other.0))
             }

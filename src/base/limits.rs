@@ -69,6 +69,8 @@ pub const DOCUMENT_CIRCUITS: usize = 8;
 
 /// Longest lease that a host gives, in days: room that nobody pays for comes back some day (T37).
 pub const LEASE_MAX_DAYS: u16 = 400;
+/// Days that hosts are asked to keep a document if nobody says otherwise.
+pub const LEASE_DAYS: u16 = 90;
 
 // --- keys (D12)
 
@@ -87,8 +89,8 @@ pub const HALF_OPEN_PER_PREFIX: usize = 64;
 pub const HALF_OPEN_MAX: usize = 1024;
 /// Most links that others opened to this relay. Beyond it new connections are dropped before they cost a handshake.
 pub const LINKS_ACCEPTED_MAX: usize = 8192;
-/// Most of them from one /24, a sixteenth: one address cannot shut a relay for the rest, and a carrier's gateway with hundreds of users still
-/// fits (T35, T36).
+/// Most of them from one /24, a sixteenth: one address cannot shut a relay for the rest, and a carrier's gateway with hundreds of
+/// users still fits (T35, T36).
 pub const LINKS_ACCEPTED_PER_PREFIX: usize = 512;
 /// Largest message of the overlay plane, in fragments of a cell.
 pub const OVERLAY_MESSAGE_MAX: usize = 256 * 1024;
@@ -113,14 +115,14 @@ pub const CREDIT_QUANTUM: u32 = 32;
 /// Credit that both ends of a leg assume at its start: one large store and its opening fit.
 pub const WINDOW_MIN: u32 = 64;
 
-// Each leg withholds a credit until it ends, and what is owed below a quantum is not granted yet. Were the two together as much as the first
-// window, a circuit with all its legs could stand still with nothing on its way that would ever set it going.
+// Each leg withholds a credit until it ends, and what is owed below a quantum is not granted yet. Were the two together as much as
+// the first window, a circuit with all its legs could stand still with nothing on its way that would ever set it going.
 const _: () = assert!(CIRCUIT_LEGS + CREDIT_QUANTUM as usize <= WINDOW_MIN as usize, "legs alone can use up the first window");
 
 /// Largest window of a leg, as design D6 fixes it.
 pub const WINDOW_MAX: u32 = 3072;
-/// Credits leave a node in batches, this far apart, on one grid for all its links: coarse, so that they say little about timing, and one wake-up
-/// for all.
+/// Credits leave a node in batches, this far apart, on one grid for all its links: coarse, so that they say little about timing,
+/// and one wake-up for all.
 pub const CREDIT_TICK: Duration = Duration::from_millis(10);
 /// A circuit that has data and no credit for this long dies (Sniper attack).
 pub const STALL_DEADLINE: Duration = Duration::from_secs(60);

@@ -1,5 +1,5 @@
-//! `demo`: a whole network on loopback. Real relays with real sockets and TLS, each in an address group of its own (127.i.0.1), so that
-//! all rules on addresses apply; two clients with guards of their own; one document.
+//! `demo`: a whole network on loopback. Real relays with real sockets and TLS, each in an address group of its own (127.i.0.1), so
+//! that all rules on addresses apply; two clients with guards of their own; one document.
 
 use crate::base::ErrorKind;
 use crate::cli::args::Demo;

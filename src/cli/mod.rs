@@ -1,7 +1,7 @@
 //! Commands, prompts, exit codes: the only room that prints.
 //!
-//! `main` calls [`run`], which parses, sets logs up and hands over to one file per command. Each command returns a [`Failure`] or nothing;
-//! the failure's kind is the exit code.
+//! `main` calls [`run`], which parses, sets logs up and hands over to one file per command. Each command returns a [`Failure`] or
+//! nothing; the failure's kind is the exit code.
 
 mod args;
 mod demo;

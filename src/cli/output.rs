@@ -1,5 +1,5 @@
-//! What people and programs see. Results go to standard output, everything else to standard error. With `--json` a program gets exactly one
-//! object on standard output, an error as `{"error":{..}}`, and people's lines are left out.
+//! What people and programs see. Results go to standard output, everything else to standard error. With `--json` a program gets
+//! exactly one object on standard output, an error as `{"error":{..}}`, and people's lines are left out.
 
 use crate::base::ErrorKind;
 use crate::client::failure;

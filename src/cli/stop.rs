@@ -1,4 +1,5 @@
-//! How a person or the system stops a command: Ctrl-C, SIGTERM, and SIGHUP when the terminal goes. All three end it in the same way.
+//! How a person or the system stops a command: Ctrl-C, SIGTERM, and SIGHUP when the terminal goes. All three end it in the same
+//! way.
 
 use crate::base::ErrorKind;
 use crate::client::failure;

@@ -1,10 +1,11 @@
-//! Documents on disk. What arrives is written to a private part file beside its target, `.<name>.<tag>.onionskin-part`, and gets the final
-//! name only when it is whole: nothing half-done is ever seen under that name. A part stays behind when a get fails, and the same get
-//! goes on from it.
+//! Documents on disk. What arrives is written to a private part file beside its target, `.<name>.<tag>.onionskin-part`, and gets
+//! the final name only when it is whole: nothing half-done is ever seen under that name. A part stays behind when a get fails, and
+//! the same get goes on from it.
 //!
-//! A part proves itself: the file of sums beside it, `.<name>.<tag>.onionskin-sums`, has one sum of 32 bytes for each whole block of the
-//! part, written when the block is safe on the disk. Each sum covers its block and the sum before it. A get goes on behind the last block
-//! that is still right, and fetches the rest again. The sums find damage; whoever may write to both files can forge them.
+//! A part proves itself: the file of sums beside it, `.<name>.<tag>.onionskin-sums`, has one sum of 32 bytes for each whole block
+//! of the part, written when the block is safe on the disk. Each sum covers its block and the sum before it. A get goes on behind
+//! the last block that is still right, and fetches the rest again. The sums find damage; whoever may write to both files can forge
+//! them.
 //!
 //! The tag is a hash over the key ([`tag`]), so the same document finds its part again and others do not.
 
@@ -92,7 +93,8 @@ impl FileSource {
         Self::over(file, path).await
     }
 
-    /// Everything that a stream has to give, through a nameless private file: a document's length must be known before its first chunk.
+    /// Everything that a stream has to give, through a nameless private file: a document's length must be known before its first
+    /// chunk.
     pub async fn spool(mut from: impl tokio::io::AsyncRead + Unpin) -> Result<Self, Failure> {
         let shown = Path::new("standard input");
         let file = tempfile::tempfile().map_err(|e| io_failure("make a temporary file for", shown, &e))?;

@@ -6,7 +6,8 @@
 //! {"data":N}                    followed by N raw bytes of the document
 //! {"published":{"key":"..","report":{..}}}   {"fetched":{..}}   {"checked":{..}}   {"error":{"kind","what","kept","next"}}
 //! ```
-//! A stream ends with `published`, `fetched`, `checked` or `error`. One that ends without is broken off: what came is not the whole.
+//! A stream ends with `published`, `fetched`, `checked` or `error`. One that ends without is broken off: what came is not the
+//! whole.
 
 use crate::base::ErrorKind;
 use crate::client::Found;

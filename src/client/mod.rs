@@ -6,7 +6,8 @@
 //! daemon     the same operations over the socket of a running node
 //! lines      the messages that pass through that socket
 //! ```
-//! Memory is bounded everywhere: a source is asked for one chunk at a time, and a sink has dealt with a piece before the next one comes.
+//! Memory is bounded everywhere: a source is asked for one chunk at a time, and a sink has dealt with a piece before the next one
+//! comes.
 
 pub mod daemon;
 pub mod drive;
@@ -98,7 +99,8 @@ pub struct Found {
 
 /// Where a publication's bytes come from, in order.
 pub trait Source: Send {
-    /// The next `len` bytes, all of them. Fails when there are fewer, or when the document is seen to have changed since it was opened.
+    /// The next `len` bytes, all of them. Fails when there are fewer, or when the document is seen to have changed since it was
+    /// opened.
     fn read(&mut self, len: usize) -> impl Future<Output = Result<Bytes, Failure>> + Send;
 }
 
@@ -158,8 +160,8 @@ pub fn failure(kind: ErrorKind, what: impl Into<String>, kept: impl Into<String>
     Failure { kind, what: what.into(), kept: kept.into(), next: next.into() }
 }
 
-/// K_r of a convergent document: from the node's local secret, the SHA-256 of the content, and everything else that is sealed under it, so
-/// that one key never seals two texts (D13). Without the secret nobody can tell whether a guessed document was published.
+/// K_r of a convergent document: from the node's local secret, the SHA-256 of the content, and everything else that is sealed under
+/// it, so that one key never seals two texts (D13). Without the secret nobody can tell whether a guessed document was published.
 pub fn convergent_key(local: &Secret<32>, ask: &Publish, digest: &[u8; 32]) -> Secret<32> {
     let text = |t: &Option<String>| t.clone().unwrap_or_default().into_bytes();
     let parts = [digest.to_vec(), ask.length.to_be_bytes().to_vec(), text(&ask.name), text(&ask.media_type)];

@@ -1,5 +1,5 @@
-//! Hash and key derivation, with the single table of domain labels. Two uses never share a label, and no label is a prefix of another's
-//! input: SHA-256 gets every part with its length in front, and BLAKE3 takes the label apart from its input.
+//! Hash and key derivation, with the single table of domain labels. Two uses never share a label, and no label is a prefix of
+//! another's input: SHA-256 gets every part with its length in front, and BLAKE3 takes the label apart from its input.
 
 use crate::crypto::secret::Secret;
 use hkdf::Hkdf;
@@ -96,9 +96,9 @@ pub fn hash(label: Label, parts: &[&[u8]]) -> [u8; 32] {
 
 /// BLAKE3 over long data and its place among others, in key derivation mode with the label as context.
 ///
-/// For what is hashed by the kilobyte; everything else is SHA-256, by [`hash`]. The place comes behind the data, and the data in one
-/// piece, because BLAKE3 hashes pieces of 1 KiB side by side only where they begin at such a border: the other way round it is no faster
-/// than SHA-256. The last byte is always the place, so no two inputs are the same bytes.
+/// For what is hashed by the kilobyte; everything else is SHA-256, by [`hash`]. The place comes behind the data, and the data in
+/// one piece, because BLAKE3 hashes pieces of 1 KiB side by side only where they begin at such a border: the other way round it is
+/// no faster than SHA-256. The last byte is always the place, so no two inputs are the same bytes.
 pub fn hash_long(label: Label, data: &[u8], place: u8) -> [u8; 32] {
     *blake3::Hasher::new_derive_key(label.text()).update(data).update(&[place]).finalize().as_bytes()
 }

@@ -75,8 +75,8 @@ pub fn verify(node: &NodeId, label: Label, parts: &[&[u8]], signature: &[u8; 64]
     key.verify_strict(&hash(label, parts), &Signature::from_bytes(signature)).map_err(|_| CryptoError)
 }
 
-/// What a relay sends in the first cell of a link to prove its identity (D2). `exporter` is the TLS exporter, so the proof holds for this
-/// link alone; `dialer` says which end proves, so it cannot be sent back.
+/// What a relay sends in the first cell of a link to prove its identity (D2). `exporter` is the TLS exporter, so the proof holds
+/// for this link alone; `dialer` says which end proves, so it cannot be sent back.
 pub fn link_proof(key: &IdentityKey, net: &NetworkId, exporter: &[u8; 32], dialer: bool) -> [u8; 64] {
     key.sign(Label::LinkProof, &[&net.0, &key.node_id().0, exporter, &[u8::from(dialer)]])
 }
@@ -119,8 +119,8 @@ impl HostKey {
     /// Bytes of [`HostKey::to_bytes`].
     pub const BYTES: usize = 4 + 32 + KEM_PRIVATE;
 
-    /// A fresh key. The X25519 part comes from `rng`; aws-lc makes the ML-KEM part with its own random generator, so two runs of one seed
-    /// differ in it.
+    /// A fresh key. The X25519 part comes from `rng`; aws-lc makes the ML-KEM part with its own random generator, so two runs of
+    /// one seed differ in it.
     ///
     /// # Errors
     /// aws-lc could not make a key.

@@ -1,4 +1,5 @@
-//! Circuit handshake (D4): one round trip, X25519 for authentication, X25519 and ephemeral ML-KEM-768 for secrecy, in the shape of ntor v3.
+//! Circuit handshake (D4): one round trip, X25519 for authentication, X25519 and ephemeral ML-KEM-768 for secrecy, in the shape of
+//! ntor v3.
 //!
 //! ```text
 //! CREATE   X 32 | B 32 | ek 1184        X: the client's ephemeral key; B: the onion key it means; ek: ephemeral ML-KEM-768 key
@@ -10,8 +11,8 @@
 //! verify     = KDF(NtorVerify; secret; transcript)     AUTH = KDF(NtorAuth; verify; transcript, "server")
 //! ```
 //!
-//! The client stays unknown. Whoever records today and breaks X25519 later still lacks the ML-KEM part; the relay is authenticated by
-//! X25519 alone, which has to hold only while the handshake runs.
+//! The client stays unknown. Whoever records today and breaks X25519 later still lacks the ML-KEM part; the relay is authenticated
+//! by X25519 alone, which has to hold only while the handshake runs.
 
 use crate::base::ids::NetworkId;
 use crate::base::ids::NodeId;
@@ -115,8 +116,8 @@ pub fn client1(
     Ok((ClientState { net: *net, relay: *relay, onion: *onion_key, x_secret, x, kem, ek }, msg))
 }
 
-/// The relay's side: the answer of [`CREATED_LEN`] bytes, and the keys of the circuit. `keys` are the relay's onion keys, the current one
-/// and those in their grace. Costs one base multiplication, two X25519 and one encapsulation.
+/// The relay's side: the answer of [`CREATED_LEN`] bytes, and the keys of the circuit. `keys` are the relay's onion keys, the
+/// current one and those in their grace. Costs one base multiplication, two X25519 and one encapsulation.
 ///
 /// # Errors
 /// Wrong length, a key the relay does not have, or an ephemeral key that is none.

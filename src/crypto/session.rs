@@ -1,5 +1,6 @@
-//! Sealed requests (D12): a client opens a session to a host's key with one public-key operation and then asks many things in it, in the
-//! shape of Oblivious HTTP (RFC 9458). The host learns no asker; whoever carries the bytes learns lengths, which the two shapes fix.
+//! Sealed requests (D12): a client opens a session to a host's key with one public-key operation and then asks many things in it,
+//! in the shape of Oblivious HTTP (RFC 9458). The host learns no asker; whoever carries the bytes learns lengths, which the two
+//! shapes fix.
 //!
 //! ```text
 //! opening   key id u32 | X 32 | ct 1088 | sealed kind 2 + 16
@@ -12,8 +13,8 @@
 //! response  : KDF(SessionResponse; session; n, out_len, nonce)        each 44 bytes: AES-256-GCM key 32 | nonce 12
 //! ```
 //!
-//! Every message has a key of its own, so none can be moved to another place. A session holds no counters: who uses it keeps `n` and the
-//! bound on it (`SESSION_REQUESTS_MAX`), the host also the replay set of openings.
+//! Every message has a key of its own, so none can be moved to another place. A session holds no counters: who uses it keeps `n`
+//! and the bound on it (`SESSION_REQUESTS_MAX`), the host also the replay set of openings.
 
 use crate::base::ids::NetworkId;
 use crate::base::ids::NodeId;
@@ -103,7 +104,8 @@ pub fn open(
     Ok((ClientSession(session), msg))
 }
 
-/// The host's side of [`open`]. The same opening gives the same session again: the host refuses it by [`replay_tag`], once it was accepted.
+/// The host's side of [`open`]. The same opening gives the same session again: the host refuses it by [`replay_tag`], once it was
+/// accepted.
 ///
 /// # Errors
 /// Wrong length, another key's id, or not sealed to this key, host and network.
@@ -131,15 +133,15 @@ pub fn open_key_id(msg: &[u8]) -> Option<u32> {
     msg.first_chunk().map(|id| u32::from_be_bytes(*id))
 }
 
-/// What a host remembers of an opening it accepted, for as long as the key lives. Covers all that makes the session, so no second opening
-/// of it has another tag.
+/// What a host remembers of an opening it accepted, for as long as the key lives. Covers all that makes the session, so no second
+/// opening of it has another tag.
 pub fn replay_tag(msg: &[u8]) -> [u8; 32] {
     hash(Label::SessionReplay, &[msg.get(..CLEAR_LEN).unwrap_or(msg)])
 }
 
 impl ClientSession {
-    /// Seals request `n`, padded to exactly `out_len` bytes. Use each `n` for one request: the same `n` with other bytes of the same
-    /// `out_len` would use a key twice. The same request again gives the same bytes, so a lost one may be sent anew.
+    /// Seals request `n`, padded to exactly `out_len` bytes. Use each `n` for one request: the same `n` with other bytes of the
+    /// same `out_len` would use a key twice. The same request again gives the same bytes, so a lost one may be sent anew.
     ///
     /// # Errors
     /// `plain` and [`REQUEST_OVERHEAD`] do not fit `out_len`, or `plain` is longer than 65,535 bytes.

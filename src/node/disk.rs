@@ -4,8 +4,12 @@ use crate::base::Address;
 use crate::node::env::Clock;
 use crate::node::home::STATE_PREFIX;
 use crate::proto::doc::share::verify_share;
-use crate::proto::job::{PutOutcome, Shares};
-use crate::store::{Put, StateDir, Store, StoreError};
+use crate::proto::job::PutOutcome;
+use crate::proto::job::Shares;
+use crate::store::Put;
+use crate::store::StateDir;
+use crate::store::Store;
+use crate::store::StoreError;
 use core::time::Duration;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -97,7 +101,8 @@ struct Pending {
     failed: Option<StoreError>,
 }
 
-/// Writes state files, one at a time, the newest content of each. A file that is saved faster than the disk writes is written less often.
+/// Writes state files, one at a time, the newest content of each. A file that is saved faster than the disk writes is written less
+/// often.
 #[derive(Debug)]
 pub struct Files {
     dir: StateDir,

@@ -3,10 +3,13 @@
 use crate::base::LinkId;
 use crate::base::limits;
 use crate::base::net::Prefix;
-use crate::node::inbox::{Arrival, Inbox};
+use crate::node::inbox::Arrival;
+use crate::node::inbox::Inbox;
 use crate::node::link;
-use crate::node::link::{Farewell, HalfOpen};
-use crate::node::transport::{Incoming, Listener};
+use crate::node::link::Farewell;
+use crate::node::link::HalfOpen;
+use crate::node::transport::Incoming;
+use crate::node::transport::Listener;
 use core::future::poll_fn;
 use core::net::SocketAddr;
 use core::time::Duration;

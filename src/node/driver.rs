@@ -1,33 +1,47 @@
 //! The loop around a core: one input in, all outputs out, then sleep until something comes or the core's time is due.
 //!
-//! It never waits for anything but its own queue and the clock: links, jobs, files and people get what is theirs without delay, or not at
-//! all, each by its rule of overflow. A panic in the core ends the node: its queue and all event channels close, its links say goodbye.
+//! It never waits for anything but its own queue and the clock: links, jobs, files and people get what is theirs without delay, or
+//! not at all, each by its rule of overflow. A panic in the core ends the node: its queue and all event channels close, its links
+//! say goodbye.
 
-use crate::base::{LinkId, OpId, Time, limits};
+use crate::base::LinkId;
+use crate::base::OpId;
+use crate::base::Time;
+use crate::base::limits;
 use crate::node::disk::Files;
 use crate::node::env;
-use crate::node::env::{Clock, OsChance};
-use crate::node::inbox::{Arrival, Inbox};
+use crate::node::env::Clock;
+use crate::node::env::OsChance;
+use crate::node::inbox::Arrival;
+use crate::node::inbox::Inbox;
 use crate::node::link;
-use crate::node::link::{Farewell, Order};
+use crate::node::link::Farewell;
+use crate::node::link::Order;
 use crate::node::pool::Pool;
+use crate::node::transport::Boxed;
+use crate::node::transport::Pipe;
 use crate::node::transport::Transport;
-use crate::proto::event::{Command, Event, NodeEvent};
+use crate::proto::Core;
+use crate::proto::Input;
+use crate::proto::Output;
+use crate::proto::event::Command;
+use crate::proto::event::Event;
+use crate::proto::event::NodeEvent;
 use crate::proto::job::Shares;
-use crate::proto::{Core, Input, Output};
 use crate::wire::cell::CELL;
 use bytes::BytesMut;
 use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
 use std::collections::{BTreeMap, VecDeque};
+use std::io;
 use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
 /// Inputs that are handled before other tasks of this thread get their turn.
 const BATCH: usize = 32;
-/// Events that wait for the one who asked. Progress is left out when less than a quarter is free; anything else that finds no room ends
-/// the operation, for then nobody listens.
+/// Events that wait for the one who asked. Progress is left out when less than a quarter is free; anything else that finds no room
+/// ends the operation, for then nobody listens.
 pub const OP_EVENTS: usize = 256;
 /// Ticks in a row that leave the core's time due: more is a bug that would burn a core, so it is told, with the culprit's name.
 const SPIN_TICKS: u32 = 1000;
@@ -323,11 +337,7 @@ impl Loop {
 }
 
 /// Dials, then runs the link. Dial and handshake have one deadline.
-async fn dialled(
-    farewell: Farewell,
-    dialling: crate::node::transport::Boxed<std::io::Result<Box<dyn crate::node::transport::Pipe>>>,
-    mut orders: mpsc::UnboundedReceiver<Order>,
-) {
+async fn dialled(farewell: Farewell, dialling: Boxed<io::Result<Box<dyn Pipe>>>, mut orders: mpsc::UnboundedReceiver<Order>) {
     let pipe = tokio::select! {
         dialled = tokio::time::timeout(limits::HANDSHAKE_DEADLINE, dialling) => match dialled {
             Ok(Ok(pipe)) => pipe,

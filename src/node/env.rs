@@ -1,6 +1,8 @@
 //! The only real clock and the only system randomness of the crate. Every other room gets both as arguments.
 
-use crate::base::{Env, Time, Wall};
+use crate::base::Env;
+use crate::base::Time;
+use crate::base::Wall;
 use core::convert::Infallible;
 use core::time::Duration;
 use rand::rand_core::{TryCryptoRng, TryRng};
@@ -39,8 +41,8 @@ impl Clock {
     }
 }
 
-/// The operating system's randomness, stretched by a generator of this thread that is seeded from it again every 64 KiB. Holds no state
-/// itself, so it may move between threads.
+/// The operating system's randomness, stretched by a generator of this thread that is seeded from it again every 64 KiB. Holds no
+/// state itself, so it may move between threads.
 #[derive(Clone, Copy, Debug)]
 pub struct OsChance;
 
@@ -73,9 +75,9 @@ pub fn env<'a>(clock: &Clock, rng: &'a mut OsChance) -> Env<'a> {
     Env { now: clock.now(), wall: clock.wall(), rng }
 }
 
-/// Makes glibc's allocator keep what is freed. By default it gives memory back above 128 KiB, so each batch of cells pays for fresh pages: a
-/// third of a link's whole cost. Freeing one large block raises that bound (mallopt(3), M_MMAP_THRESHOLD) to twice its size, for each arena.
-/// Other allocators take no notice.
+/// Makes glibc's allocator keep what is freed. By default it gives memory back above 128 KiB, so each batch of cells pays for fresh
+/// pages: a third of a link's whole cost. Freeing one large block raises that bound (mallopt(3), M_MMAP_THRESHOLD) to twice its
+/// size, for each arena. Other allocators take no notice.
 pub fn settle_allocator() {
     drop(core::hint::black_box(Vec::<u8>::with_capacity(16 << 20)));
 }

@@ -1,20 +1,24 @@
 //! The one queue into a node's driver.
 //!
-//! Order is kept: a link's `LinkUp` comes before its cells and its `LinkDown` after them. What others on the network can fill, cells, takes
-//! room first: [`INBOX_BATCHES`] batches in all, after which readers wait and TCP slows the other end down. All else is bounded by what
-//! caused it: `Sent` by the core's own promise, results by the pool's queue, commands by the people of this machine.
+//! Order is kept: a link's `LinkUp` comes before its cells and its `LinkDown` after them. What others on the network can fill,
+//! cells, takes room first: `INBOX_BATCHES` batches in all, after which readers wait and TCP slows the other end down. All else
+//! is bounded by what caused it: `Sent` by the core's own promise, results by the pool's queue, commands by the people of this
+//! machine.
 
-use crate::base::{LinkId, OpId};
+use crate::base::LinkId;
+use crate::base::OpId;
 use crate::node::link::Order;
 use crate::proto::Input;
-use crate::proto::event::{Command, Event};
+use crate::proto::event::Command;
+use crate::proto::event::Event;
 use core::net::SocketAddr;
 use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Batches of cells that wait for the driver, over all links: at most 16 MiB of [`crate::node::transport::RECEIVE_BATCH`] each.
-pub const INBOX_BATCHES: usize = 128;
+/// Batches of cells that wait for the driver, over all links, each of about [`crate::node::transport::RECEIVE_BATCH`] bytes: 8 MiB,
+/// or 16 where buffers are half full.
+const INBOX_BATCHES: usize = 128;
 
 /// What comes to a driver.
 pub enum Arrival {

@@ -1,8 +1,10 @@
 //! One link's task: cells in, cells out, over any [`Pipe`]. A single task does both directions, so a batch costs one wake-up.
 
 use crate::base::LinkId;
-use crate::node::inbox::{Arrival, Inbox};
-use crate::node::transport::{Boxed, Pipe};
+use crate::node::inbox::Arrival;
+use crate::node::inbox::Inbox;
+use crate::node::transport::Boxed;
+use crate::node::transport::Pipe;
 use crate::proto::Input;
 use crate::wire::cell::CELL;
 use bytes::BytesMut;
@@ -18,7 +20,8 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::{AcquireError, OwnedSemaphorePermit};
 use tokio::time::Sleep;
 
-/// Bytes that one round of sealing and writing takes at least, if there are as many: beyond 64 KiB a write gets no cheaper by the byte.
+/// Bytes that one round of sealing and writing takes at least, if there are as many: beyond 64 KiB a write gets no cheaper by the
+/// byte.
 const SEND_BATCH: usize = 64 * 1024;
 /// How long a link that is closed may go on sending ([`crate::proto::Output::Close`]).
 const CLOSE_GRACE: Duration = Duration::from_secs(1);

@@ -7,8 +7,8 @@
 //!            pool: results ──┘           (the core)  ├─> disk: state files
 //!                                                    └─> events: to people
 //! ```
-//! One queue leads into each driver, and the driver waits for nothing else. Many nodes may live in one process; they share the runtime and,
-//! if they are given the same one, a [`Pool`]. Nothing here resolves a name, ever.
+//! One queue leads into each driver, and the driver waits for nothing else. Many nodes may live in one process; they share the
+//! runtime and, if they are given the same one, a [`Pool`]. Nothing here resolves a name, ever.
 
 pub mod disk;
 pub mod doors;
@@ -26,24 +26,33 @@ pub mod transport;
 pub use error::StartError;
 pub use pool::Pool;
 
+use crate::base::NetworkId;
+use crate::base::NodeId;
+use crate::base::OpId;
 use crate::base::net::is_public;
-use crate::base::{NetworkId, NodeId, OpId};
 use crate::crypto::keys::IdentityKey;
-use crate::node::disk::{Files, HeldShares};
+use crate::node::disk::Files;
+use crate::node::disk::HeldShares;
 use crate::node::doors::Doors;
 use crate::node::driver::Driver;
 use crate::node::env::Clock;
 use crate::node::home::Home;
-use crate::node::inbox::{Arrival, Inbox};
+use crate::node::inbox::Arrival;
+use crate::node::inbox::Inbox;
 use crate::node::tcp::TlsTcp;
 use crate::node::tls::Tls;
-use crate::node::transport::{Listener, Transport};
+use crate::node::transport::Listener;
+use crate::node::transport::Transport;
 use crate::proto::Core;
-use crate::proto::core::{CoreConfig, Role};
-use crate::proto::event::{Command, Event, NodeEvent};
+use crate::proto::core::CoreConfig;
+use crate::proto::core::Role;
+use crate::proto::event::Command;
+use crate::proto::event::Event;
+use crate::proto::event::NodeEvent;
 use crate::proto::job::Shares;
 use crate::proto::link_text::LinkText;
-use crate::store::{Options, Store};
+use crate::store::Options;
+use crate::store::Store;
 use core::time::Duration;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -60,8 +69,8 @@ const SHUTDOWN_GRACE: Duration = Duration::from_secs(8);
 /// What a node is started with.
 #[derive(Debug, Default)]
 pub struct NodeConfig {
-    /// The network to be part of. Usually `None`: then the one of the bootstrap links, else the one of the data directory, else, for a
-    /// relay, a new one.
+    /// The network to be part of. Usually `None`: then the one of the bootstrap links, else the one of the data directory, else,
+    /// for a relay, a new one.
     pub network: Option<NetworkId>,
     /// Where the node keeps its files. `None`: nowhere, everything is forgotten at the end, and a relay holds no shares.
     pub data_dir: Option<PathBuf>,
@@ -78,7 +87,8 @@ pub struct NodeConfig {
 /// What a relay is started with.
 #[derive(Debug)]
 pub struct RelayConfig {
-    /// Where to accept links; port 0 lets the system choose. Links to others are dialled from this address, unless it is unspecified.
+    /// Where to accept links; port 0 lets the system choose. Links to others are dialled from this address, unless it is
+    /// unspecified.
     pub listen: SocketAddr,
     /// Where others reach it, IPv4 first; port 0 means the one it listens on. Empty: where it listens.
     pub advertise: Vec<SocketAddr>,
@@ -99,8 +109,8 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// Starts an operation. Its events come through the receiver, which closes after the last one; dropping it cancels the operation. One
-    /// that closes before the last event means that the node has stopped.
+    /// Starts an operation. Its events come through the receiver, which closes after the last one; dropping it cancels the
+    /// operation. One that closes before the last event means that the node has stopped.
     pub fn submit(&self, command: Command) -> (OpId, mpsc::Receiver<Event>) {
         let op = OpId(self.next_op.fetch_add(1, Ordering::Relaxed));
         let (events, receiver) = mpsc::channel(driver::OP_EVENTS);

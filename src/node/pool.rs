@@ -1,19 +1,28 @@
 //! The threads that do what would hold a core up: public-key work, coding, shares on disk. One pool serves all nodes of a process.
 //!
-//! Jobs that wait for the disk have threads of their own: many, so that the store can make many shares durable with one sync, and apart, so
-//! that no circuit waits behind a sync.
+//! Jobs that wait for the disk have threads of their own: many, so that the store can make many shares durable with one sync, and
+//! apart, so that no circuit waits behind a sync.
 //!
-//! Most jobs are short, some tens of microseconds. Handing one over costs some 10 us of CPU, as much as with the runtime's own blocking pool
-//! (`benches/transport.rs`), but that one starts hundreds of threads in a burst, and here they are as many as is right.
-//! Queues: one for each [`Lane`], which take turns, so that whatever strangers ask for, an own job waits for at most two of others before it
-//! on each thread. At most [`JOBS_MAX`] jobs in each; one more is lost at once, which is logged once a minute, and a job that panics is lost
-//! and logged as a bug. A lost job comes back as [`JobResult::Lost`], which its core treats as "did not verify".
+//! Most jobs are short, some tens of microseconds. Handing one over costs some 10 us of CPU, as much as with the runtime's own
+//! blocking pool (`benches/transport.rs`), but that one starts hundreds of threads in a burst, and here they are as many as is
+//! right.
+//!
+//! Queues: one for each [`Lane`], which take turns, so that whatever strangers ask for, an own job waits for at most two of others
+//! before it on each thread. At most `JOBS_MAX` jobs in each; one more is lost at once, which is logged once a minute, and a job
+//! that panics is lost and logged as a bug. A lost job comes back as [`JobResult::Lost`]: what a peer sent counts as not verified,
+//! and an operation of this node's user ends with an error.
 
-use crate::base::{JobId, Time};
-use crate::node::env::{Clock, os_rng};
-use crate::node::inbox::{Arrival, Inbox};
+use crate::base::JobId;
+use crate::base::Time;
+use crate::node::env::Clock;
+use crate::node::env::os_rng;
+use crate::node::inbox::Arrival;
+use crate::node::inbox::Inbox;
 use crate::proto::Input;
-use crate::proto::job::{Job, JobResult, Lane, Shares};
+use crate::proto::job::Job;
+use crate::proto::job::JobResult;
+use crate::proto::job::Lane;
+use crate::proto::job::Shares;
 use core::time::Duration;
 use std::collections::VecDeque;
 use std::num::NonZeroUsize;
@@ -22,7 +31,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 /// Most jobs of each lane that wait, over all nodes of the process: some seconds of work for one core.
-pub const JOBS_MAX: usize = 16_384;
+const JOBS_MAX: usize = 16_384;
 
 /// Threads that wait for the disk: as many puts share a sync.
 const DISK_THREADS: usize = 32;
@@ -145,7 +154,7 @@ impl Pool {
     /// `threads` workers, or as many as the machine has cores, and the threads for the disk.
     ///
     /// # Errors
-    /// The system gives no thread at all.
+    /// The system does not give that many threads.
     pub fn new(threads: Option<NonZeroUsize>) -> std::io::Result<Self> {
         let count = threads.or_else(|| thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
         let owner = Owner { work: Arc::default(), disk: Arc::default(), clock: Clock::start() };
@@ -206,7 +215,9 @@ fn serve(inner: &Inner) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::{NetworkId, NodeId, Wall};
+    use crate::base::NetworkId;
+    use crate::base::NodeId;
+    use crate::base::Wall;
     use crate::proto::overlay::OverlayJob;
     use crate::wire::hello::Proof;
 

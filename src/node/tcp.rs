@@ -3,8 +3,14 @@
 //! The handshake is tokio-rustls's; after it the bytes are moved here, because a link wants many cells for each system call: up to
 //! [`RECEIVE_BATCH`] bytes come in with one read and leave as one buffer, and what is sent goes out with one gathering write.
 
-use crate::node::tls::{EXPORTER_LABEL, Tls};
-use crate::node::transport::{Boxed, Incoming, Listener, Pipe, RECEIVE_BATCH, Transport};
+use crate::node::tls::EXPORTER_LABEL;
+use crate::node::tls::Tls;
+use crate::node::transport::Boxed;
+use crate::node::transport::Incoming;
+use crate::node::transport::Listener;
+use crate::node::transport::Pipe;
+use crate::node::transport::RECEIVE_BATCH;
+use crate::node::transport::Transport;
 use bytes::BytesMut;
 use core::cell::RefCell;
 use core::net::{IpAddr, SocketAddr};

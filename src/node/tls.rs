@@ -1,7 +1,8 @@
-//! TLS as links use it (D2): version 1.3 alone, one hybrid key exchange, no resumption, no names. The certificate proves nothing: relays
-//! prove their identity above, over the exporter, and clients have none.
+//! TLS as links use it (D2): version 1.3 alone, one hybrid key exchange, no resumption, no names. The certificate proves nothing:
+//! relays prove their identity above, over the exporter, and clients have none.
 
-use crate::base::{Time, Wall};
+use crate::base::Time;
+use crate::base::Wall;
 use crate::node::env::Clock;
 use core::time::Duration;
 use rand::Rng as _;
@@ -71,7 +72,8 @@ impl Tls {
         ServerName::IpAddress(remote.into())
     }
 
-    /// Makes a new certificate key if the one in use is a week old. Called for each connection that comes in. A failure keeps the old one.
+    /// Makes a new certificate key if the one in use is a week old. Called for each connection that comes in. A failure keeps the
+    /// old one.
     pub fn renew_if_due(&self) {
         let now = self.clock.now();
         if self.certificate.is_due(now)
@@ -95,7 +97,8 @@ fn provider() -> CryptoProvider {
     }
 }
 
-/// Takes any certificate, but checks that the other end holds its key: the handshake is then bound to one server, and the exporter with it.
+/// Takes any certificate, but checks that the other end holds its key: the handshake is then bound to one server, and the exporter
+/// with it.
 #[derive(Debug)]
 struct AnyCertificate {
     provider: Arc<CryptoProvider>,
@@ -164,8 +167,8 @@ impl ResolvesServerCert for Certificate {
     }
 }
 
-/// A fresh key and a self-signed certificate for it that says as little as one can: a random host name, some days of the past as its
-/// beginning, some months as its life.
+/// A fresh key and a self-signed certificate for it that says as little as one can: a random host name, some days of the past as
+/// its beginning, some months as its life.
 fn certify(provider: &CryptoProvider, wall: Wall) -> Result<CertifiedKey, rustls::Error> {
     let failed = |e: rcgen::Error| rustls::Error::General(e.to_string());
     let mut rng = crate::node::env::os_rng();

@@ -1,13 +1,13 @@
-//! The transport seam (D2): how bytes get to another relay. TLS over TCP is the one there is ([`crate::node::tcp`]); a web front, QUIC and
-//! pluggable transports fit behind the same three traits.
+//! The transport seam (D2): how bytes get to another relay. TLS over TCP is the one there is ([`crate::node::tcp`]); a web front,
+//! QUIC and pluggable transports fit behind the same three traits.
 //!
 //! ```text
 //! Transport   dial(addr, from)  -> Pipe
 //!             listen(addr)      -> Listener -> Incoming { remote, secure: -> Pipe }
 //! Pipe        poll_receive, seal, poll_flush, poll_close; exporter()
 //! ```
-//! A pipe is a private, ordered stream of bytes between two ends that agree on an exporter value; who the other end is, a transport does
-//! not know. Nothing here resolves a name, ever: addresses are numbers.
+//! A pipe is a private, ordered stream of bytes between two ends that agree on an exporter value; who the other end is, a transport
+//! does not know. Nothing here resolves a name, ever: addresses are numbers.
 
 use bytes::BytesMut;
 use core::future::Future;
@@ -25,8 +25,8 @@ pub const RECEIVE_BATCH: usize = 64 * 1024;
 
 /// A way to reach others and to be reached.
 pub trait Transport: Send + Sync {
-    /// Connects and secures the connection. `from` is the local address to dial from, if it matters. No deadline of its own: the caller
-    /// drops the future.
+    /// Connects and secures the connection. `from` is the local address to dial from, if it matters. No deadline of its own: the
+    /// caller drops the future.
     fn dial(&self, to: SocketAddr, from: Option<IpAddr>) -> Boxed<io::Result<Box<dyn Pipe>>>;
     /// Listens. Needs the runtime's context.
     fn listen(&self, on: SocketAddr) -> io::Result<Box<dyn Listener>>;

@@ -1,7 +1,7 @@
 //! A whole node's mind: composes the machines and routes inputs.
 //!
-//! The overlay plane (`overlay`: who exists) and the user plane (`requests`, `ops`: what this node's user wants) share the links and the view,
-//! and nothing else: no cache, no queue, no timer (T34). Circuits for others (`hops`, `host`) know of neither.
+//! The overlay plane (`overlay`: who exists) and the user plane (`requests`, `ops`: what this node's user wants) share the links
+//! and the view, and nothing else: no cache, no queue, no timer (T34). Circuits for others (`hops`, `host`) know of neither.
 
 mod gate;
 

@@ -1,21 +1,24 @@
-//! Fair shares of what a relay has for others, by where they are: identities and links cost nothing, address ranges cost something (T36).
+//! Fair shares of what a relay has for others, by where they are: identities and links cost nothing, address ranges cost something
+//! (T36).
 //!
-//! Places are given while a /24 (IPv6: /48) holds less than its part of those that are free, and its /16 (IPv6: /32) less than four times
-//! that. So one prefix alone takes a ninth when its part is an eighth, the next a ninth of what is left, and who holds nothing yet gets a
-//! place as long as there is any. Overflow: no place, and whoever asked is refused like anyone.
+//! Places are given while a /24 (IPv6: /48) holds less than its part of those that are free, and its /16 (IPv6: /32) less than four
+//! times that. So one prefix alone takes a ninth when its part is an eighth, the next a ninth of what is left, and who holds
+//! nothing yet gets a place as long as there is any. Overflow: no place, and whoever asked is refused like anyone.
 //!
-//! The address is that of the hop before us, and whoever sends through an honest relay is counted as that relay: shares part relays and
-//! clients that are linked to us, not the people behind them (T36). In a local network everybody may be of one prefix (loopback, or one /24):
-//! then all of them together get what one prefix gets, a ninth of what stands and a third of what passes.
+//! The address is that of the hop before us, and whoever sends through an honest relay is counted as that relay: shares part relays
+//! and clients that are linked to us, not the people behind them (T36). In a local network everybody may be of one prefix
+//! (loopback, or one /24): then all of them together get what one prefix gets, a ninth of what stands and a third of what passes.
 
 use crate::base::net::Group;
 use crate::base::net::Prefix;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-/// The part of a prefix in places that are held for long: a carrier's gateway with hundreds of users fits, and so does a busy relay.
+/// The part of a prefix in places that are held for long: a carrier's gateway with hundreds of users fits, and so does a busy
+/// relay.
 pub const STANDING: usize = 8;
-/// Its part in places that are held for moments only: a burst of one busy relay fits, and whoever comes next waits for moments only.
+/// Its part in places that are held for moments only: a burst of one busy relay fits, and whoever comes next waits for moments
+/// only.
 pub const PASSING: usize = 2;
 /// How much more a group may hold than a prefix.
 const GROUP: usize = 4;

@@ -1,6 +1,7 @@
 //! What people ask of a node, and what it tells them.
 
-use crate::base::{ErrorKind, NodeId};
+use crate::base::ErrorKind;
+use crate::base::NodeId;
 use crate::crypto::secret::Secret;
 use crate::proto::doc::key::Key;
 use crate::proto::doc::key::ReadKey;
@@ -10,8 +11,8 @@ use std::net::SocketAddr;
 
 /// What a person wants. Each runs under its own `OpId`, on circuits of its own. Prints what kind it is.
 pub enum Command {
-    /// Publish a document. Answers: [`Event::Need`] for each chunk's bytes in order, [`Event::Progress`], then [`Event::Published`] or
-    /// [`Event::Failed`].
+    /// Publish a document. Answers: [`Event::Need`] for each chunk's bytes in order, [`Event::Progress`], then [`Event::Published`]
+    /// or [`Event::Failed`].
     Publish(PublishWish),
     /// The plaintext that an [`Event::Need`] asked for.
     Plain(Bytes),
@@ -74,8 +75,8 @@ impl core::fmt::Debug for Command {
 
 /// What became of a command. Prints figures, and nothing of a document.
 pub enum Event {
-    /// The node waits for this much of the document, to be answered by [`Command::Plain`] of exactly that many bytes (the file's end may
-    /// not come early: a shorter answer fails the operation).
+    /// The node waits for this much of the document, to be answered by [`Command::Plain`] of exactly that many bytes (the file's
+    /// end may not come early: a shorter answer fails the operation).
     Need {
         /// Where in the document.
         offset: u64,
@@ -152,7 +153,8 @@ pub struct Report {
     pub shares_failed: u64,
     /// Distinct hosts that gave or took shares.
     pub hosts: u64,
-    /// The circuits used, each as its relays' addresses from the guard to the last hop. For the user's own eyes (demo, status); never logged.
+    /// The circuits used, each as its relays' addresses from the guard to the last hop. For the user's own eyes (demo, status);
+    /// never logged.
     pub paths: Vec<Vec<SocketAddr>>,
 }
 

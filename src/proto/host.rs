@@ -1,8 +1,8 @@
 //! Holding shares for others: the host's end of a leg, and the sealed requests that come over it (D12).
 //!
-//! A host sees the last hop and nobody behind it. Requests of a session arrive in order, are opened and served beside the core, and are
-//! answered in order; each answer fills its cells exactly. Address prefixes take turns at the disk, so busy last hops cannot starve the others,
-//! under however many names.
+//! A host sees the last hop and nobody behind it. Requests of a session arrive in order, are opened and served beside the core, and
+//! are answered in order; each answer fills its cells exactly. Address prefixes take turns at the disk, so busy last hops cannot
+//! starve the others, under however many names.
 
 use crate::base::Address;
 use crate::base::CircuitId;
@@ -42,25 +42,26 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Most legs at once: bounds sessions and their buffers. Shared out by [`Crowd`]: identities are free, and a relay at one address may have as
-/// many as it likes (T36).
+/// Most legs at once: bounds sessions and their buffers. Shared out by [`Crowd`]: identities are free, and a relay at one address
+/// may have as many as it likes (T36).
 const LEGS_MAX: usize = 20_000;
-/// How long a leg may stand without its opening, or with a request begun and not whole. A last hop sends what waited right behind the leg cell,
-/// or as soon as its client has run the handshake, and a client waits no longer than this for the answer to a request that it has begun to
-/// send. What costs its sender little does not keep a place longer (T35, T36).
+/// How long a leg may stand without its opening, or with a request begun and not whole. A last hop sends what waited right behind
+/// the leg cell, or as soon as its client has run the handshake, and a client waits no longer than this for the answer to a request
+/// that it has begun to send. What costs its sender little does not keep a place longer (T35, T36).
 const FRESH_MAX: Duration = Duration::from_secs(20);
-/// How long a leg may stand without a whole request: three times as long as a client waits for an answer. One that pauses longer, because its
-/// user reads slowly, opens a session anew.
+/// How long a leg may stand without a whole request: three times as long as a client waits for an answer. One that pauses longer,
+/// because its user reads slowly, opens a session anew.
 const IDLE_MAX: Duration = Duration::from_secs(60);
-/// Most openings of sessions that run beside the core or wait for it: a fifth of a second of work for one core. Shared out by [`Crowd`].
+/// Most openings of sessions that run beside the core or wait for it: a fifth of a second of work for one core. Shared out by
+/// [`Crowd`].
 const OPENING_MAX: usize = 2048;
 /// Requests that run beside the core at once: enough to fill a group commit, few enough to stay fair.
 const RUNNING_MAX: usize = 64;
-/// Most cells of requests that take several, whole or not, over all legs: 140 MB. Shared out by [`Crowd`]; the leg whose cell finds no place
-/// ends (T35).
+/// Most cells of requests that take several, whole or not, over all legs: 140 MB. Shared out by [`Crowd`]; the leg whose cell finds
+/// no place ends (T35).
 const HELD_MAX: usize = 65_536;
-/// Most requests of one cell that wait, and cells that wait for the opening of their session: 70 MB. Shared out in the same way, and apart from
-/// those above: whoever begins requests and does not finish them is in nobody's way who fetches.
+/// Most requests of one cell that wait, and cells that wait for the opening of their session: 70 MB. Shared out in the same way,
+/// and apart from those above: whoever begins requests and does not finish them is in nobody's way who fetches.
 const ASKED_MAX: usize = 32_768;
 /// Most requests of one leg that wait, run, or have answers here that have not left: twice what an honest client has in flight.
 const PER_LEG_MAX: usize = 2 * limits::SESSION_IN_FLIGHT as usize;

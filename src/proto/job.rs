@@ -1,6 +1,7 @@
 //! Work that runs beside the core: public-key operations, coding, and serving shares from disk. Pure but for [`Shares`].
 //!
-//! A result means the same whatever went wrong inside: `None`, or the peer's fault counted. Nothing here panics on what a peer sent.
+//! A result means the same whatever went wrong inside: `None`, or the peer's fault counted. Nothing here panics on what a peer
+//! sent.
 
 use crate::base::Address;
 use crate::base::NetworkId;
@@ -35,8 +36,8 @@ use std::sync::Arc;
 
 /// The shares that this node holds, as its jobs see them. Implemented over the store by the shell, and in memory by the simulator.
 pub trait Shares: Send + Sync {
-    /// Keeps a verified share blob. `lease_days` counts from today, `max_per_chunk` is the most shares of one chunk to hold. Durable when
-    /// it returns [`PutOutcome::Stored`].
+    /// Keeps a verified share blob. `lease_days` counts from today, `max_per_chunk` is the most shares of one chunk to hold.
+    /// Durable when it returns [`PutOutcome::Stored`].
     fn put(&self, lease_days: u16, address: &Address, index: u8, blob: &[u8], max_per_chunk: usize) -> PutOutcome;
     /// Any held share of the chunk whose index is set in `want`; `chance` picks among several.
     fn get_any(&self, address: &Address, want: u32, chance: u32) -> Option<Vec<u8>>;
@@ -259,8 +260,9 @@ pub enum JobResult {
 pub enum Lane {
     /// This node's own user, and its own keys.
     Own,
-    /// Knowing the network: the overlay plane, and links that we dial. Those dialled for the circuits of others are among them: whoever waits for
-    /// an open link may be anybody, and few of them are dialled at a time (`link::dial`), so that they do not fill this queue.
+    /// Knowing the network: the overlay plane, and links that we dial. Those dialled for the circuits of others are among them:
+    /// whoever waits for an open link may be anybody, and few of them are dialled at a time (`link::dial`), so that they do not
+    /// fill this queue.
     Upkeep,
     /// Whoever dialled us, and the circuits and legs that come in.
     Others,
@@ -290,8 +292,8 @@ impl Job {
         matches!(self, Self::Serve { .. })
     }
 
-    /// Does the work; takes microseconds to some milliseconds. `shares`: the store of a host; without one, requests are answered with
-    /// "full" and "miss".
+    /// Does the work; takes microseconds to some milliseconds. `shares`: the store of a host; without one, requests are answered
+    /// with "full" and "miss".
     pub fn run(self, rng: &mut dyn CryptoRng, shares: Option<&dyn Shares>) -> JobResult {
         match self {
             Self::LinkProof { identity, network, exporter, dialer, clock } => {

@@ -1,14 +1,23 @@
 //! The bootstrap link of a relay: what a person pastes to join its network.
 //!
 //! ```text
-//! onionskin: base32 of   kind u8 = 3 | version u8 = 1 | network [32] | node [32] | count u8 (1..=4) | addresses | extensions | checksum
+//! onionskin: base32 of   kind u8 = 3 | version u8 = 1 | network [32] | node [32] | count u8 (1..=4) | addresses
+//!                        | extensions | checksum
 //! ```
 //! It holds no secret, and a link that lies leads nowhere: the relay must prove this very identity.
 
-use crate::base::{NetworkId, NodeId};
-use crate::proto::doc::key::{KIND_LINK, TextError, decode_text, encode_text};
-use crate::wire::codec::{DecodeError, Extensions, Reader, Writer};
-use crate::wire::record::{read_addr, write_addr};
+use crate::base::NetworkId;
+use crate::base::NodeId;
+use crate::proto::doc::key::KIND_LINK;
+use crate::proto::doc::key::TextError;
+use crate::proto::doc::key::decode_text;
+use crate::proto::doc::key::encode_text;
+use crate::wire::codec::DecodeError;
+use crate::wire::codec::Extensions;
+use crate::wire::codec::Reader;
+use crate::wire::codec::Writer;
+use crate::wire::record::read_addr;
+use crate::wire::record::write_addr;
 use std::net::SocketAddr;
 
 /// Most addresses of one link: an IPv4 and an IPv6 one, and one more of each during a move.

@@ -1,4 +1,5 @@
-//! Every decision of a node, sans-IO. Nothing here reads a clock, a socket, a disk or the system's randomness: see the machine contract.
+//! Every decision of a node, sans-IO. Nothing here reads a clock, a socket, a disk or the system's randomness: see the machine
+//! contract.
 //!
 //! # The machine contract
 //! ```text
@@ -6,9 +7,9 @@
 //! poll_output(&mut self)          drain to None after each handle
 //! timeout(&self)                  pure; an early, late or repeated tick is a no-op
 //! ```
-//! Parents drain their children inside their own `handle`. Handshakes are consumed by each step. Disk and public-key work are IO as well:
-//! the core emits a [`Job`] and gets a [`JobResult`], late, or never, or once. Every queue has a limit and a rule for overflow, next to
-//! each other. The same inputs, times and seed give the same outputs.
+//! Parents drain their children inside their own `handle`. Handshakes are consumed by each step. Disk and public-key work are IO as
+//! well: the core emits a [`Job`] and gets a [`JobResult`], late, or never, or once. Every queue has a limit and a rule for
+//! overflow, next to each other. The same inputs, times and seed give the same outputs.
 
 pub mod circuit;
 pub mod core;
@@ -33,7 +34,9 @@ pub use self::core::Core;
 pub use event::{Command, Event, Failure, NodeEvent, Status};
 pub use job::{Job, JobResult, Shares};
 
-use crate::base::{JobId, LinkId, OpId};
+use crate::base::JobId;
+use crate::base::LinkId;
+use crate::base::OpId;
 use bytes::BytesMut;
 use std::net::SocketAddr;
 use zeroize::Zeroizing;
@@ -41,7 +44,8 @@ use zeroize::Zeroizing;
 /// What the world tells a core.
 #[derive(Debug)]
 pub enum Input {
-    /// A connection stands and TLS is done. `exporter` is the TLS exporter value that both ends of this link share and no other link has.
+    /// A connection stands and TLS is done. `exporter` is the TLS exporter value that both ends of this link share and no other
+    /// link has.
     LinkUp {
         /// The id that [`Output::Dial`] gave, or a fresh one of the shell's for an accepted connection.
         link: LinkId,

@@ -1,15 +1,16 @@
 //! Which relays a circuit goes over: one type for every rule (D7).
 //!
-//! * One guard of a small persistent sample, for about 120 days from its first use; the next of the sample only while it is down. The order
-//!   of the sample never changes, so a guard that comes back is used again, and no outage moves a user to another one for good.
+//! * One guard of a small persistent sample, for about 120 days from its first use; the next of the sample only while it is down.
+//!   The order of the sample never changes, so a guard that comes back is used again, and no outage moves a user to another one for
+//!   good.
 //! * Four layer-2 relays, each for 1 to 12 days (the larger of two draws), on every user-plane circuit.
 //! * A last hop drawn for each circuit.
-//! * No relay twice, never ourselves, no two hops in one address group or family. Every /24 weighs the same, however many relays it has, and
-//!   nothing that a relay says of itself makes it likelier.
+//! * No relay twice, never ourselves, no two hops in one address group or family. Every /24 weighs the same, however many relays it
+//!   has, and nothing that a relay says of itself makes it likelier.
 //!
 //! Failures move as little as they can, because whoever can make a client choose again can make it choose badly (T12): a hop
-//! that fails is set aside for a while, the sample never holds more than twenty guards, layer-2 relays are drawn a few times a day at most,
-//! and when nothing answers at all it is the network that is down, not the guards.
+//! that fails is set aside for a while, the sample never holds more than twenty guards, layer-2 relays are drawn a few times a day
+//! at most, and when nothing answers at all it is the network that is down, not the guards.
 
 use crate::base::Env;
 use crate::base::NodeId;
@@ -144,7 +145,8 @@ impl PathPolicy {
         self.relaxed
     }
 
-    /// Three relays, guard first, with a last hop that is none of `taken` if there is another. `None` if the view holds no path now.
+    /// Three relays, guard first, with a last hop that is none of `taken` if there is another. `None` if the view holds no path
+    /// now.
     pub fn choose(&mut self, view: &View, env: &mut Env<'_>, taken: &[NodeId]) -> Option<[NodeId; limits::HOPS]> {
         self.refresh(view, env);
         let now = env.now;
@@ -153,7 +155,8 @@ impl PathPolicy {
         let mut seconds: Vec<&Arc<Verified>> =
             self.layer2.iter().filter(|l| !self.aside(&l.node, env.now)).filter_map(|l| view.get(&l.node)).collect();
         seconds.shuffle(&mut *env.rng);
-        // What gives way: first the middle's distance to the last hop, then to the guard. Guard and last hop see both ends: theirs goes last.
+        // What gives way: first the middle's distance to the last hop, then to the guard. Guard and last hop see both ends: theirs
+        // goes last.
         let rounds = [(false, false, false), (true, false, false), (false, true, false), (true, true, false), (true, true, true)];
         for (near_middle, near_second, near_last) in rounds {
             for second in seconds.iter().filter(|s| other(s, guard, near_second)) {
@@ -209,7 +212,8 @@ impl PathPolicy {
         self.changed |= self.guards.len() + self.layer2.len() != kept;
         let (me, usable) = (self.me, view.usable());
         let wanted = (usable.len() / 10).clamp(3, SAMPLE_MAX);
-        // A first start whose whole sample is out of reach may draw on, up to the sample's limit; one that ever worked waits instead.
+        // A first start whose whole sample is out of reach may draw on, up to the sample's limit; one that ever worked waits
+        // instead.
         let stuck = !self.guards.is_empty() && self.guards.iter().all(|g| !g.worked && self.aside(&g.node, env.now));
         let wanted = if stuck { self.guards.len() + 1 } else { wanted };
         while self.guards.iter().filter(|g| view.get(&g.node).is_some()).count() < wanted && self.guards.len() < SAMPLE_MAX {

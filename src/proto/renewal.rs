@@ -1,11 +1,12 @@
 //! A relay's circuit and host keys, and their renewal (D12).
 //!
-//! New keys are made every seven days, beside the core. The descriptor carries the newest; those before are taken for seven days more, since
-//! clients hold older descriptors, and then erased, from memory and from disk. So whoever takes a relay can open the sealed requests that were
-//! recorded in the last fourteen days, and nothing older. A restart changes nothing: the keys are saved.
+//! New keys are made every seven days, beside the core. The descriptor carries the newest; those before are taken for seven days
+//! more, since clients hold older descriptors, and then erased, from memory and from disk. So whoever takes a relay can open the
+//! sealed requests that were recorded in the last fourteen days, and nothing older. A restart changes nothing: the keys are saved.
 //!
 //! ```text
-//! kind u8 = 33 | version u8 = 1 | count u8 | count x { made u64 | circuit key [32] | hosts u8 | host key if it hosts } | extensions
+//! kind u8 = 33 | version u8 = 1 | count u8 | count x { made u64 | circuit key [32] | hosts u8 | host key if it hosts }
+//! | extensions
 //! ```
 //! Newest first; a host key as [`HostKey::to_bytes`] gives it.
 

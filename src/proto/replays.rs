@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 
 /// Openings of one key that are surely remembered: 16 MiB of them. As many more may be, and when both halves are full, the older is
-/// forgotten. So a flood cannot close a host to everyone, and whoever wants to play a session once more needs half a million others first.
+/// forgotten. So a flood cannot close a host to everyone, and whoever wants to play a session once more needs half a million others
+/// first.
 const HALF: usize = 1 << 19;
 
 /// What a host remembers, by key, for as long as the key is taken. In memory only: a disk would tell when sessions came.

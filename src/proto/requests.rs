@@ -2,7 +2,8 @@
 //!
 //! * Circuits are built before they are needed, and each serves one operation only; nothing is shared between two wishes.
 //! * No circuit meets more than three hosts of one region, and none whose last hop is the host itself.
-//! * More than one chunk means eight or more circuits with distinct last hops. A network too small for a rule keeps it as far as it can.
+//! * More than one chunk means eight or more circuits with distinct last hops. A network too small for a rule keeps it as far as it
+//!   can.
 
 use crate::base::NetworkId;
 use crate::base::NodeId;
@@ -36,11 +37,11 @@ const BUILD_TIMES: usize = 32;
 const BUILDING_MAX: usize = 12;
 /// Requests of one host that may wait on one circuit behind those in flight.
 const STREAM_BACKLOG: usize = 2 * limits::SESSION_IN_FLIGHT as usize;
-/// Cells that may wait on a circuit, whatever for, before a further request goes there: two of the largest. Others wait where they have no
-/// place in line yet, so that on a slow line too what was begun is whole before its host gives it up.
+/// Cells that may wait on a circuit, whatever for, before a further request goes there: two of the largest. Others wait where they
+/// have no place in line yet, so that on a slow line too what was begun is whole before its host gives it up.
 const CIRCUIT_BACKLOG: usize = 32;
-/// Requests whose circuit has no room that are looked at before the others' turn is put off: for one whose circuit has, so many are enough, as
-/// their order is random.
+/// Requests whose circuit has no room that are looked at before the others' turn is put off: for one whose circuit has, so many are
+/// enough, as their order is random.
 const PUT_OFF_MAX: usize = 16;
 /// A ready circuit that nobody used is replaced after this long, and up to as much again by chance.
 const READY_LIFE: Duration = Duration::from_secs(300);
@@ -48,8 +49,8 @@ const READY_LIFE: Duration = Duration::from_secs(300);
 const QUEUE_DEADLINE: Duration = Duration::from_secs(30);
 /// Circuits that may fail in a row before building pauses: failing circuits must not make a client rush through paths (T12).
 const FAILURES_BEFORE_PAUSE: u32 = 8;
-/// How long it pauses, doubled with each further failure up to two seconds: hops that fail are set aside meanwhile (`path`), so that even a
-/// client whose view is half dead comes through.
+/// How long it pauses, doubled with each further failure up to two seconds: hops that fail are set aside meanwhile (`path`), so
+/// that even a client whose view is half dead comes through.
 const PAUSE: Duration = Duration::from_millis(250);
 
 /// Hosts of one region share this tag; zero is "everyone".
@@ -251,8 +252,8 @@ impl Requests {
         request
     }
 
-    /// A chunk is done, and what is still awaited for it is not wanted any more: what has not left does not leave, and what has is heard of
-    /// no more. Its region's circuits are free for other hosts as soon as the last of that has ended.
+    /// A chunk is done, and what is still awaited for it is not wanted any more: what has not left does not leave, and what has is
+    /// heard of no more. Its region's circuits are free for other hosts as soon as the last of that has ended.
     pub(in crate::proto) fn finish(&mut self, op: OpId, region: RegionTag, awaited: &BTreeSet<RequestId>) {
         let Some(domain) = self.domains.get_mut(&op) else { return };
         domain.queue.retain(|ask| !awaited.contains(&ask.request) || self.owners.remove(&ask.request).is_none());
@@ -260,8 +261,8 @@ impl Requests {
         self.settle(op, region);
     }
 
-    /// Waits no longer for these: their hosts have failed, for what else they were asked on the same stream and for what waits for them as
-    /// well.
+    /// Waits no longer for these: their hosts have failed, for what else they were asked on the same stream and for what waits for
+    /// them as well.
     pub(in crate::proto) fn give_up(&mut self, ctx: &mut Ctx<'_, '_>, links: &mut Links, op: OpId, requests: &BTreeSet<RequestId>) {
         let Some(domain) = self.domains.get_mut(&op) else { return };
         let mut failed = BTreeSet::new();
@@ -307,8 +308,8 @@ impl Requests {
         }
     }
 
-    /// Sends what can be sent, builds what is missing. Called once after each input. `paths_allowed`: the view is known well enough for
-    /// circuits that carry wishes; probes go before that.
+    /// Sends what can be sent, builds what is missing. Called once after each input. `paths_allowed`: the view is known well enough
+    /// for circuits that carry wishes; probes go before that.
     pub(in crate::proto) fn drive(&mut self, ctx: &mut Ctx<'_, '_>, links: &mut Links, view: &View, paths_allowed: bool) {
         self.drain_origins(ctx, links);
         if paths_allowed {
@@ -445,7 +446,8 @@ impl Requests {
                 if chosen.is_some() {
                     put_off += 1;
                 } else if full.insert(whom) {
-                    // Not for a backlog that will shrink, but for want of a circuit that may serve the host and has a stream for it: one more.
+                    // Not for a backlog that will shrink, but for want of a circuit that may serve the host and has a stream for
+                    // it: one more.
                     stuck |= !domain.circuits.keys().any(|key| self.may_serve(&domain, *key, &ask));
                 }
                 blocked.push(ask);

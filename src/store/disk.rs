@@ -2,9 +2,9 @@
 //! power at every step (`tests/crash.rs`).
 //!
 //! What is assumed of the medium: after [`DiskFile::sync`] returns, what was written to that file before stays; after
-//! [`Disk::sync_names`] so do names made, changed or removed before. A write that was not synced may be there, partly there, or not,
-//! in any order. A write never changes bytes outside it; drives with sectors of 512 bytes or that emulate them keep that promise
-//! between slots, since slots begin at multiples of 512. Where a drive breaks it, the share is found damaged and dropped.
+//! [`Disk::sync_names`] so do names made, changed or removed before. A write that was not synced may be there, partly there, or
+//! not, in any order. A write never changes bytes outside it; drives with sectors of 512 bytes or that emulate them keep that
+//! promise between slots, since slots begin at multiples of 512. Where a drive breaks it, the share is found damaged and dropped.
 
 use crate::store::error::StoreError;
 use crate::store::state;

@@ -9,7 +9,10 @@
 use crate::base::ids::NetworkId;
 use crate::store::disk::Disk;
 use crate::store::error::StoreError;
-use crate::wire::codec::{DecodeError, Extensions, Reader, Writer};
+use crate::wire::codec::DecodeError;
+use crate::wire::codec::Extensions;
+use crate::wire::codec::Reader;
+use crate::wire::codec::Writer;
 use std::io;
 
 /// The format that this program writes.

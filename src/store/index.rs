@@ -12,9 +12,12 @@
 
 use crate::base::ids::Address;
 use crate::store::Verify;
-use crate::store::disk::{Disk, DiskFile};
+use crate::store::disk::Disk;
+use crate::store::disk::DiskFile;
 use crate::store::error::StoreError;
-use crate::store::slabs::{Files, SlabId, Slots};
+use crate::store::slabs::Files;
+use crate::store::slabs::SlabId;
+use crate::store::slabs::Slots;
 use redb::{Database, ReadableDatabase, ReadableTable, StorageBackend, Table, TableDefinition};
 use std::collections::BTreeMap;
 use std::io;

@@ -7,23 +7,25 @@
 //!   slab-017-000000 ..   slots with the shares themselves  (slabs.rs)
 //!   index                redb: share -> slot               (index.rs)
 //! ```
-//! **Why not all of it in redb.** redb rounds a value's page up to a power of two, so a share of 32,945 bytes takes 64 KiB unless it
-//! is cut in pieces; and after a crash it reads the whole file again, or pays for a second sync with each commit. With the shares in
-//! slots the index of a million of them is some 70 MB, is checked page by page at every start, and can be rebuilt from the slots.
-//! `benches/store.rs` measures it. One file for each share would stamp each with its moment of arrival.
+//! **Why not all of it in redb.** redb rounds a value's page up to a power of two, so a share of 32,945 bytes takes 64 KiB unless
+//! it is cut in pieces; and after a crash it reads the whole file again, or pays for a second sync with each commit. With the
+//! shares in slots the index of a million of them is some 70 MB, is checked page by page at every start, and can be rebuilt from
+//! the slots. `benches/store.rs` measures it. One file for each share would stamp each with its moment of arrival.
 //!
-//! **Acknowledged means kept.** [`Store::put`] returns when the share's slab and then the index row are synced. Many threads putting at
-//! once share both syncs: whoever comes first writes for all who wait, and a lone put never waits for company. A crash between the two leaves
-//! bytes in a slot that the index calls free. A slot is reused only after the change that freed it is synced.
+//! **Acknowledged means kept.** [`Store::put`] returns when the share's slab and then the index row are synced. Many threads
+//! putting at once share both syncs: whoever comes first writes for all who wait, and a lone put never waits for company. A crash
+//! between the two leaves bytes in a slot that the index calls free. A slot is reused only after the change that freed it is
+//! synced.
 //!
 //! **Checked on read.** A blob is its own proof: the caller's [`Verify`] derives address and index from it. What does not verify is
-//! dropped, counted in [`Stats::damaged`], and never returned; repair is the network's. Putting a share that is held compares it with
-//! what lies on disk and writes it anew if that differs.
+//! dropped, counted in [`Stats::damaged`], and never returned; repair is the network's. Putting a share that is held compares it
+//! with what lies on disk and writes it anew if that differs.
 //!
 //! **What a seized disk tells** (D19, T40): addresses held and the day each lease ends, but no order within a slab.
-//! Slabs fill one after the other, so which slab a share is in says roughly when it came, at the grain of 64 MiB. Beyond this room's
-//! reach: the file system keeps to the nanosecond when each slab and the index last changed, and where on the medium it put what came
-//! together; the index shows which pages the last few commits touched; removed shares stay readable in their slots until reused.
+//! Slabs fill one after the other, so which slab a share is in says roughly when it came, at the grain of 64 MiB. Beyond this
+//! room's reach: the file system keeps to the nanosecond when each slab and the index last changed, and where on the medium it put
+//! what came together; the index shows which pages the last few commits touched; removed shares stay readable in their slots until
+//! reused.
 
 pub mod disk;
 mod error;
@@ -36,7 +38,8 @@ mod writer;
 pub use error::StoreError;
 pub use state::StateDir;
 
-use crate::base::ids::{Address, NetworkId};
+use crate::base::ids::Address;
+use crate::base::ids::NetworkId;
 use core::fmt;
 use disk::{Directory, Disk};
 use index::{Index, Key, Row, key};
@@ -128,8 +131,8 @@ struct Share {
 /// The shares a host holds. Blocking; share it between threads in an `Arc`.
 ///
 /// # Invariants
-/// Every row points at a taken slot of its own, and every taken slot has one row ([`Store::check`]). Maps in memory equal those last
-/// committed whenever the writer's lock is free.
+/// Every row points at a taken slot of its own, and every taken slot has one row ([`Store::check`]). Maps in memory equal those
+/// last committed whenever the writer's lock is free.
 pub struct Store {
     options: Options,
     slab_bytes: u64,
@@ -162,12 +165,12 @@ impl fmt::Debug for Store {
 }
 
 impl Store {
-    /// Opens the store in `dir`, or makes one there. The index is checked page by page: under 0.1 s for a million shares, 0.6 s when
-    /// the disk is cold. A missing or damaged one is rebuilt by reading all slabs.
+    /// Opens the store in `dir`, or makes one there. The index is checked page by page: under 0.1 s for a million shares, 0.6 s
+    /// when the disk is cold. A missing or damaged one is rebuilt by reading all slabs.
     ///
     /// # Errors
-    /// [`StoreError::InUse`], [`StoreError::Newer`], [`StoreError::WrongNetwork`], [`StoreError::Exposed`], [`StoreError::Damaged`],
-    /// or what the disk said. Nothing that was held is lost by any of them.
+    /// [`StoreError::InUse`], [`StoreError::Newer`], [`StoreError::WrongNetwork`], [`StoreError::Exposed`],
+    /// [`StoreError::Damaged`], or what the disk said. Nothing that was held is lost by any of them.
     pub fn open(dir: &Path, options: Options) -> Result<Self, StoreError> {
         Self::on(Arc::new(Directory::open(dir)?), options, SLAB_BYTES)
     }
@@ -274,7 +277,8 @@ impl Store {
     /// shares of one chunk this host keeps.
     ///
     /// # Errors
-    /// [`StoreError::Bounds`], [`StoreError::DiskFull`], [`StoreError::ReadOnly`] or what the disk said; then the share is not kept.
+    /// [`StoreError::Bounds`], [`StoreError::DiskFull`], [`StoreError::ReadOnly`] or what the disk said; then the share is not
+    /// kept.
     pub fn put(
         &self,
         day: u32,
@@ -292,7 +296,8 @@ impl Store {
         self.queue.put(share, |batch| self.put_batch(batch))
     }
 
-    /// Any held share of the chunk whose index has its bit set in `want`, checked. `chance` (any random number) picks among several.
+    /// Any held share of the chunk whose index has its bit set in `want`, checked. `chance` (any random number) picks among
+    /// several.
     pub fn get_any(&self, address: &Address, want: u32, chance: u32) -> Result<Option<(u8, Vec<u8>)>, StoreError> {
         let mut rows = self.ask(|index| index.rows(address))?;
         rows.retain(|(index, _)| want.checked_shr(u32::from(*index)).unwrap_or(0) & 1 == 1);
@@ -320,8 +325,8 @@ impl Store {
         Ok(blob.filter(|blob| (self.options.verify)(blob) == Some((*address, index))))
     }
 
-    /// Looks again, with nobody writing, at a share that did not verify: its slot may have been reused under the reader. Drops it if
-    /// it is damaged indeed.
+    /// Looks again, with nobody writing, at a share that did not verify: its slot may have been reused under the reader. Drops it
+    /// if it is damaged indeed.
     fn doubt(&self, address: &Address, index: u8) -> Result<Option<Vec<u8>>, StoreError> {
         let key = key(address, index);
         let mut writer = self.writer();
@@ -364,8 +369,8 @@ impl Store {
         self.change(&mut writer, |_, _| Ok(()))
     }
 
-    /// Removes shares whose lease ended before `day`, and moves some out of nearly empty slabs, which are then given back to the disk.
-    /// One call does a bounded part of a walk over the index; call it until [`Expired::finished`], once a day.
+    /// Removes shares whose lease ended before `day`, and moves some out of nearly empty slabs, which are then given back to the
+    /// disk. One call does a bounded part of a walk over the index; call it until [`Expired::finished`], once a day.
     pub fn expire(&self, day: u32) -> Result<Expired, StoreError> {
         let mut guard = self.writer();
         let writer = &mut *guard;

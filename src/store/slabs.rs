@@ -5,12 +5,13 @@
 //!   slot 0 | slot 1 | ...   each at a multiple of 512, class x 512 bytes long
 //!     slot = len u32 ‖ end day u32 ‖ check u64 ‖ blob [len] ‖ rest unused      check = FNV-1a over len and end day
 //! ```
-//! A slab is made at its full length as a sparse file, so it takes room only where shares were written. A share goes to the slot its
-//! address points at, or the next free one: where it lies in the slab tells nothing of when it came. A slot's head lets the index be
-//! rebuilt from slabs alone; nothing else reads it.
+//! A slab is made at its full length as a sparse file, so it takes room only where shares were written. A share goes to the slot
+//! its address points at, or the next free one: where it lies in the slab tells nothing of when it came. A slot's head lets the
+//! index be rebuilt from slabs alone; nothing else reads it.
 
 use crate::base::ids::Address;
-use crate::store::disk::{Disk, DiskFile};
+use crate::store::disk::Disk;
+use crate::store::disk::DiskFile;
 use crate::store::head::check_sum;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -187,8 +188,8 @@ impl Maps {
         (self.shares, self.bytes)
     }
 
-    /// Takes a slot of a class: in the lowest slab with room that is not in `leave`, at the place the address points to. `None` when every
-    /// slab is full and a new one is needed.
+    /// Takes a slot of a class: in the lowest slab with room that is not in `leave`, at the place the address points to. `None`
+    /// when every slab is full and a new one is needed.
     pub(crate) fn take(&mut self, class: u8, address: &Address, leave: &BTreeSet<SlabId>) -> Option<(SlabId, u32)> {
         let [.., a, b, c, d] = address.0;
         let from = self.room.get(&class).copied().unwrap_or(SlabId::new(class, 0));
@@ -313,8 +314,8 @@ impl Files {
     }
 
     pub(crate) fn remove(&self, id: SlabId) -> io::Result<()> {
-        // Both under the lock: a reader between them would keep a file that has no name any more, and the next slab of this number would
-        // be written to it.
+        // Both under the lock: a reader between them would keep a file that has no name any more, and the next slab of this number
+        // would be written to it.
         let mut files = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         files.open.remove(&id);
         self.disk.remove(&id.name())

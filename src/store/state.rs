@@ -1,5 +1,5 @@
-//! Small files of the node's own state (keys, known relays, settings it learned): whole-file reads and atomic whole-file writes in a
-//! directory that only this user and one process can use.
+//! Small files of the node's own state (keys, known relays, settings it learned): whole-file reads and atomic whole-file writes in
+//! a directory that only this user and one process can use.
 //!
 //! ```text
 //! <data>/             mode 0700, else refused
@@ -63,8 +63,9 @@ impl StateDir {
         Ok(Some(bytes))
     }
 
-    /// Replaces the whole content of a file. When this returns it lasts; when it fails the old content is still there. What it held before is
-    /// overwritten, for it may be keys whose time is over; file systems and disks that write elsewhere keep it all the same.
+    /// Replaces the whole content of a file. When this returns it lasts; when it fails the old content is still there. What it held
+    /// before is overwritten, for it may be keys whose time is over; file systems and disks that write elsewhere keep it all the
+    /// same.
     pub fn write(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
         let name = plain(name)?;
         let doing = "writing a state file";

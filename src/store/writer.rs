@@ -1,9 +1,18 @@
 //! Changes: puts that arrive together are written together, and the daily walk over leases.
 
+use crate::store::EXPIRE_CHANGES;
+use crate::store::EXPIRE_ROWS;
+use crate::store::Expired;
+use crate::store::Put;
+use crate::store::Share;
+use crate::store::Store;
+use crate::store::Writer;
 use crate::store::error::StoreError;
-use crate::store::index::{Change, Row, key};
-use crate::store::slabs::{SlabId, class_of};
-use crate::store::{EXPIRE_CHANGES, EXPIRE_ROWS, Expired, Put, Share, Store, Writer};
+use crate::store::index::Change;
+use crate::store::index::Row;
+use crate::store::index::key;
+use crate::store::slabs::SlabId;
+use crate::store::slabs::class_of;
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -19,12 +28,13 @@ const COMPANY_ENOUGH: usize = 16;
 
 type Answer = Arc<Mutex<Option<Result<Put, StoreError>>>>;
 
-/// Who waits to be written. The first to come writes for all who came before it starts; those who come meanwhile are the next batch,
-/// and one of them writes it, after a moment in which more may come. So a lone put never waits, and the busier the disk the more shares go
-/// with one sync.
+/// Who waits to be written. The first to come writes for all who came before it starts; those who come meanwhile are the next
+/// batch, and one of them writes it, after a moment in which more may come. So a lone put never waits, and the busier the disk the
+/// more shares go with one sync.
 ///
 /// # Invariants
-/// While `leading` is false nobody's share is being written. A share leaves `waiting` only together with a promise to fill its answer.
+/// While `leading` is false nobody's share is being written. A share leaves `waiting` only together with a promise to fill its
+/// answer.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     state: Mutex<Waiting>,

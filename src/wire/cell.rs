@@ -5,10 +5,11 @@
 //! relay body  tag (16) | relay command u8 | stream u16 | length u16 | data (RELAY_DATA bytes; what is past `length` is random)
 //! ```
 //!
-//! The size (D3): 16 cells carry a 32 KiB share and 4 cells an 8 KiB one with < 4 % waste, a hybrid handshake fits one cell, the part of
-//! the body behind the tag is a whole number of cipher blocks, and 7 cells fill a TLS record to 92 %.
+//! The size (D3): 16 cells carry a 32 KiB share and 4 cells an 8 KiB one with < 4 % waste, a hybrid handshake fits one cell, the
+//! part of the body behind the tag is a whole number of cipher blocks, and 7 cells fill a TLS record to 92 %.
 
-use crate::base::{CircuitId, StreamId};
+use crate::base::CircuitId;
+use crate::base::StreamId;
 use crate::wire::codec::DecodeError;
 
 /// Bytes of circuit id and command in front of a body.

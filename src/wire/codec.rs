@@ -1,4 +1,5 @@
-//! The hand-written codec under every lasting and signed format, and the one door to bincode for messages between nodes of one version.
+//! The hand-written codec under every lasting and signed format, and the one door to bincode for messages between nodes of one
+//! version.
 //!
 //! All integers are big-endian. Lasting formats start with a kind byte and a version byte and end in [`Extensions`] (D19).
 
@@ -215,8 +216,8 @@ impl Extensions {
     }
 }
 
-/// bincode with its traps closed: fixed-width integers (canonical), trailing bytes refused, and a limit on every decode. Messages hold no
-/// maps, no recursive types and no zero-size items.
+/// bincode with its traps closed: fixed-width integers (canonical), trailing bytes refused, and a limit on every decode. Messages
+/// hold no maps, no recursive types and no zero-size items.
 fn options(limit: usize) -> impl bincode::Options {
     use bincode::Options as _;
     bincode::DefaultOptions::new()

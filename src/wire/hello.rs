@@ -7,7 +7,9 @@
 //! ```
 //! A client sends role 0 and nothing about itself: no identity, no clock.
 
-use crate::base::{NetworkId, NodeId, Wall};
+use crate::base::NetworkId;
+use crate::base::NodeId;
+use crate::base::Wall;
 use crate::wire::cell::BODY;
 use crate::wire::codec::DecodeError;
 use crate::wire::codec::Extensions;

@@ -12,7 +12,8 @@
 //! flags       1 carries circuits, 2 hosts shares; other bits are zero
 //! ```
 //!
-//! The network id is in every signature and not in the bytes. What is parsed here is *unverified*: `proto::overlay::record` checks it.
+//! The network id is in every signature and not in the bytes. What is parsed here is *unverified*: `proto::overlay::record` checks
+//! it.
 
 use crate::base::NodeId;
 use crate::base::Wall;
@@ -177,7 +178,8 @@ impl Descriptor {
         w.into_bytes()
     }
 
-    /// Puts lists into their one order and drops what the format does not allow: foreign receipts, too many entries, family members twice.
+    /// Puts lists into their one order and drops what the format does not allow: foreign receipts, too many entries, family members
+    /// twice.
     pub fn tidy(&mut self) {
         self.addrs.sort_by_key(SocketAddr::is_ipv6);
         self.addrs.dedup_by_key(|a| a.is_ipv6());

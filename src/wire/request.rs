@@ -1,4 +1,5 @@
-//! What is inside sealed requests and their responses (D12, D19). Two shapes only: one cell up and a share down, a share up and one cell down.
+//! What is inside sealed requests and their responses (D12, D19). Two shapes only: one cell up and a share down, a share up and one
+//! cell down.
 //!
 //! ```text
 //! session type   kind u8 (1 fetch, 2 store) | class u8

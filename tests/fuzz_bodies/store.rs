@@ -168,8 +168,8 @@ fn damage(files: &mut BTreeMap<String, Vec<u8>>, choices: &mut Choices<'_>) {
     }
 }
 
-/// The database panics on some damaged files, which the store catches. A fuzzer's hook would end the process before that; panics of ours,
-/// and those that nobody catches, still reach it.
+/// The database panics on some damaged files, which the store catches. A fuzzer's hook would end the process before that; panics of
+/// ours, and those that nobody catches, still reach it.
 fn let_the_database_panic() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {

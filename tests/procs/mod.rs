@@ -1,4 +1,5 @@
-//! Networks of real processes: the program itself, as people start it, on 127.i.0.1. Whatever is started here is killed when its guard goes.
+//! Networks of real processes: the program itself, as people start it, on 127.i.0.1. Whatever is started here is killed when its
+//! guard goes.
 
 #![allow(dead_code, unreachable_pub, reason = "tests and benches use a part of this each")]
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test ends where it fails, and prints its seed")]
@@ -45,8 +46,8 @@ impl Cpu {
     }
 }
 
-/// State letter and processor time of a process, in the kernel's ticks of a hundredth of a second. One that has ended and was not waited
-/// for (`Z`) still has its whole time.
+/// State letter and processor time of a process, in the kernel's ticks of a hundredth of a second. One that has ended and was not
+/// waited for (`Z`) still has its whole time.
 fn stat(pid: u32) -> Option<(char, Cpu)> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (_, after_name) = text.rsplit_once(") ")?;

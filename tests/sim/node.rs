@@ -1,5 +1,5 @@
-//! One node of the world: its mind, its queue, and what only it can see. Between two nodes nothing is quicker than [`LATENCY_MIN`], so each
-//! can be run by itself for so long, on any thread: what comes of it is the same.
+//! One node of the world: its mind, its queue, and what only it can see. Between two nodes nothing is quicker than [`LATENCY_MIN`],
+//! so each can be run by itself for so long, on any thread: what comes of it is the same.
 
 use super::disk::{Disk, Manner};
 use super::{Around, Fate, Observer, Seen, Tamper, WALL};

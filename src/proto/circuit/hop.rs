@@ -1,8 +1,8 @@
 //! Carrying circuits for others.
 //!
-//! A hop has a port towards the client and at most one onwards; the last hop has legs to hosts instead. It takes one layer off (outbound)
-//! or puts one on (inbound), both by encryption, and cannot tell whether a cell that is not for it makes sense: that is for the next hop to
-//! find out. Every failure destroys the circuit, in both directions, without a reason (T10).
+//! A hop has a port towards the client and at most one onwards; the last hop has legs to hosts instead. It takes one layer off
+//! (outbound) or puts one on (inbound), both by encryption, and cannot tell whether a cell that is not for it makes sense: that is
+//! for the next hop to find out. Every failure destroys the circuit, in both directions, without a reason (T10).
 
 use crate::base::CircuitId;
 use crate::base::LinkId;
@@ -46,15 +46,16 @@ const PENDING_PER_LINK: usize = 256;
 /// Most circuit handshakes that may wait in all: a second of work for one core, so that nobody's create waits longer. Shared out by
 /// [`Crowd`].
 const PENDING_MAX: usize = 4096;
-/// Most cells that wait for links to hosts, over all circuits: 70 MB. Shared out by [`Crowd`]; the leg whose cell finds no place ends (T35).
+/// Most cells that wait for links to hosts, over all circuits: 70 MB. Shared out by [`Crowd`]; the leg whose cell finds no place
+/// ends (T35).
 const WAITING_MAX: usize = 32_768;
 /// Relays in an answer to a sample request: half a cell.
 const SAMPLE_MAX: usize = 128;
-/// Most circuits carried at once, or being made. At 2 KiB each (`benches/circuits.rs`) they take 100 MiB. Shared out by [`Crowd`], by who is
-/// on the client's side.
+/// Most circuits carried at once, or being made. At 2 KiB each (`benches/circuits.rs`) they take 100 MiB. Shared out by [`Crowd`],
+/// by who is on the client's side.
 const HOPS_MAX: usize = 50_000;
-/// How long a circuit may stand without a cell. Clients replace circuits that nobody used after ten minutes at most, and operations move cells:
-/// what stands longer only keeps a place, perhaps at many relays at once (T36).
+/// How long a circuit may stand without a cell. Clients replace circuits that nobody used after ten minutes at most, and operations
+/// move cells: what stands longer only keeps a place, perhaps at many relays at once (T36).
 const IDLE_MAX: Duration = Duration::from_secs(15 * 60);
 /// Idle circuits end on a grid: one wake-up a minute does for all.
 const IDLE_GRID: Duration = Duration::from_secs(60);
@@ -77,8 +78,8 @@ enum Leg {
     /// The link to the host is being opened; these bodies wait. Bounded by the credit of the client's side.
     Waiting(Vec<(Box<[u8; BODY]>, Seat)>),
     Open(PortKey),
-    /// Ended while its link is being opened. It keeps its place until that is over, so that beginning and ending again and again starts no
-    /// more dials than a circuit has legs (T36).
+    /// Ended while its link is being opened. It keeps its place until that is over, so that beginning and ending again and again
+    /// starts no more dials than a circuit has legs (T36).
     Ended,
 }
 
@@ -309,7 +310,8 @@ impl Hops {
         links.send(ctx, hop.prev, Command::Relay, body, Some(port));
     }
 
-    /// Answers a cell of the client. Its credit is due when the answer leaves, so that nobody has us queue more than we granted (D6).
+    /// Answers a cell of the client. Its credit is due when the answer leaves, so that nobody has us queue more than we granted
+    /// (D6).
     fn answer(ctx: &mut Ctx<'_, '_>, links: &mut Links, hop: &mut Hop, command: RelayCommand, stream: StreamId, data: &[u8]) {
         let mut body = [0; BODY];
         RelayMessage { command, stream, data }.write(&mut body);

@@ -1,7 +1,7 @@
 //! Our own circuits: building them hop by hop, and the sealed sessions on their streams.
 //!
-//! This file knows nothing of documents: it takes a request for a host and gives back the sealed answer, or says that it failed. Which
-//! circuit may be used for what is `proto::requests`' to decide.
+//! This file knows nothing of documents: it takes a request for a host and gives back the sealed answer, or says that it failed.
+//! Which circuit may be used for what is `proto::requests`' to decide.
 
 use crate::base::NetworkId;
 use crate::base::NodeId;
@@ -361,7 +361,8 @@ impl Origins {
         self.circuits.get(key).map_or(usize::MAX, |c| c.streams.values().map(Stream::load).sum())
     }
 
-    /// Cells of a circuit that wait to leave, those of sessions that are still being opened included; not what waits for a host's answers.
+    /// Cells of a circuit that wait to leave, those of sessions that are still being opened included; not what waits for a host's
+    /// answers.
     pub(in crate::proto) fn backlog(&self, links: &Links, key: Key) -> usize {
         let Some(circuit) = self.circuits.get(key) else { return 0 };
         let opening = circuit.streams.values().filter(|s| s.session.is_none());
@@ -460,8 +461,8 @@ impl Origins {
         }
     }
 
-    /// Ends the streams of a circuit on which one of these requests is: its host is not waited for any longer. What else it was asked fails
-    /// as well, for a host answers in order. Says which hosts.
+    /// Ends the streams of a circuit on which one of these requests is: its host is not waited for any longer. What else it was
+    /// asked fails as well, for a host answers in order. Says which hosts.
     pub(in crate::proto) fn give_up(
         &mut self,
         ctx: &mut Ctx<'_, '_>,

@@ -1,9 +1,9 @@
 //! The erasure codes: 8 of 24 shares of a chunk, and parity chunks of a group (D11, D13). Bytes only; nothing is verified here.
 //!
-//! A chunk's 24 shares are the values of one polynomial of degree below 8 at the points 0 to 23 of GF(2^16); shares 0 to 7 are the chunk
-//! itself. The transforms are those of reed-solomon-simd, and extending gives exactly what its encoder gives. Its decoder spends 0.3 ms of
-//! fixed work per call on a table over the whole field, several times what one chunk needs; so shares are rebuilt here by interpolation
-//! over the eight points, and only groups (up to 8 MiB at a time) use that decoder.
+//! A chunk's 24 shares are the values of one polynomial of degree below 8 at the points 0 to 23 of GF(2^16); shares 0 to 7 are the
+//! chunk itself. The transforms are those of reed-solomon-simd, and extending gives exactly what its encoder gives. Its decoder
+//! spends 0.3 ms of fixed work per call on a table over the whole field, several times what one chunk needs; so shares are rebuilt
+//! here by interpolation over the eight points, and only groups (up to 8 MiB at a time) use that decoder.
 
 use crate::base::limits;
 use crate::crypto::CryptoError;
@@ -64,8 +64,8 @@ pub fn interpolate(given: &[(u8, &[u8]); K], share: usize) -> Result<Vec<Block>,
         have[at] = true;
         counts[at / K] += 1;
     }
-    // Only what is missing in one row must be interpolated: five shares at most in the row that has the most. The others follow from it
-    // as parity does in encoding.
+    // Only what is missing in one row must be interpolated: five shares at most in the row that has the most. The others follow
+    // from it as parity does in encoding.
     let row = (0..ROWS).rev().max_by_key(|row| counts[*row]).unwrap_or(0);
     let mut shards = vec![[0; BLOCK]; N * share];
     for (index, data) in given.iter().filter(|(index, _)| usize::from(*index) / K == row) {
@@ -102,9 +102,9 @@ fn values(engine: &DefaultEngine, shards: &mut [Block], share: usize, at: usize)
     engine.fft(&mut work, at * K, K, K, at * K);
 }
 
-/// The polynomial's value at point `at`, by Lagrange's formula, into zeros; `at` is none of the given points, and those are distinct. The
-/// sum of factor times share is taken in Horner's way, `((s0 * f0/f1 + s1) * f1/f2 + ..) * f7`: the multiplication works in place, so
-/// nothing is copied for it.
+/// The polynomial's value at point `at`, by Lagrange's formula, into zeros; `at` is none of the given points, and those are
+/// distinct. The sum of factor times share is taken in Horner's way, `((s0 * f0/f1 + s1) * f1/f2 + ..) * f7`: the multiplication
+/// works in place, so nothing is copied for it.
 fn one_value(engine: &DefaultEngine, given: &[(u8, &[u8]); K], at: usize, out: &mut [Block]) {
     let log = &tables::get_exp_log().log;
     let order = u32::from(GF_MODULUS);
@@ -150,8 +150,8 @@ pub fn parity(parts: &[&[u8]], count: usize, len: usize) -> Result<Vec<Vec<Block
     Ok(made)
 }
 
-/// The missing originals of a code of `data` parts and `parity` more, each handed to `take` with its place, from enough distinct others;
-/// `have` names originals first, then parity. What comes out is only as good as what went in.
+/// The missing originals of a code of `data` parts and `parity` more, each handed to `take` with its place, from enough distinct
+/// others; `have` names originals first, then parity. What comes out is only as good as what went in.
 ///
 /// # Errors
 /// Too few parts, places that are double or do not exist, parts of another length, or what `take` says.

@@ -1,7 +1,7 @@
 //! How a document's bytes lie in chunks, groups and slots: plain arithmetic, a function of its length alone.
 //!
-//! Data chunks are padded in number (Padme), and cut into groups of 32; behind each group's data chunks come its parity chunks, one for every
-//! four begun. A *slot* is a chunk's place in the list of all chunks, group after group.
+//! Data chunks are padded in number (Padme), and cut into groups of 32; behind each group's data chunks come its parity chunks, one
+//! for every four begun. A *slot* is a chunk's place in the list of all chunks, group after group.
 
 use crate::base::limits;
 use crate::wire::share::Class;

@@ -1,7 +1,7 @@
 //! Documents: from bytes to chunks to shares, and back. Pure functions; heavy ones run as [`DocJob`]s beside the core.
 //!
-//! [`layout`] says where a document's bytes lie, [`code`] does the erasure coding, [`share`] makes and checks shares, [`node`] makes and opens
-//! manifest nodes, [`key`] is what people pass on. `proto::ops` decides when which of them is needed.
+//! [`layout`] says where a document's bytes lie, [`code`] does the erasure coding, [`share`] makes and checks shares, [`node`]
+//! makes and opens manifest nodes, [`key`] is what people pass on. `proto::ops` decides when which of them is needed.
 
 pub mod code;
 pub mod key;
@@ -229,7 +229,8 @@ fn open_single(k_r: &Secret<32>, mut sealed: Vec<u8>) -> Result<Single, CryptoEr
     Ok(Single { plain, name: private.name, media_type: private.media_type })
 }
 
-/// Restores a group's lost data chunks and checks each against its root: a publisher whose parity is not one codeword is found out here.
+/// Restores a group's lost data chunks and checks each against its root: a publisher whose parity is not one codeword is found out
+/// here.
 fn repair_group(
     layout: &Layout,
     group: u64,

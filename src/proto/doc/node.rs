@@ -1,4 +1,5 @@
-//! Manifest nodes: made, opened, and checked against each other, so that no count in them can make a reader work without bound (D13).
+//! Manifest nodes: made, opened, and checked against each other, so that no count in them can make a reader work without bound
+//! (D13).
 
 use crate::base::limits;
 use crate::crypto::CryptoError;

@@ -1,4 +1,5 @@
-//! A chunk and its 24 shares: Reed-Solomon (any 8 rebuild it), a Merkle tree over their hashes, and the address of a stored copy (D11).
+//! A chunk and its 24 shares: Reed-Solomon (any 8 rebuild it), a Merkle tree over their hashes, and the address of a stored copy
+//! (D11).
 
 use crate::base::Address;
 use crate::base::limits;
@@ -166,10 +167,11 @@ pub fn verify_share(blob: &[u8]) -> Result<Verified<'_>, CryptoError> {
     Ok(Verified { address: address(&at, share.class, &share.salt), leaf, share })
 }
 
-/// Rebuilds a chunk from 8 distinct shares (index, leaf, data) that were verified against `root`, all 24 shares of it, and compares the
-/// root: a publisher whose shares are not one codeword would otherwise show different documents to different readers.
+/// Rebuilds a chunk from 8 distinct shares (index, leaf, data) that were verified against `root`, all 24 shares of it, and compares
+/// the root: a publisher whose shares are not one codeword would otherwise show different documents to different readers.
 ///
-/// The leaves of the given shares need no second hash: they are part of the codeword that they define, and their hashes led to `root`.
+/// The leaves of the given shares need no second hash: they are part of the codeword that they define, and their hashes led to
+/// `root`.
 ///
 /// # Errors
 /// Not 8 distinct shares of this class, or they are not of one codeword with this root.

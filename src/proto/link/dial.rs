@@ -17,8 +17,8 @@ use crate::proto::out::Ctx;
 use std::net::SocketAddr;
 
 impl Links {
-    /// Has `waiter` told (by [`LinkEvent`]) when a link to `node` is open or failed. An open link answers at once, with its id. `None`: it waits,
-    /// or too many wait already and it is told of a failure, as of any other.
+    /// Has `waiter` told (by [`LinkEvent`]) when a link to `node` is open or failed. An open link answers at once, with its id.
+    /// `None`: it waits, or too many wait already and it is told of a failure, as of any other.
     pub(in crate::proto) fn want(
         &mut self,
         ctx: &mut Ctx<'_, '_>,

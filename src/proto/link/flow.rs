@@ -1,7 +1,7 @@
 //! The way of cells: from a batch that arrived to the machine they belong to, and from a machine into the next batch.
 //!
-//! A relay never holds more cells than it granted (D6): a cell that cannot leave at once waits in its port's queue, and its source is owed a
-//! credit only when it has left. Nothing here allocates per cell while links keep up.
+//! A relay never holds more cells than it granted (D6): a cell that cannot leave at once waits in its port's queue, and its source
+//! is owed a credit only when it has left. Nothing here allocates per cell while links keep up.
 
 use crate::base::CircuitId;
 use crate::base::LinkId;
@@ -30,9 +30,11 @@ use std::collections::VecDeque;
 
 /// Room for this many cells is made at a time in a link's batch.
 const BATCH_CELLS: usize = 30;
-/// Most cells queued in all ports together, 64 MiB and what one input adds: beyond it the circuits with the longest queues die (T35).
+/// Most cells queued in all ports together, 64 MiB and what one input adds: beyond it the circuits with the longest queues die
+/// (T35).
 pub(super) const QUEUED_MAX: usize = (64 << 20) / CELL;
-/// What is left then, a sixteenth less, so that looking for the longest queues is paid for by two thousand cells and not done for each.
+/// What is left then, a sixteenth less, so that looking for the longest queues is paid for by two thousand cells and not done for
+/// each.
 const QUEUED_RELIEVED: usize = QUEUED_MAX - QUEUED_MAX / 16;
 /// Most cells in one port's queue: three legs and a circuit may end in one port, each with the largest window.
 const QUEUE_MAX: usize = 4 * limits::WINDOW_MAX as usize;
@@ -496,7 +498,8 @@ impl Links {
         }
     }
 
-    /// As [`Links::consumed`], without a timer: the next cell of the link, or nothing, will grant. Gives the link if it has something to grant.
+    /// As [`Links::consumed`], without a timer: the next cell of the link, or nothing, will grant. Gives the link if it has
+    /// something to grant.
     fn consumed_quietly(&mut self, key: PortKey) -> Option<LinkId> {
         let port = self.ports.get_mut(key)?;
         port.owed += 1;

@@ -1,8 +1,8 @@
 //! Links: who is at the other end, and the way of cells onto them.
 //!
-//! A link goes `Dialing -> Hello -> Open`. In `Hello`, each end sends its first cell (`wire::hello`); a relay's proof is checked beside the
-//! core. A dialler insists on a relay's proof; an accepted link may also be a client's, of whom nothing is known or asked (D2). Every failure
-//! ends the link the same silent way.
+//! A link goes `Dialing -> Hello -> Open`. In `Hello`, each end sends its first cell (`wire::hello`); a relay's proof is checked
+//! beside the core. A dialler insists on a relay's proof; an accepted link may also be a client's, of whom nothing is known or
+//! asked (D2). Every failure ends the link the same silent way.
 
 mod dial;
 mod flow;
@@ -50,23 +50,24 @@ use std::time::Duration;
 pub const DIALED_BIT: u64 = 1 << 63;
 /// Most circuits of one link: what an honest relay of a 20,000-relay network may need, and 40 MiB of state at the very most.
 const CIRCUITS_MAX: usize = 16_384;
-/// Most circuits of a link without an identity: whoever opens such a link has proved nothing, and an honest client's guard carries its spare
-/// circuits and those of twenty operations at once. So a few links cannot take all the circuits that a relay carries (T36).
+/// Most circuits of a link without an identity: whoever opens such a link has proved nothing, and an honest client's guard carries
+/// its spare circuits and those of twenty operations at once. So a few links cannot take all the circuits that a relay carries
+/// (T36).
 const CIRCUITS_OF_CLIENT_MAX: usize = 512;
 /// Cells that may arrive while the other end's proof is being checked.
 const EARLY_CELLS_MAX: usize = 64;
 /// Machines that may wait for one link to open.
 const WAITERS_MAX: usize = 1024;
-/// Most links being dialled for the circuits of others: a network's usual comings and goings, and not a dialler for whoever asks. Shared out
-/// by [`Crowd`], by who is on the client's side (T36).
+/// Most links being dialled for the circuits of others: a network's usual comings and goings, and not a dialler for whoever asks.
+/// Shared out by [`Crowd`], by who is on the client's side (T36).
 const LENT_DIALS_MAX: usize = 128;
 /// A link with nothing on it is closed after this long.
 const IDLE: Duration = Duration::from_secs(120);
 /// A link on which nothing arrived for this long is dead: both ends pad more often than that.
 const DEAD: Duration = Duration::from_secs(90);
 
-/// A link whose transport takes nothing for this long is closed, as a circuit without credit is: what waits for it is memory that its peer
-/// holds (T35). A batch has at most half a megabyte, so a link of 10 KB/s still passes.
+/// A link whose transport takes nothing for this long is closed, as a circuit without credit is: what waits for it is memory that
+/// its peer holds (T35). A batch has at most half a megabyte, so a link of 10 KB/s still passes.
 const UNSENT_MAX: Duration = limits::STALL_DEADLINE;
 
 /// Something that waits for a link to open.
@@ -447,8 +448,8 @@ impl Links {
         self.schedule_keep(ctx, id);
     }
 
-    /// Client links pad at the larger of two draws from 1.5-9.5 s, which beats the 10-15 s idle timeouts of flow records (padding-spec 2).
-    /// Links between relays only show that they live.
+    /// Client links pad at the larger of two draws from 1.5-9.5 s, which beats the 10-15 s idle timeouts of flow records
+    /// (padding-spec 2). Links between relays only show that they live.
     fn schedule_keep(&mut self, ctx: &mut Ctx<'_, '_>, id: LinkId) {
         let Some(link) = self.links.get(&id) else { return };
         let of_client = self.identity.is_none() || link.peer.is_none();

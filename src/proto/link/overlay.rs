@@ -1,4 +1,5 @@
-//! Messages of the overlay plane in fragments of a cell: `flags u8 (1 first, 2 last) | length u16 | [total u32, first only] | data`.
+//! Messages of the overlay plane in fragments of a cell:
+//! `flags u8 (1 first, 2 last) | length u16 | [total u32, first only] | data`.
 
 use crate::base::limits;
 use crate::wire::cell::BODY;

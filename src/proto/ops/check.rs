@@ -1,4 +1,5 @@
-//! Counting a document's living shares: some chunks by chance, each of their hosts asked until it has nothing new. Works with a verify key.
+//! Counting a document's living shares: some chunks by chance, each of their hosts asked until it has nothing new. Works with a
+//! verify key.
 
 use crate::base::NodeId;
 use crate::base::limits;
@@ -16,6 +17,7 @@ use crate::proto::job::SharesFound;
 use crate::proto::ops::Goes;
 use crate::proto::ops::Heard;
 use crate::proto::ops::User;
+use crate::proto::ops::retrieve::ASKS_PER_HOST;
 use crate::proto::ops::retrieve::Copy;
 use crate::proto::ops::tree;
 use crate::proto::ops::tree::Tree;
@@ -33,8 +35,6 @@ use std::sync::Arc;
 
 /// Chunks counted at once.
 const AT_ONCE: usize = 4;
-/// Times that a host is asked for one chunk: more than it may keep of it.
-const ASKS_PER_HOST: u8 = 10;
 
 /// One chunk copy being counted.
 #[derive(Debug)]

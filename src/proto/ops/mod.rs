@@ -1,7 +1,8 @@
 //! What people asked for: publications, gets, checks. Each is a machine of its own, on circuits of its own.
 //!
-//! [`retrieve`] brings one chunk back, [`place`] gives one chunk's shares to hosts, [`pace`] tells what is late; [`get`], [`publish`] and [`check`] decide which chunk is
-//! next. None of them knows of links or circuits: they ask hosts through `User` and hear answers.
+//! [`retrieve`] brings one chunk back, [`place`] gives one chunk's shares to hosts, [`pace`] tells what is late; [`get`],
+//! [`publish`] and [`check`] decide which chunk is next. None of them knows of links or circuits: they ask hosts through `User` and
+//! hear answers.
 
 pub mod check;
 pub mod get;
@@ -47,7 +48,8 @@ use std::sync::Arc;
 
 /// Most operations at once; a further one is refused.
 const OPS_MAX: usize = 64;
-/// How often an operation sees to what is late, in milliseconds: from, to. Each by its own chance, so that two wishes show no common beat.
+/// How often an operation sees to what is late, in milliseconds: from, to. Each by its own chance, so that two wishes show no
+/// common beat.
 const LOOK_MILLIS: (u64, u64) = (150, 350);
 /// A request that is late for so long has failed: three hops, a disk, and what a socket holds back of a line of 15 kB a second.
 const LATE_MAX: Duration = Duration::from_secs(20);

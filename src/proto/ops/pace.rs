@@ -1,8 +1,8 @@
-//! When a request is late, so that another host is asked as well: told by what else comes, not by a clock alone, for the line that all answers
-//! share may be a slow one.
+//! When a request is late, so that another host is asked as well: told by what else comes, not by a clock alone, for the line that
+//! all answers share may be a slow one.
 //!
-//! A request is late when it was *overtaken*, by half as many answers again as were ever awaited at once; or when all is *still*: nothing
-//! came, and nothing left, for twice as long as answers take.
+//! A request is late when it was *overtaken*, by half as many answers again as were ever awaited at once; or when all is *still*:
+//! nothing came, and nothing left, for twice as long as answers take.
 
 use crate::base::NodeId;
 use crate::base::Time;
@@ -85,12 +85,12 @@ impl Pace {
     }
 
     /// A host has a late request.
-    pub fn is_slow(&mut self, host: NodeId) {
+    pub fn fell_behind(&mut self, host: NodeId) {
         self.slow.insert(host);
     }
 
     /// It answered.
-    pub fn is_not_slow(&mut self, host: &NodeId) {
+    pub fn caught_up(&mut self, host: &NodeId) {
         self.slow.remove(host);
     }
 

@@ -1,10 +1,11 @@
 //! Giving one chunk's shares to the hosts of its region (D10, D11, D15).
 //!
-//! Every admitted host gets a share, dealt from one random order of the 24 after the other; three hosts chosen by chance, and always those in
-//! the guard's address groups, get none. In a network with fewer hosts than shares, hosts get several, up to what they may keep.
+//! Every admitted host gets a share, dealt from one random order of the 24 after the other; three hosts chosen by chance, and
+//! always those in the guard's address groups, get none. In a network with fewer hosts than shares, hosts get several, up to what
+//! they may keep.
 //!
-//! A late host holds nothing up: what it was to keep is offered to another as well, and the next chunks go on. A chunk is done when everybody
-//! asked has answered or failed, so nobody is cut off by others being quick.
+//! A late host holds nothing up: what it was to keep is offered to another as well, and the next chunks go on. A chunk is done when
+//! everybody asked has answered or failed, so nobody is cut off by others being quick.
 
 use crate::base::NodeId;
 use crate::base::limits;
@@ -151,7 +152,7 @@ impl Placement {
         answer: Option<Stored>,
     ) -> Outcome {
         if let Some(deal) = self.asked.remove(&request) {
-            user.pace.is_not_slow(&deal.host);
+            user.pace.caught_up(&deal.host);
             if answer.is_some_and(Stored::holds) {
                 self.acknowledged.insert(deal.index);
                 self.takers.insert(deal.host);
@@ -199,7 +200,7 @@ impl Placement {
         for (request, deal) in self.asked.iter_mut().filter(|(_, deal)| !deal.passed) {
             if user.is_late(*request) {
                 deal.passed = true;
-                user.pace.is_slow(deal.host);
+                user.pace.fell_behind(deal.host);
                 late.push(*deal);
             }
         }

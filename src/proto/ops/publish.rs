@@ -1,4 +1,5 @@
-//! Publishing a document: chunk by chunk from its bytes to its hosts, then the manifest from the bottom up, then the key (D13, D16).
+//! Publishing a document: chunk by chunk from its bytes to its hosts, then the manifest from the bottom up, then the key (D13,
+//! D16).
 
 use crate::base::NodeId;
 use crate::base::limits;

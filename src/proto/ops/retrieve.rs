@@ -1,8 +1,9 @@
-//! Getting one chunk back: ask some hosts of its region, then all; whatever verifies counts, whatever does not is passed over (D10, D11).
+//! Getting one chunk back: ask some hosts of its region, then all; whatever verifies counts, whatever does not is passed over (D10,
+//! D11).
 //!
-//! A chunk that somebody waits for asks ten at once, for a writer leaves out three of 24 and one may be slow. Where many chunks are under
-//! way, time lost on one is not lost, so each asks for no more than it lacks: 9.1 answers for eight shares instead of 10.8, and every answer
-//! crosses five machines. Hosts that are late are not waited for: `Retrieval::hurry`.
+//! A chunk that somebody waits for asks ten at once, for a writer leaves out three of 24 and one may be slow. Where many chunks are
+//! under way, time lost on one is not lost, so each asks for no more than it lacks: 9.1 answers for eight shares instead of 10.8,
+//! and every answer crosses five machines. Hosts that are late are not waited for: `Retrieval::hurry`.
 
 use crate::base::Address;
 use crate::base::NodeId;
@@ -19,13 +20,18 @@ use crate::wire::request::Fetch;
 use crate::wire::request::Kind;
 use crate::wire::request::SessionType;
 use crate::wire::share::Class;
+use rand::seq::SliceRandom;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// Times that a host is asked again because the circuit to it died.
 const SAME_HOST_RETRIES: u8 = 2;
-/// Rounds in which a lean retrieval asks for what it lacks; then it asks all. With three of 24 hosts left out, 1 in 250 comes so far.
+/// Times that a host which gave a share is asked for another: in the smallest networks it holds them all, and one that gives the
+/// same over and over must not keep a retrieval from its end.
+pub(super) const ASKS_PER_HOST: u8 = limits::SHARES_TOTAL as u8;
+/// Rounds in which a lean retrieval asks for what it lacks; then it asks all. With three of 24 hosts left out, 1 in 250 comes so
+/// far.
 const LEAN_ROUNDS: u8 = 3;
 
 /// How many hosts a retrieval asks.
@@ -90,6 +96,8 @@ pub struct Retrieval {
     met: BTreeSet<NodeId>,
     /// Hosts that gave a share of this copy and may hold another: in small networks a host has several.
     again: Vec<NodeId>,
+    /// How often each host gave a share of this copy.
+    gave: BTreeMap<NodeId, u8>,
     answers: Vec<SealedAnswer>,
     found: Shares8,
     job: bool,
@@ -111,7 +119,6 @@ impl Retrieval {
         mut copies: Vec<Copy>,
         breadth: Breadth,
     ) -> Self {
-        use rand::seq::SliceRandom;
         copies.shuffle(&mut *user.ctx.env.rng);
         let copy = copies.pop().unwrap_or(Copy { address: Address([0; 32]), salt: [0; 16] });
         let mut retrieval = Self {
@@ -125,6 +132,7 @@ impl Retrieval {
             asked: BTreeMap::new(),
             met: BTreeSet::new(),
             again: Vec::new(),
+            gave: BTreeMap::new(),
             answers: Vec::new(),
             found: Shares8::default(),
             job: false,
@@ -160,7 +168,8 @@ impl Retrieval {
         self.asked.keys().copied()
     }
 
-    /// Asks one host more for each that is late, which may still answer. Where nobody is left, those that gave a share are asked for another.
+    /// Asks one host more for each that is late, which may still answer. Where nobody is left, those that gave a share are asked
+    /// for another.
     pub(in crate::proto) fn hurry(&mut self, user: &mut User<'_, '_, '_>, tag: u64) {
         if self.asked.is_empty() {
             return;
@@ -170,7 +179,7 @@ impl Retrieval {
             if user.is_late(*request) {
                 asked.passed = true;
                 late += 1;
-                user.pace.is_slow(asked.host);
+                user.pace.fell_behind(asked.host);
             }
         }
         self.ask(user, tag, late);
@@ -210,7 +219,7 @@ impl Retrieval {
         mut answer: SealedAnswer,
     ) -> Outcome {
         if let Some(Asked { host, .. }) = self.asked.remove(&request) {
-            user.pace.is_not_slow(&host);
+            user.pace.caught_up(&host);
             answer.host = host;
             self.answers.push(answer);
         }
@@ -242,7 +251,13 @@ impl Retrieval {
     pub(in crate::proto) fn opened(&mut self, user: &mut User<'_, '_, '_>, tag: u64, found: SharesFound) -> Outcome {
         self.job = false;
         self.liars += found.liars;
-        self.again.extend(&found.givers);
+        for host in &found.givers {
+            let times = self.gave.entry(*host).or_default();
+            *times = times.saturating_add(1);
+            if *times <= ASKS_PER_HOST {
+                self.again.push(*host);
+            }
+        }
         self.givers.extend(found.givers);
         self.found = found.shares;
         match found.rebuilt {
@@ -294,6 +309,7 @@ impl Retrieval {
                 // Another copy of the same chunk has the same shares: what was found stays.
                 self.copy = copy;
                 self.again.clear();
+                self.gave.clear();
                 self.begin_copy(user, tag);
                 if self.asked.is_empty() { self.lost() } else { Outcome::Pending }
             }
@@ -303,5 +319,49 @@ impl Retrieval {
 
     fn lost(&self) -> Outcome {
         Outcome::Lost { asked: self.met.len(), found: self.found.len() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::Env;
+    use crate::base::NetworkId;
+    use crate::base::OpId;
+    use crate::base::Position;
+    use crate::base::Time;
+    use crate::base::Wall;
+    use crate::proto::ops::pace::Pace;
+    use crate::proto::out::Ctx;
+    use crate::proto::out::Out;
+    use crate::proto::overlay::testing;
+    use crate::proto::path::PathPolicy;
+    use crate::proto::requests::Requests;
+    use rand::SeedableRng;
+    use rand::rngs::StdRng;
+
+    #[test]
+    fn a_host_that_gives_one_share_over_and_over_ends_nobodys_retrieval() {
+        let mut rng = StdRng::seed_from_u64(1);
+        let mut view = testing::view_with_witnesses();
+        view.insert(testing::host_at(&mut rng, ([30, 1, 1, 1], 9).into(), Position([1; 32])), testing::NOW);
+        let mut requests = Requests::new(NetworkId([1; 32]), PathPolicy::new(None), true);
+        requests.open(OpId(1), 1);
+        let (mut routes, mut pace, mut out) = (BTreeMap::new(), Pace::default(), Out::default());
+        let mut env = Env { now: Time(0), wall: Wall(0), rng: &mut rng };
+        let mut ctx = Ctx { env: &mut env, out: &mut out };
+        let (ctx, requests, routes, pace) = (&mut ctx, &mut requests, &mut routes, &mut pace);
+        let mut user = User { ctx, requests, view: &view, op: OpId(1), routes, pace };
+        let copies = [1, 2].map(|n| Copy { address: Address([n; 32]), salt: [n; 16] });
+        let mut retrieval = Retrieval::start(&mut user, 1, [0; 32], Class::Small, copies.to_vec(), Breadth::Broad);
+        let (mut asks, mut outcome) = (0, Outcome::Pending);
+        while let Some((_, Asked { host, .. })) = retrieval.asked.pop_first() {
+            asks += 1;
+            assert!(asks < 1000, "without end");
+            let shares = Shares8(vec![(5, [0; 32], vec![])]);
+            outcome = retrieval.opened(&mut user, 1, SharesFound { shares, givers: vec![host], liars: 0, rebuilt: None });
+        }
+        assert!(matches!(outcome, Outcome::Lost { asked: 1, found: 1 }), "{outcome:?}");
+        assert_eq!(asks, copies.len() * (1 + usize::from(ASKS_PER_HOST)));
     }
 }

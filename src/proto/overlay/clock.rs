@@ -17,7 +17,8 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// Notes a relay's clock. Gives the offset in seconds when its level changes and samples come from groups enough: five, or all there are.
+    /// Notes a relay's clock. Gives the offset in seconds when its level changes and samples come from groups enough: five, or all
+    /// there are.
     pub fn sample(&mut self, group: Group, theirs: Wall, ours: Wall, groups_known: usize) -> Option<(i64, ClockLevel)> {
         if self.offsets.len() >= GROUPS_MAX && !self.offsets.contains_key(&group) {
             return None;

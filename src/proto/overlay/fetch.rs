@@ -56,8 +56,8 @@ impl Overlay {
         }
     }
 
-    /// Hands records to a job, less those that are known. `directory`: they are of its list. Gives whether there is a job to wait for, or `None` if there are
-    /// too many already and they were dropped.
+    /// Hands records to a job, less those that are known. `directory`: they are of its list. Gives whether there is a job to wait
+    /// for, or `None` if there are too many already and they were dropped.
     pub(super) fn verify(&mut self, link: LinkId, directory: Option<NodeId>, records: Vec<Blob>) -> Option<bool> {
         let unknown = |b: &Blob| {
             let newer = |(node, seq): (NodeId, u64)| self.view.entry(&node).is_none_or(|e| e.relay.descriptor().seq < seq);
@@ -151,7 +151,8 @@ impl Overlay {
             if let Some(addr) = self.evidence.remove(&node) {
                 self.view.prove(&node, &addr, env.now);
             }
-            // Whoever waits for its witnesses needs them known; and in a network that only begins, they are how its first relays meet.
+            // Whoever waits for its witnesses needs them known; and in a network that only begins, they are how its first relays
+            // meet.
             if self.is_relay() && (self.view.get(&node).is_none() || !self.sweep.ready()) {
                 let strangers = relay.descriptor().receipts.iter().map(|r| r.witness);
                 missing.extend(strangers.filter(|w| self.view.entry(w).is_none()).map(|w| record::hint_id(&w)));

@@ -86,8 +86,8 @@ fn dial_back_goes_to_the_observed_address_only_and_rarely() {
     // Answering over the asker's own old link is no proof; nobody answering is none either.
     let out = hand.feed(Input::Dialled { token, link: Some(LinkId(1)) });
     assert!(!out.iter().any(|o| matches!(o, Output::Job(..))));
-    // An hour later; a dial that fails frees the place somewhat sooner. With the right relay at the end of a new link: a receipt is signed,
-    // and the link is let go.
+    // An hour later; a dial that fails frees the place somewhat sooner. With the right relay at the end of a new link: a receipt is
+    // signed, and the link is let go.
     hand.now = Time(3_700_000_000);
     let [(_, token)] = dials(&hand.say(1, &Message::DialBack { id: 8, port: 443 }))[..] else { panic!("one dial") };
     hand.feed(Input::Dialled { token, link: None });

@@ -101,7 +101,8 @@ pub enum Input {
         /// Its bytes.
         bytes: Vec<u8>,
     },
-    /// Answer to [`Output::Dial`]: the link (a new one, or an open one unless `fresh` was asked), or `None` if nobody answered as expected.
+    /// Answer to [`Output::Dial`]: the link (a new one, or an open one unless `fresh` was asked), or `None` if nobody answered as
+    /// expected.
     Dialled {
         /// The number given out.
         token: u64,

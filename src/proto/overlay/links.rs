@@ -184,8 +184,6 @@ impl Overlay {
         }
     }
 
-    // --- messages
-
     /// One request of a link's budget.
     pub(super) fn spend(&mut self, now: Time, link: LinkId) -> bool {
         let Some(l) = self.links.get_mut(&link) else { return false };

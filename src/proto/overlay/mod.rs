@@ -1,10 +1,10 @@
-//! The overlay plane (D8, D9, D20): which relays exist, where, and which of them host. Public, and apart from everything people wish for.
+//! The overlay plane (D8, D9, D20): which relays exist, where, and which of them host. Public, and apart from everything people
+//! wish for.
 //!
-//! One [`Overlay`] per node. A **relay** joins at bootstrap addresses, has its address witnessed (`witness.rs`), describes and announces
-//! itself (`announce.rs`), fills its view by asking for random regions on a timer (`sweep.rs`), and dials a part of it to see what holds
-//! (`check.rs`). A **client** describes nothing and sweeps
-//! nothing: it takes snapshots and deltas from a few persistent directory relays (`sync.rs`), and the core feeds it coverage samples taken
-//! through circuits.
+//! One [`Overlay`] per node. A **relay** joins at bootstrap addresses, has its address witnessed (`witness.rs`), describes and
+//! announces itself (`announce.rs`), fills its view by asking for random regions on a timer (`sweep.rs`), and dials a part of it to
+//! see what holds (`check.rs`). A **client** describes nothing and sweeps nothing: it takes snapshots and deltas from a few
+//! persistent directory relays (`sync.rs`), and the core feeds it coverage samples taken through circuits.
 //!
 //! Work with keys leaves as jobs. Every table has a bound beside it; no message costs work linear in the view.
 
@@ -65,8 +65,8 @@ const EVIDENCE_MAX: usize = 256;
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 /// How often the whole view is looked through for what had its time.
 const EXPIRE_EVERY: Duration = Duration::from_secs(300);
-/// When this part of the usable relays is gone since the last time, whoever reads our list is told to read it anew. So reading anew costs
-/// no more than a small multiple of what changed.
+/// When this part of the usable relays is gone since the last time, whoever reads our list is told to read it anew. So reading anew
+/// costs no more than a small multiple of what changed.
 const LOST_PART: usize = 16;
 /// Or when anything is gone, after this long.
 const LOST_AFTER: Duration = Duration::from_secs(24 * 3600);
@@ -389,8 +389,8 @@ impl Overlay {
         }
         match message {
             Message::Announce { id, record } => {
-                // Everyone speaks for itself: who announces others could fill views, and the time of whoever checks (T29, T36). Answers
-                // to our own questions keep half of the places.
+                // Everyone speaks for itself: who announces others could fill views, and the time of whoever checks (T29, T36).
+                // Answers to our own questions keep half of the places.
                 let sender = self.links.get(&link).and_then(|l| l.node);
                 let own = wire_record::peek(&record.0).is_some_and(|(node, _)| Some(node) == sender);
                 if own && self.jobs.len() < JOBS_MAX / 2 {

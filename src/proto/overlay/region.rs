@@ -1,7 +1,7 @@
 //! Positions (D9) and regions (D10): which hosts hold the shares of a key, computed from the own view alone.
 //!
-//! Distances are XOR distances over the first 16 bytes. A region holds *every* admitted host inside a radius that is expected to hold 24,
-//! not the k closest: identities crowded next to a key add to the region and push nobody out (T22).
+//! Distances are XOR distances over the first 16 bytes. A region holds *every* admitted host inside a radius that is expected to
+//! hold 24, not the k closest: identities crowded next to a key add to the region and push nobody out (T22).
 
 use crate::base::NetworkId;
 use crate::base::Position;
@@ -72,8 +72,8 @@ pub fn shares_kept(region_size: usize) -> usize {
     2usize.max(48usize.div_ceil(region_size.max(1)))
 }
 
-/// Places by XOR distance from a key, nearest first. Each step costs a logarithm plus its part of a sort; nothing beyond what is taken
-/// from it (and the rest of the last bucket) is touched.
+/// Places by XOR distance from a key, nearest first. Each step costs a logarithm plus its part of a sort; nothing beyond what is
+/// taken from it (and the rest of the last bucket) is touched.
 pub struct Walk<'a> {
     places: &'a Places,
     key: u128,
@@ -232,7 +232,8 @@ impl Region {
         self.members.iter().any(|m| m.node() == *node)
     }
 
-    /// Every host of the region (a random 96 of a crowded one) in random order, less three: all in `guard_groups`, the rest at random (D15).
+    /// Every host of the region (a random 96 of a crowded one) in random order, less three: all in `guard_groups`, the rest at
+    /// random (D15).
     pub fn write_list(&self, rng: &mut dyn CryptoRng, guard_groups: &[Group]) -> WriteList {
         let (mut out, mut hosts): (Vec<_>, Vec<_>) =
             self.members.iter().cloned().partition(|m| guard_groups.iter().any(|g| m.in_group(g)));
@@ -246,7 +247,8 @@ impl Region {
         WriteList { hosts, relaxed: out.len() < limits::WRITE_LEFT_OUT }
     }
 
-    /// All hosts of the region (a random 200 of a crowded one) in random order, without those in the groups to skip; then hosts that moved.
+    /// All hosts of the region (a random 200 of a crowded one) in random order, without those in the groups to skip; then hosts
+    /// that moved.
     pub fn read_list(&self, rng: &mut dyn CryptoRng, skip: &[Group]) -> ReadList {
         let skipped = |m: &Arc<Verified>| skip.iter().any(|g| m.in_group(g));
         let (mut last_resort, mut hosts): (Vec<_>, Vec<_>) = self.members.iter().cloned().partition(skipped);

@@ -117,7 +117,8 @@ fn writers_leave_out_guard_groups_and_readers_skip_them() {
     assert_eq!([shares_kept(6), shares_kept(24), shares_kept(96), shares_kept(0)], [8, 2, 2, 48]);
 }
 
-/// Writes a chunk and reads it back with `sybils` silent identities nearer to the key than any honest host. Returns (region, k closest).
+/// Writes a chunk and reads it back with `sybils` silent identities nearer to the key than any honest host. Returns (region, k
+/// closest).
 fn attacked(rng: &mut StdRng, view: &mut View, sybils: usize, sybil_groups: u16) -> (bool, bool) {
     let mut key = [0; 32];
     rng.fill_bytes(&mut key);

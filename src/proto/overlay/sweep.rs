@@ -1,8 +1,9 @@
-//! Sweeps: "who is near this random place?", on a timer (D8). They fill a relay's view and measure how much of the network it knows.
+//! Sweeps: "who is near this random place?", on a timer (D8). They fill a relay's view and measure how much of the network it
+//! knows.
 //!
-//! Targets walk evenly through the key space from a random start, and are never the relay about to be used, so they tell nothing (T29). A
-//! sweep asks a relay near the target, because newcomers announce themselves there, and now and then a random one, so that no
-//! neighbourhood can hide.
+//! Targets walk evenly through the key space from a random start, and are never the relay about to be used, so they tell nothing
+//! (T29). A sweep asks a relay near the target, because newcomers announce themselves there, and now and then a random one, so that
+//! no neighbourhood can hide.
 
 use crate::base::Env;
 use crate::base::LinkId;

@@ -411,7 +411,8 @@ fn liars_that_name_only_each_other_hide_nobody() {
     println!("40 relays, 8 liars: {seconds} s");
 }
 
-/// The first directory to answer may be a liar's, and its answer short: nothing is chosen before the others answered, failed, or had time.
+/// The first directory to answer may be a liar's, and its answer short: nothing is chosen before the others answered, failed, or
+/// had time.
 #[test]
 fn a_client_waits_for_more_than_the_first_snapshot() {
     let mut world = network(30, 8, true);

@@ -1,8 +1,8 @@
 //! Dial-back (D9): a relay shows where it is by being dialled there.
 //!
-//! A witness dials only the address it sees the requester at, at the port that the requester names; expects the requester's identity; and
-//! answers with a receipt or with nothing. One per /24 and hour. So nobody can aim it at a third party's address, and what a third party's
-//! *port* on the requester's own address gets is one TLS handshake per hour, or three that fail.
+//! A witness dials only the address it sees the requester at, at the port that the requester names; expects the requester's
+//! identity; and answers with a receipt or with nothing. One per /24 and hour. So nobody can aim it at a third party's address, and
+//! what a third party's *port* on the requester's own address gets is one TLS handshake per hour, or three that fail.
 
 use crate::base::Env;
 use crate::base::LinkId;
@@ -36,12 +36,13 @@ use std::collections::BTreeMap;
 
 /// Most dial-backs under way for others.
 pub(super) const IN_FLIGHT_MAX: usize = 128;
-/// Prefixes remembered as served, shared out by [`Crowd`]: one group cannot fill it. Who finds no place is not served until some are forgotten.
+/// Prefixes remembered as served, shared out by [`Crowd`]: one group cannot fill it. Who finds no place is not served until some
+/// are forgotten.
 const SERVED_MAX: usize = 4096;
 /// A prefix is served once in this time.
 const SERVED_FOR: Duration = Duration::from_secs(3600);
-/// After a dial that failed it is served again sooner: the fault may be the network's, or another relay's of its prefix. Not much sooner, for
-/// what was dialled may be a stranger's port.
+/// After a dial that failed it is served again sooner: the fault may be the network's, or another relay's of its prefix. Not much
+/// sooner, for what was dialled may be a stranger's port.
 const FAILED_FOR: Duration = Duration::from_secs(1200);
 /// In a local network many relays share a prefix: once per address in this time.
 const SERVED_FOR_LOCAL: Duration = Duration::from_secs(1);
@@ -101,7 +102,8 @@ impl Witness {
         self.next = now;
     }
 
-    /// The view is whole: two receipts are taken anew from witnesses all over the network, so that chains of receipts lead everywhere.
+    /// The view is whole: two receipts are taken anew from witnesses all over the network, so that chains of receipts lead
+    /// everywhere.
     pub(super) const fn widen(&mut self, now: Time) {
         if !self.widened {
             self.widened = true;

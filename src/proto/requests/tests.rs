@@ -7,33 +7,54 @@ use crate::base::Position;
 use crate::base::Wall;
 use crate::proto::out::Out;
 use crate::proto::overlay::testing;
+use crate::wire::request::Kind;
+use crate::wire::share::Class;
 use rand::SeedableRng;
+use rand::rngs::StdRng;
+
+const KIND: SessionType = SessionType { kind: Kind::Fetch, class: Class::Small };
+
+/// An operation with a standing circuit for each number: that many streams it has begun. Gives the link under them too.
+fn standing<const N: usize>(begun: [u16; N]) -> (Requests, Links, [Key; N]) {
+    let mut links = Links::new(NetworkId([1; 32]), None);
+    links.open_unshaken(LinkId(1), Some(NodeId([251; 32])));
+    let mut requests = Requests::new(NetworkId([1; 32]), PathPolicy::new(None), true);
+    requests.open(OpId(1), N);
+    let circuits = begun.map(|begun| requests.origins.stand(&mut links, LinkId(1), begun));
+    circuits.iter().for_each(|circuit| requests.adopt(OpId(1), *circuit));
+    (requests, links, circuits)
+}
+
+/// A view with so many hosts, each in a group of its own.
+fn with_hosts(rng: &mut StdRng, count: u8) -> (View, Vec<NodeId>) {
+    let mut view = testing::view_with_witnesses();
+    let hosts = (0..count).map(|n| {
+        let host = testing::host_at(rng, ([30 + n, 1, 1, 1], 9).into(), Position([n; 32]));
+        let node = host.node();
+        view.insert(host, testing::NOW);
+        node
+    });
+    let hosts = hosts.collect();
+    (view, hosts)
+}
 
 #[test]
 fn a_request_that_waits_prints_nothing_of_itself() {
     let mut requests = Requests::new(NetworkId([1; 32]), PathPolicy::new(None), true);
     requests.open(OpId(1), 2);
-    let mut rng = rand::rngs::StdRng::seed_from_u64(1);
+    let mut rng = StdRng::seed_from_u64(1);
     let mut env = Env { now: Time(1), wall: Wall(0), rng: &mut rng };
     let mut ctx = Ctx { env: &mut env, out: &mut Out::default() };
     let target = Target { host: NodeId([0xab; 32]), region: 0, members: None };
-    let kind = SessionType { kind: crate::wire::request::Kind::Fetch, class: crate::wire::share::Class::Small };
-    requests.ask(&mut ctx, OpId(1), target, kind, vec![171; 40]);
+    requests.ask(&mut ctx, OpId(1), target, KIND, vec![171; 40]);
     let text = format!("{requests:?}");
     assert!(text.contains("Ask {") && !text.contains("171") && !text.contains("abab"), "{text}");
 }
 
 #[test]
 fn a_spent_circuit_makes_room_for_a_fresh_one() {
-    let mut links = Links::new(NetworkId([1; 32]), None);
-    links.open_unshaken(LinkId(1), Some(NodeId([251; 32])));
-    let mut requests = Requests::new(NetworkId([1; 32]), PathPolicy::new(None), true);
-    requests.open(OpId(1), 2);
-    let spent = requests.origins.stand(&mut links, LinkId(1), limits::CIRCUIT_BEGINS);
-    let fresh = requests.origins.stand(&mut links, LinkId(1), 1);
-    requests.adopt(OpId(1), spent);
-    requests.adopt(OpId(1), fresh);
-    let mut rng = rand::rngs::StdRng::seed_from_u64(1);
+    let (mut requests, mut links, [_spent, fresh]) = standing([limits::CIRCUIT_BEGINS, 1]);
+    let mut rng = StdRng::seed_from_u64(1);
     let mut env = Env { now: Time(1), wall: Wall(0), rng: &mut rng };
     let mut ctx = Ctx { env: &mut env, out: &mut Out::default() };
     requests.drive(&mut ctx, &mut links, &View::new(true), false);
@@ -44,26 +65,14 @@ fn a_spent_circuit_makes_room_for_a_fresh_one() {
 
 #[test]
 fn a_circuit_whose_streams_are_all_busy_is_joined_by_another() {
-    let mut rng = rand::rngs::StdRng::seed_from_u64(1);
-    let mut view = testing::view_with_witnesses();
-    let mut hosts = Vec::new();
-    for n in 0..limits::CIRCUIT_LEGS as u8 {
-        let host = testing::host_at(&mut rng, ([30 + n, 1, 1, 1], 9).into(), Position([n; 32]));
-        hosts.push(host.node());
-        view.insert(host, testing::NOW);
-    }
-    let mut links = Links::new(NetworkId([1; 32]), None);
-    links.open_unshaken(LinkId(1), Some(NodeId([251; 32])));
-    let mut requests = Requests::new(NetworkId([1; 32]), PathPolicy::new(None), true);
-    requests.open(OpId(1), 1);
-    let circuit = requests.origins.stand(&mut links, LinkId(1), 0);
-    requests.adopt(OpId(1), circuit);
+    let mut rng = StdRng::seed_from_u64(1);
+    let (view, hosts) = with_hosts(&mut rng, limits::CIRCUIT_LEGS as u8);
+    let (mut requests, mut links, _) = standing([0]);
     let mut env = Env { now: Time(1), wall: Wall(0), rng: &mut rng };
     let mut ctx = Ctx { env: &mut env, out: &mut Out::default() };
-    let kind = SessionType { kind: crate::wire::request::Kind::Fetch, class: crate::wire::share::Class::Small };
     let mut wanted = Vec::new();
     for host in hosts {
-        requests.ask(&mut ctx, OpId(1), Target { host, region: 0, members: None }, kind, vec![1]);
+        requests.ask(&mut ctx, OpId(1), Target { host, region: 0, members: None }, KIND, vec![1]);
         // Each may meet three hosts of a region only: here each is another's.
         requests.domains.values_mut().flat_map(|d| d.circuits.values_mut()).for_each(BTreeMap::clear);
         requests.dispatch(&mut ctx, &mut links, &view, OpId(1));
@@ -76,29 +85,15 @@ fn a_circuit_whose_streams_are_all_busy_is_joined_by_another() {
 
 #[test]
 fn what_is_on_its_way_holds_its_region_until_it_ends() {
-    let mut rng = rand::rngs::StdRng::seed_from_u64(2);
-    let mut view = testing::view_with_witnesses();
-    let hosts: Vec<NodeId> = (0..5)
-        .map(|n| {
-            let host = testing::host_at(&mut rng, ([30 + n, 1, 1, 1], 9).into(), Position([n; 32]));
-            let node = host.node();
-            view.insert(host, testing::NOW);
-            node
-        })
-        .collect();
-    let mut links = Links::new(NetworkId([1; 32]), None);
-    links.open_unshaken(LinkId(1), Some(NodeId([251; 32])));
-    let mut requests = Requests::new(NetworkId([1; 32]), PathPolicy::new(None), true);
-    requests.open(OpId(1), 1);
-    let circuit = requests.origins.stand(&mut links, LinkId(1), 0);
-    requests.adopt(OpId(1), circuit);
+    let mut rng = StdRng::seed_from_u64(2);
+    let (view, hosts) = with_hosts(&mut rng, 5);
+    let (mut requests, mut links, [circuit]) = standing([0]);
     let mut env = Env { now: Time(1), wall: Wall(0), rng: &mut rng };
     let mut ctx = Ctx { env: &mut env, out: &mut Out::default() };
-    let kind = SessionType { kind: crate::wire::request::Kind::Fetch, class: crate::wire::share::Class::Small };
     let asked: BTreeSet<RequestId> = hosts
         .iter()
         .map(|host| {
-            let request = requests.ask(&mut ctx, OpId(1), Target { host: *host, region: 7, members: None }, kind, vec![1]);
+            let request = requests.ask(&mut ctx, OpId(1), Target { host: *host, region: 7, members: None }, KIND, vec![1]);
             requests.dispatch(&mut ctx, &mut links, &view, OpId(1));
             request
         })
