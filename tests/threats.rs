@@ -316,9 +316,12 @@ fn ends_of_circuits_differ_neither_in_kind_nor_in_time() {
 }
 
 /// T31: one real relay vouches for 300 relays that are nowhere, among 30 honest ones; or for 12 of them, or for one, and those for all others.
-/// The bar: no honest relay ever uses more than 10 of the 300, and a minute after they came neither an honest relay nor a client uses one,
-/// though they go on. Every honest relay uses all honest ones all the time, and documents come and go. Of the next 300 for
-/// which the same relay vouches, no more than 4 are used at any time.
+/// The bar: a minute after they came neither an honest relay nor a client uses one, though they go on. Every honest relay uses all honest
+/// ones all the time, and documents come and go. Then the same relay vouches for the next 300. Of all 600 no honest relay ever uses more than
+/// ten: so many may hang on one that answers where 31 do, and who failed keeps its place among them. Of the second 300 no more than two are
+/// used at any time, if it vouched for several of the first: their places are taken, or its word is lost. If for one, that one may have been
+/// found out before it brought others in; so the first 300 took no places, and ten is the bar. What those say of each other is not laid to
+/// the relay that they hang on, or whoever leaves could take the good name of his witnesses with him.
 #[test]
 fn one_real_relay_cannot_fill_the_network_with_invented_ones() {
     const HONEST: usize = 30;
@@ -333,9 +336,13 @@ fn one_real_relay_cannot_fill_the_network_with_invented_ones() {
         world.run(Duration::from_secs(120));
         let puppet = world.puppet();
         let doc = document(60_000, 31);
-        for (round, most_allowed) in [(0, 10), (1, 4)] {
+        let mut ever = vec![BTreeSet::new(); HONEST];
+        for round in 0..2 {
             let crowd = Crowd::invent(&mut world, &real, 2000 + round * CROWD, CROWD, vouched);
-            let worst = |world: &World| (0..HONEST).map(|r| world.uses(r, &crowd.ids)).max().unwrap();
+            let mut worst = |world: &World| {
+                (0..HONEST).for_each(|r| ever[r].extend(world.used(r, &crowd.ids)));
+                (0..HONEST).map(|r| world.uses(r, &crowd.ids)).max().unwrap()
+            };
             let all_there = |world: &World| (0..HONEST).all(|r| world.uses(r, &honest) == HONEST);
             let mut most = 0;
             crowd.announce(&mut world, puppet, HONEST, |world| {
@@ -358,11 +365,13 @@ fn one_real_relay_cannot_fill_the_network_with_invented_ones() {
                 world.run(Duration::from_secs(1));
             }
             let heard = (0..HONEST).map(|r| world.heard_of(r, &crowd.ids)).min().unwrap();
+            let in_all = ever.iter().map(BTreeSet::len).max().unwrap();
             println!(
-                "{vouched} vouched for, round {round}: all relays heard of {heard}, most used {most}, the last after {last_used:?}"
+                "{vouched} vouched for, round {round}: all relays heard of {heard}, most used {most}, in all {in_all}, the last after {last_used:?}"
             );
             assert!(heard > 0, "they were heard of");
-            assert!(most <= most_allowed && last_used < Duration::from_secs(60));
+            assert!(in_all <= 10 && last_used < Duration::from_secs(60));
+            assert!(round == 0 || vouched == 1 || most <= 2);
             let late = world.client();
             assert!(world.run_until(Duration::from_secs(60), |w| w.ready(late)));
             for client in [early, late, reader] {

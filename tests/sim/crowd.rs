@@ -90,10 +90,15 @@ impl Crowd {
 }
 
 impl World {
+    /// Which of these a node would use.
+    pub fn used<'a>(&'a self, node: usize, ids: &'a [NodeId]) -> impl Iterator<Item = NodeId> + 'a {
+        let view = self.nodes[node].core.as_ref().unwrap().view();
+        ids.iter().copied().filter(|id| view.get(id).is_some())
+    }
+
     /// How many of these a node would use.
     pub fn uses(&self, node: usize, ids: &[NodeId]) -> usize {
-        let view = self.nodes[node].core.as_ref().unwrap().view();
-        ids.iter().filter(|id| view.get(id).is_some()).count()
+        self.used(node, ids).count()
     }
 
     /// How many of these a node heard of, whatever it thinks of them.

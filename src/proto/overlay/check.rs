@@ -31,8 +31,8 @@ const FIRST: u32 = 12;
 /// In a local network, for each 50 relays of it: they all share a machine.
 const EVERY_LOCAL: Duration = Duration::from_secs(1);
 const LOCAL_SHARE: usize = 50;
-/// Random relays looked at for one check.
-const LOOK_AT: usize = 16;
+/// Random relays looked at for one check: one in sixty is found in two of three checks.
+const LOOK_AT: usize = 64;
 /// Who answered is asked again after this long.
 const ASK_AGAIN: Duration = Duration::from_secs(20 * 3600);
 /// The same in a local network.
@@ -70,8 +70,8 @@ pub(super) struct Check {
     next: Time,
     made: u32,
     again: BTreeMap<NodeId, Again>,
-    /// Whether the last check was of a doubted relay: they take every second turn at most.
-    was_doubted: bool,
+    /// Whether the last check was of a relay that failed before and counts for nothing.
+    was_idle: bool,
     /// When we last reached somebody over IPv4, and over IPv6.
     reached: [Option<Time>; 2],
     recount_at: Time,
@@ -79,7 +79,7 @@ pub(super) struct Check {
 
 impl Check {
     pub(super) const fn new(now: Time) -> Self {
-        Self { next: now, made: 0, again: BTreeMap::new(), was_doubted: false, reached: [None; 2], recount_at: now }
+        Self { next: now, made: 0, again: BTreeMap::new(), was_idle: false, reached: [None; 2], recount_at: now }
     }
 
     pub(super) const fn next(&self) -> Time {
@@ -120,14 +120,15 @@ impl Overlay {
         }
     }
 
-    /// A relay that failed and should be tried again: before all others one whose second failure would make it doubted.
+    /// A relay that failed and should be tried again: before all others one that is believed, whose second failure would end that. Of those
+    /// that count for nothing, doubted or never believed, there may be any number, so they take every second turn at most.
     fn failing_due(&mut self, now: Time) -> Option<Peer> {
         let view = &self.view;
         self.check.again.retain(|node, _| view.entry(node).is_some_and(|e| e.failing().is_some()));
         let due = self.check.again.iter().filter(|(_, a)| a.at <= now);
         let due = due.filter_map(|(node, a)| Some((view.entry(node)?, a.at)));
-        let chosen = due.filter(|(e, _)| !(e.doubted() && self.check.was_doubted)).min_by_key(|(e, at)| (e.doubted(), *at));
-        self.check.was_doubted = chosen.is_some_and(|(e, _)| e.doubted());
+        let chosen = due.filter(|(e, _)| e.seen() || !self.check.was_idle).min_by_key(|(e, at)| (!e.seen(), *at));
+        self.check.was_idle = chosen.is_some_and(|(e, _)| !e.seen());
         chosen.map(|(e, _)| Peer { addr: e.relay.addr(), node: e.relay.node() })
     }
 

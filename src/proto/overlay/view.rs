@@ -113,6 +113,11 @@ impl Entry {
         self.standing.proven
     }
 
+    /// Whether receipts connect it with a relay that answered us, and it did not fail since.
+    pub const fn seen(&self) -> bool {
+        self.standing.seen
+    }
+
     /// Whether our dials failed, so that it counts for nothing until one succeeds.
     pub const fn doubted(&self) -> bool {
         self.standing.doubted
