@@ -136,7 +136,7 @@ fn a_slow_line_is_filled_and_nobody_fails_for_it() {
     // Bytes a second; bytes; percent of the line that a get uses for the document, and that are moved for it, at the worst. What is
     // small pays for circuits, sessions and the manifest.
     for (rate, len, used, moved_most) in
-        [(20_000, 300_000, 35, 570), (30_000, 5 << 20, 55, 250), (250_000, 5 << 20, 60, 190), (1_000_000, 20 << 20, 70, 150)]
+        [(20_000, 300_000, 35, 570), (30_000, 5 << 20, 55, 280), (250_000, 5 << 20, 60, 190), (1_000_000, 20 << 20, 70, 150)]
     {
         let (mut world, publisher, reader) = World::with_people(24, 42);
         for client in [publisher, reader] {
@@ -150,8 +150,16 @@ fn a_slow_line_is_filled_and_nobody_fails_for_it() {
         let left = (sent(&world, publisher) - before) as f64;
         let all = |w: &World| (0..w.nodes.len()).map(|n| sent(w, n)).sum::<u64>();
         let (before, began) = (all(&world), world.now);
-        assert!(world.get(reader, &key, 0).unwrap().0 == doc);
+        let (back, read) = world.get(reader, &key, 0).unwrap();
+        assert!(back == doc);
         let got = world.now.since(began).as_secs_f64();
+        for report in [&report, &read] {
+            assert!(
+                report.paths.iter().all(|path| path[0] == report.paths[0][0]),
+                "a full line is no guard's fault: {:?}",
+                report.paths
+            );
+        }
         // Over four links.
         let moved = (all(&world) - before) as f64 / 4.0;
         let (rate, len) = (rate as f64, len as f64);

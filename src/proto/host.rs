@@ -45,12 +45,11 @@ use std::time::Duration;
 /// Most legs at once: bounds sessions and their buffers. Shared out by [`Crowd`]: identities are free, and a relay at one address
 /// may have as many as it likes (T36).
 const LEGS_MAX: usize = 20_000;
-/// How long a leg may stand without its opening, or with a request begun and not whole. A last hop sends what waited right behind
-/// the leg cell, or as soon as its client has run the handshake, and a client waits no longer than this for the answer to a request
-/// that it has begun to send. What costs its sender little does not keep a place longer (T35, T36).
+/// How long a leg may stand without its opening, or with a request begun and not whole. A last hop sends what waited right behind the
+/// leg cell, or as soon as its client has run the handshake, and a client begins nothing that stands in a long line. What costs its
+/// sender little does not keep a place longer (T35, T36).
 const FRESH_MAX: Duration = Duration::from_secs(20);
-/// How long a leg may stand without a whole request: three times as long as a client waits for an answer. One that pauses longer,
-/// because its user reads slowly, opens a session anew.
+/// How long a leg may stand without a whole request. One that pauses longer, because its user reads slowly, opens a session anew.
 const IDLE_MAX: Duration = Duration::from_secs(60);
 /// Most openings of sessions that run beside the core or wait for it: a fifth of a second of work for one core. Shared out by
 /// [`Crowd`].

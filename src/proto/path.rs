@@ -282,6 +282,14 @@ impl PathPolicy {
         }
     }
 
+    /// Answers come over this path: if circuits fail meanwhile, its guard is not down. A slow line that is full of its user's own traffic must
+    /// not make a client pass from guard to guard (T12).
+    pub fn carries(&mut self, path: &[NodeId; limits::HOPS]) {
+        if !self.trouble.is_empty() {
+            path.iter().for_each(|node| drop(self.trouble.remove(node)));
+        }
+    }
+
     /// A circuit could not be built: so many of its hops stood. Changes nothing that is kept.
     pub fn failed(&mut self, path: &[NodeId; limits::HOPS], hops: usize, env: &Env<'_>) {
         let Some(node) = path.get(hops).copied() else { return };

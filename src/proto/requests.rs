@@ -336,7 +336,10 @@ impl Requests {
                     }
                     self.ended(ctx, key, path, hops);
                 }
-                OriginEvent::Answer { request, session, n, sealed } => {
+                OriginEvent::Answer { key, request, session, n, sealed } => {
+                    if let Some(path) = self.origins.path(key) {
+                        self.policy.carries(&path);
+                    }
                     if let Some(op) = self.over(request) {
                         self.events.push_back(RequestEvent::Answer { op, request, session, n, sealed });
                     }

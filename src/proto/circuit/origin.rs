@@ -40,6 +40,8 @@ use std::time::Duration;
 
 /// A circuit that is not built by then is given up: ten times a bad round trip to each hop.
 const BUILD_DEADLINE: Duration = Duration::from_secs(12);
+/// While its own cells have not even left, a slow line is at fault and no hop; but not for longer than this.
+const BUILD_DEADLINE_MAX: Duration = Duration::from_secs(60);
 /// A request that has no answer by then has failed, whoever waits for it: whoever does decides sooner, by the pace of all answers
 /// ([`Origins::give_up`]).
 const REQUEST_DEADLINE: Duration = Duration::from_secs(600);
@@ -71,6 +73,8 @@ pub enum OriginEvent {
     },
     /// A sealed answer: to be opened with the session under its number, beside the core.
     Answer {
+        /// Over which circuit.
+        key: Key,
         /// To which request.
         request: RequestId,
         /// Opens it.
@@ -319,7 +323,7 @@ impl Origins {
         if s.input.len() >= want {
             let sealed = core::mem::take(&mut s.input);
             if let Some((n, request, _)) = s.in_flight.pop_front() {
-                self.events.push_back(OriginEvent::Answer { request, session: session.clone(), n, sealed });
+                self.events.push_back(OriginEvent::Answer { key, request, session: session.clone(), n, sealed });
             }
             if s.load() == 0 && !s.has_room() {
                 // Used up and answered: it has nothing more to say.
@@ -551,7 +555,15 @@ impl Origins {
     pub(in crate::proto) fn tick(&mut self, ctx: &mut Ctx<'_, '_>, links: &mut Links) {
         while let Some(timer) = self.timers.expired(ctx.env.now) {
             match timer {
-                Timer::Build(key) => self.end(ctx, links, key),
+                Timer::Build(key) => {
+                    let Some(circuit) = self.circuits.get(key) else { continue };
+                    let leaving = circuit.port.and_then(|port| links.leaving(port)).is_some();
+                    if leaving && ctx.env.now.since(circuit.started) < BUILD_DEADLINE_MAX {
+                        self.timers.set(timer, ctx.env.now + BUILD_DEADLINE);
+                    } else {
+                        self.end(ctx, links, key);
+                    }
+                }
                 Timer::Requests(key) => {
                     let Some(circuit) = self.circuits.get(key) else { continue };
                     let now = ctx.env.now;
