@@ -275,40 +275,51 @@ impl View {
         } else if rank(&relay.position()) > self.rank_ceiling {
             return Inserted::Full;
         }
-        if self.renew(&relay) {
-            self.settle(node, before);
-            return outcome;
+        if outcome == Inserted::Newer {
+            if self.renew(&relay) {
+                return self.settled(node, before, outcome);
+            }
+            self.take_out(&node);
         }
-        self.take_out(&node);
         self.arrivals += 1;
         let arrival = self.arrivals;
         self.pending.insert(arrival, node);
         self.receipts.extend(relay.descriptor().receipts.iter().map(|r| (hint_id(&r.witness), relay.hint_id())));
         self.enrol(&standing, relay.group());
         self.entries.insert(node, Entry { relay, usable: false, host: false, standing, arrival, slot: 0 });
+        self.settled(node, before, outcome)
+    }
+
+    /// What came of a descriptor, once all is decided that hangs on it.
+    fn settled(&mut self, node: NodeId, before: usize, outcome: Inserted) -> Inserted {
         self.settle(node, before);
         self.bound();
         if self.entries.contains_key(&node) { outcome } else { Inserted::Full }
     }
 
-    /// Takes a newer descriptor of a usable relay that stayed where it was, the usual news: it keeps its places, and gets a new number, so
+    /// Takes a newer descriptor of a relay that stayed where it was, the usual news: it keeps its places, and gets a new number, so
     /// that those who asked before hear of it. False: it is none of that kind.
     fn renew(&mut self, relay: &Arc<Verified>) -> bool {
-        let Some(entry) = self.entries.get_mut(&relay.node()).filter(|e| e.usable) else { return false };
+        let Some(entry) = self.entries.get_mut(&relay.node()) else { return false };
         if entry.relay.addr() != relay.addr() || !entry.relay.former().is_empty() || !relay.former().is_empty() {
             return false;
         }
         self.arrivals += 1;
-        self.log.remove(&entry.arrival);
-        self.log.insert(self.arrivals, Arc::clone(relay));
-        entry.arrival = self.arrivals;
-        if let Some(listed) = self.usable.get_mut(entry.slot) {
-            *listed = Arc::clone(relay);
-        }
         let hint = relay.hint_id();
-        if let Some(place) = self.places.get_mut(&(region::prefix(&relay.position().0), hint)) {
-            place.relay = Arc::clone(relay);
+        if entry.usable {
+            self.log.remove(&entry.arrival);
+            self.log.insert(self.arrivals, Arc::clone(relay));
+            if let Some(listed) = self.usable.get_mut(entry.slot) {
+                *listed = Arc::clone(relay);
+            }
+            if let Some(place) = self.places.get_mut(&(region::prefix(&relay.position().0), hint)) {
+                place.relay = Arc::clone(relay);
+            }
+        } else {
+            self.pending.remove(&entry.arrival);
+            self.pending.insert(self.arrivals, relay.node());
         }
+        entry.arrival = self.arrivals;
         let old = core::mem::replace(&mut entry.relay, Arc::clone(relay));
         let (was, is) = (&old.descriptor().receipts, &relay.descriptor().receipts);
         let lacks = |list: &[Receipt], r: &Receipt| list.iter().all(|other| other.witness != r.witness);
@@ -318,8 +329,10 @@ impl View {
         for new in is.iter().filter(|r| lacks(was, r)) {
             self.receipts.insert((hint_id(&new.witness), hint));
         }
-        self.digest_toggle(&old, false);
-        self.digest_toggle(relay, true);
+        if entry.usable {
+            self.digest_toggle(&old, false);
+            self.digest_toggle(relay, true);
+        }
         true
     }
 
