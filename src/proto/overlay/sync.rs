@@ -297,7 +297,7 @@ impl Overlay {
         match message {
             Message::Near { id, target, max } => {
                 let near = self.view.near(target, usize::from(*max).min(NEAR_MAX));
-                let hints = near.iter().map(|r| Hint { id: r.hint_id(), seq: r.descriptor().seq }).collect();
+                let hints = near.map(|r| Hint { id: r.hint_id(), seq: r.descriptor().seq }).collect();
                 Some(Message::NearReply { id: *id, hints })
             }
             Message::Fetch { id, ids } => {

@@ -99,9 +99,23 @@ pub struct Entry {
     arrival: u64,
     /// Index in the list of usable relays.
     slot: usize,
+    /// Of its descriptor, at hand here: what is looked at whenever others name it.
+    seq: u64,
+    group: Group,
+    prefix: Prefix,
 }
 
 impl Entry {
+    fn new(relay: Arc<Verified>, standing: Standing, arrival: u64) -> Self {
+        let (seq, group, prefix) = (relay.descriptor().seq, relay.group(), relay.prefix());
+        Self { relay, usable: false, host: false, standing, arrival, slot: 0, seq, group, prefix }
+    }
+
+    /// The number of its descriptor.
+    pub const fn seq(&self) -> u64 {
+        self.seq
+    }
+
     /// Whether a witness more that is seen could make more of it.
     fn may_gain(&self) -> bool {
         let less = !self.standing.seen || !self.usable || (!self.host && self.relay.descriptor().host_key.is_some());
@@ -286,7 +300,7 @@ impl View {
         self.pending.insert(arrival, node);
         self.receipts.extend(relay.descriptor().receipts.iter().map(|r| (hint_id(&r.witness), relay.hint_id())));
         self.enrol(&standing, relay.group());
-        self.entries.insert(node, Entry { relay, usable: false, host: false, standing, arrival, slot: 0 });
+        self.entries.insert(node, Entry::new(relay, standing, arrival));
         self.settled(node, before, outcome)
     }
 
@@ -320,6 +334,7 @@ impl View {
             self.pending.insert(self.arrivals, relay.node());
         }
         entry.arrival = self.arrivals;
+        entry.seq = relay.descriptor().seq;
         let old = core::mem::replace(&mut entry.relay, Arc::clone(relay));
         let (was, is) = (&old.descriptor().receipts, &relay.descriptor().receipts);
         let lacks = |list: &[Receipt], r: &Receipt| list.iter().all(|other| other.witness != r.witness);
@@ -434,9 +449,9 @@ impl View {
         nodes.take(max).filter_map(|node| self.entries.get(node)).filter(|e| e.failing().is_none()).map(|entry| &entry.relay)
     }
 
-    /// The usable relays nearest to a place.
-    pub fn near(&self, key: &[u8; 32], max: usize) -> Vec<Arc<Verified>> {
-        self.walk(key).filter(|(_, p)| p.kind != PlaceKind::Former).take(max).map(|(_, p)| Arc::clone(&p.relay)).collect()
+    /// The usable relays nearest to a place, nearest first.
+    pub fn near<'a>(&'a self, key: &[u8; 32], max: usize) -> impl Iterator<Item = &'a Arc<Verified>> + use<'a> {
+        self.walk(key).filter(|(_, p)| p.kind != PlaceKind::Former).take(max).map(|(_, p)| &p.relay)
     }
 
     /// Usable relays whose first address gives this position.
@@ -495,6 +510,7 @@ impl View {
         for (i, relay) in self.usable.iter().enumerate() {
             let entry = &self.entries[&relay.node()];
             assert!(entry.usable && entry.slot == i && self.log.contains_key(&entry.arrival));
+            assert_eq!((entry.seq, entry.group, entry.prefix), (relay.descriptor().seq, relay.group(), relay.prefix()));
             hosts += usize::from(entry.host);
             assert!(self.places.contains_key(&(region::prefix(&relay.position().0), relay.hint_id())));
         }

@@ -63,7 +63,7 @@ impl View {
 
     /// Whether what one of the two receipts between them says of `about` counts, said by `speaker`.
     fn believes(&self, speaker: &Entry, about: &Entry) -> bool {
-        speaker.standing.speaks() && self.marks.believes(&speaker.relay.prefix(), &about.relay.prefix())
+        speaker.standing.speaks() && self.marks.believes(&speaker.prefix, &about.prefix)
     }
 
     /// How many relays that never answered us may hang on one that did: of a view where most did, a handful.
@@ -126,7 +126,7 @@ impl View {
         change(&mut entry.standing);
         let after = entry.standing;
         if (before.seen, before.proven, before.root) != (after.seen, after.proven, after.root) {
-            let group = entry.relay.group();
+            let group = entry.group;
             self.strike(&before, group);
             self.enrol(&after, group);
         }
@@ -137,11 +137,11 @@ impl View {
         let Some(entry) = self.entries.get(node) else { return false };
         let (relay, standing) = (&*entry.relay, entry.standing);
         let d = relay.descriptor();
-        let own = relay.group();
+        let own = entry.group;
         let (mut witnesses, mut old) = (Distinct::default(), Distinct::default());
         for receipt in counting(relay) {
             let Some(witness) = self.entries.get(&receipt.witness) else { continue };
-            let group = witness.relay.group();
+            let group = witness.group;
             if group == own {
                 continue;
             }
