@@ -32,6 +32,8 @@ struct Mark {
 #[derive(Debug)]
 pub(super) struct Marks {
     marks: BTreeMap<(Prefix, Prefix), Mark>,
+    /// How many of them are bad: mostly none.
+    vain: usize,
     /// Speakers that are believed no more.
     unbelieved: BTreeSet<Prefix>,
 }
@@ -41,12 +43,13 @@ const HIGHEST: Prefix = Prefix([0xff; 7]);
 
 impl Marks {
     pub(super) const fn new() -> Self {
-        Self { marks: BTreeMap::new(), unbelieved: BTreeSet::new() }
+        Self { marks: BTreeMap::new(), vain: 0, unbelieved: BTreeSet::new() }
     }
 
     /// Whether this speaker's word about relays of this prefix counts.
     pub(super) fn believes(&self, speaker: &Prefix, about: &Prefix) -> bool {
-        !self.unbelieved.contains(speaker) && self.marks.get(&(*speaker, *about)).is_none_or(|m| m.vain.is_none())
+        let good = || self.marks.get(&(*speaker, *about)).is_none_or(|m| m.vain.is_none());
+        self.vain == 0 || (!self.unbelieved.contains(speaker) && good())
     }
 
     /// The relay with this hint answered, or did not. True if other words of the speaker count now, or count no more.
@@ -60,6 +63,7 @@ impl Marks {
         let old = known.and_then(|m| m.vain);
         let vain = if answered { old.filter(|v| *v != hint) } else { Some(hint) };
         self.marks.insert((speaker, about), Mark { day, vain });
+        self.vain = self.vain + usize::from(vain.is_some()) - usize::from(old.is_some());
         let changed = old.is_some() != vain.is_some();
         if known.is_some() && !changed {
             return false;
@@ -77,6 +81,7 @@ impl Marks {
 
     fn retain(&mut self, keep: impl Fn(&Mark) -> bool) {
         self.marks.retain(|_, m| keep(m));
+        self.vain = self.marks.values().filter(|m| m.vain.is_some()).count();
         for speaker in core::mem::take(&mut self.unbelieved) {
             self.weigh(speaker);
         }
@@ -95,6 +100,7 @@ impl Marks {
     }
 
     pub(super) fn check(&self) {
-        assert!(self.marks.len() <= MARKS_MAX && self.unbelieved.len() <= self.marks.len());
+        assert!(self.marks.len() <= MARKS_MAX && self.unbelieved.len() <= self.vain);
+        assert_eq!(self.vain, self.marks.values().filter(|m| m.vain.is_some()).count());
     }
 }
