@@ -315,13 +315,14 @@ fn ends_of_circuits_differ_neither_in_kind_nor_in_time() {
     assert!(body.iter().all(|b| *b == 0) && time > *most, "a dial takes its time");
 }
 
-/// T31: one real relay vouches for 300 relays that are nowhere, among 30 honest ones; or for 12 of them, or for one, and those for all others.
-/// The bar: a minute after they came neither an honest relay nor a client uses one, though they go on. Every honest relay uses all honest
-/// ones all the time, and documents come and go. Then the same relay vouches for the next 300. Of all 600 no honest relay ever uses more than
-/// ten: so many may hang on one that answers where 31 do, and who failed keeps its place among them. Of the second 300 no more than two are
-/// used at any time, if it vouched for several of the first: their places are taken, or its word is lost. If for one, that one may have been
-/// found out before it brought others in; so the first 300 took no places, and ten is the bar. What those say of each other is not laid to
-/// the relay that they hang on, or whoever leaves could take the good name of his witnesses with him.
+/// T31: one real relay vouches for 300 relays that are nowhere, among 30 honest ones; or for 12 of them, or for one, and those for
+/// all others. The bar: a minute after they came neither an honest relay nor a client uses one, though they go on. Every honest
+/// relay uses all honest ones all the time, and documents come and go. Then the same relay vouches for the next 300. Of all 600 no
+/// honest relay ever uses more than ten: so many may hang on one that answers where 31 do, and who failed keeps its place among
+/// them. Of the second 300 no more than two are used at any time, if it vouched for several of the first: their places are taken,
+/// or its word is lost. If for one, that one may have been found out before it brought others in; so the first 300 took no places,
+/// and ten is the bar. What those say of each other is not laid to the relay that they hang on, or whoever leaves could take the
+/// good name of his witnesses with him.
 #[test]
 fn one_real_relay_cannot_fill_the_network_with_invented_ones() {
     const HONEST: usize = 30;

@@ -171,7 +171,13 @@ impl Core {
                     core.cells(ctx, link, cells);
                 }
             }),
-            Input::Sent { link, cells } => self.with(env, |core, ctx| core.links.sent(ctx, link, cells)),
+            Input::Sent { link, cells } => {
+                // The usual case at a relay: nothing waited for the room, so nobody has anything to take note of. What is due has its timer.
+                let more = self.with(env, |core, ctx| core.links.sent(ctx, link, cells));
+                if !more && self.overlay.is_relay() {
+                    return;
+                }
+            }
             Input::Done { job, result } => {
                 if let Some(whom) = self.out.take_job(job) {
                     self.with(env, |core, ctx| core.done(ctx, whom, result));
@@ -227,10 +233,11 @@ impl Core {
     }
 
     /// Lends the way out to a step, beside the rest of the core.
-    fn with(&mut self, env: &mut Env<'_>, step: impl FnOnce(&mut Self, &mut Ctx<'_, '_>)) {
+    fn with<T>(&mut self, env: &mut Env<'_>, step: impl FnOnce(&mut Self, &mut Ctx<'_, '_>) -> T) -> T {
         let mut out = core::mem::take(&mut self.out);
-        step(self, &mut Ctx { env, out: &mut out });
+        let done = step(self, &mut Ctx { env, out: &mut out });
         self.out = out;
+        done
     }
 
     /// The cells of a batch, one by one, in place.

@@ -84,7 +84,7 @@ pub enum Input {
     },
     /// A person (through the command line or the API) wants something.
     Command(OpId, Command),
-    /// Time passed. Also implied by every other input.
+    /// Time passed. Also implied by every other input, but at a relay [`Input::Sent`].
     Tick,
 }
 

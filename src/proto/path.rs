@@ -286,7 +286,7 @@ impl PathPolicy {
     /// not make a client pass from guard to guard (T12).
     pub fn carries(&mut self, path: &[NodeId; limits::HOPS]) {
         if !self.trouble.is_empty() {
-            path.iter().for_each(|node| drop(self.trouble.remove(node)));
+            self.trouble.retain(|node, _| !path.contains(node));
         }
     }
 

@@ -1,7 +1,7 @@
 //! A world of real cores in virtual time: one seed, one trace.
 //!
-//! Links, clocks, disks and jobs are simulated; everything that decides is the code that runs in production. Adversaries live here, outside
-//! honest code: a lying disk ([`disk::Disk`]), a tampering wire ([`Tamper`]). An observer sees every transmission.
+//! Links, clocks, disks and jobs are simulated; everything that decides is the code that runs in production. Adversaries live here,
+//! outside honest code: a lying disk ([`disk::Disk`]), a tampering wire ([`Tamper`]). An observer sees every transmission.
 
 #![allow(dead_code, unreachable_pub, reason = "each test uses a part of the world")]
 #![allow(
@@ -12,6 +12,7 @@
     reason = "a test ends where it fails, prints its seed, and looks at the events that it waits for"
 )]
 
+pub mod crew;
 pub mod crowd;
 pub mod disk;
 pub mod node;
@@ -19,6 +20,7 @@ pub mod people;
 pub mod puppet;
 
 use bytes::BytesMut;
+use crew::{Agenda, Crew};
 use node::{Eyes, Ground, LATENCY_MIN, Node, Post};
 use onionskin::base::NetworkId;
 use onionskin::base::OpId;
@@ -29,9 +31,7 @@ use onionskin::proto::core::Core;
 use onionskin::proto::{Command, Input};
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
-use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Mutex;
 use std::time::Duration;
 
 /// Seconds since 1970 at the beginning of every world.
@@ -39,7 +39,7 @@ pub const WALL: u64 = 1_800_000_000;
 /// How often it is looked how many relays are known.
 const KNOWN_EVERY: Duration = Duration::from_secs(1);
 /// Fewest nodes with something to do within [`LATENCY_MIN`] that are worth another thread.
-const THREAD_WORTH: usize = 32;
+const THREAD_WORTH: usize = 8;
 
 /// What a node on the way does to cells that it sends, instead of what it should.
 pub type Tamper = Box<dyn FnMut(&mut StdRng, &mut BytesMut) -> Fate + Send>;
@@ -93,10 +93,7 @@ pub struct World {
     pub side_by_side: u64,
     rng: StdRng,
     ground: Ground,
-    /// When nodes have something to do.
-    due: BTreeSet<(Time, usize)>,
-    /// The same by node.
-    due_of: Vec<Option<Time>>,
+    agenda: Agenda,
     next_op: u64,
     steps: u64,
     local: bool,
@@ -120,8 +117,7 @@ impl World {
             side_by_side: 0,
             rng,
             ground: Ground::new(),
-            due: BTreeSet::new(),
-            due_of: Vec::new(),
+            agenda: Agenda::default(),
             next_op: 0,
             steps: 0,
             local: true,
@@ -163,7 +159,6 @@ impl World {
         let id = seed.as_ref().map(|s| IdentityKey::from_seed(s).node_id());
         let chance = self.rng.next_u64();
         self.nodes.push(Node::new(index, addr, id, seed.unwrap_or_else(|| Secret::new([0; 32])), chance));
-        self.due_of.push(None);
         self.switch_on(index, network);
         index
     }
@@ -208,7 +203,7 @@ impl World {
         if self.ground.by_addr.get(&node.addr) == Some(&index) {
             self.ground.by_addr.remove(&node.addr);
         }
-        self.deliver(&[index], post);
+        self.deliver(index, post);
     }
 
     /// Gives a node a line that carries so many bytes a second, each way, on each of its links; zero takes it away.
@@ -271,18 +266,22 @@ impl World {
         let end = self.now + time;
         // Whoever looks on sees all in one order.
         let watched = self.observer.is_some() || self.around.is_some() || self.check_every > 0;
-        while if watched { self.step(end) } else { self.stride(end) } {}
+        if watched {
+            while self.step(end) {}
+        } else {
+            self.strides(end);
+        }
         self.now = end;
     }
 
     /// One input to one node. False when nothing is due before `end`.
     pub fn step(&mut self, end: Time) -> bool {
-        let Some((at, node)) = self.due.first().copied().filter(|(at, _)| *at <= end) else { return false };
+        let Some((at, node)) = self.agenda.first(end) else { return false };
         self.now = self.now.max(at);
         let mut post = Post::new();
         let mut eyes = Eyes { observer: self.observer.as_mut(), around: self.around.as_mut() };
         self.nodes[node].step(&self.ground, &mut eyes, &mut post);
-        self.deliver(&[node], post);
+        self.deliver(node, post);
         self.steps += 1;
         if self.check_every > 0 && self.steps.is_multiple_of(self.check_every) {
             self.nodes.iter().filter_map(|n| n.core.as_ref()).for_each(Core::check);
@@ -290,59 +289,40 @@ impl World {
         true
     }
 
-    /// All that is due within the shortest way between two nodes: each node runs by itself, and then all get what was sent to them. It
-    /// comes to what single steps come to. False when nothing is due before `end`.
-    fn stride(&mut self, end: Time) -> bool {
-        let Some((first, _)) = self.due.first().copied().filter(|(at, _)| *at <= end) else { return false };
-        let until = (first + LATENCY_MIN).min(end + Duration::from_micros(1));
-        let busy: Vec<usize> = self.due.range(..(until, 0)).map(|(_, node)| *node).collect();
-        let mut post = Post::new();
-        let threads = self.threads.min(busy.len() / THREAD_WORTH + 1);
-        if threads == 1 {
-            for node in &busy {
-                self.nodes[*node].run(until, &self.ground, &mut post);
-            }
-        } else {
-            self.side_by_side += 1;
-            let work = Mutex::new(self.nodes.iter_mut().zip(&self.due_of).filter(|(_, due)| due.is_some_and(|at| at < until)));
-            let ground = &self.ground;
-            let run = || {
-                let mut post = Post::new();
-                loop {
-                    let next = work.lock().unwrap().next();
-                    match next {
-                        Some((node, _)) => node.run(until, ground, &mut post),
-                        None => return post,
+    /// All until `end`, in strides of the shortest way between two nodes: each node runs by itself, and then all get what was sent
+    /// to them. It comes to what single steps come to.
+    fn strides(&mut self, end: Time) {
+        let crew = Crew::new(&mut self.nodes, &self.ground, self.threads);
+        std::thread::scope(|scope| {
+            let (_ending, mut helpers) = (crew.ending(), 0);
+            while let Some((first, _)) = self.agenda.first(end) {
+                let until = (first + LATENCY_MIN).min(end + Duration::from_micros(1));
+                let busy = self.agenda.busy(until);
+                let post = if self.threads > 1 && busy.len() >= THREAD_WORTH {
+                    self.side_by_side += 1;
+                    while helpers + 1 < self.threads {
+                        scope.spawn(|| crew.help());
+                        helpers += 1;
                     }
-                }
-            };
-            std::thread::scope(|scope| {
-                let others: Vec<_> = (1..threads).map(|_| scope.spawn(run)).collect();
-                post = run();
-                for other in others {
-                    post.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
-                }
-            });
-        }
-        self.deliver(&busy, post);
-        self.now = self.now.max(Time(until.0 - 1));
-        true
+                    crew.share(until, &busy)
+                } else {
+                    crew.alone(until, &busy)
+                };
+                crew.deliver(&busy, post, &mut self.agenda);
+                self.now = self.now.max(Time(until.0 - 1));
+            }
+        });
     }
 
-    /// Hands out what was sent, and notes when those who were `busy` and those who got something are due next.
-    fn deliver(&mut self, busy: &[usize], post: Post) {
-        let mut changed: Vec<usize> = busy.to_vec();
+    /// Hands out what was sent, and notes when the sender and those who got something are due next.
+    fn deliver(&mut self, from: usize, post: Post) {
+        let mut changed = vec![from];
         for (to, item) in post {
             changed.push(to);
             self.nodes[to].post(item);
         }
         for node in changed {
-            let due = self.nodes[node].due();
-            let before = std::mem::replace(&mut self.due_of[node], due);
-            if before != due {
-                before.map(|at| self.due.remove(&(at, node)));
-                due.map(|at| self.due.insert((at, node)));
-            }
+            self.agenda.note(node, self.nodes[node].due());
         }
     }
 
@@ -355,7 +335,7 @@ impl World {
         let mut post = Post::new();
         let mut eyes = Eyes { observer: self.observer.as_mut(), around: self.around.as_mut() };
         let done = act(&mut self.nodes[node], self.now, &self.ground, &mut eyes, &mut post);
-        self.deliver(&[node], post);
+        self.deliver(node, post);
         done
     }
 

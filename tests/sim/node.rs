@@ -30,6 +30,9 @@ const SOCKET: u64 = 256 * 1024;
 /// The shortest way between two nodes.
 pub const LATENCY_MIN: Duration = Duration::from_millis(5);
 
+/// Tables of checked descriptors.
+const SHELVES: usize = 64;
+
 type Checked = Result<Arc<Verified>, RecordError>;
 
 /// What all nodes stand on. Nothing in it changes what a node does: checks are remembered, and give what they would give again.
@@ -38,14 +41,15 @@ pub struct Ground {
     pub by_addr: BTreeMap<SocketAddr, usize>,
     /// Bytes a second that each link of a node carries, each way; who is not here has a line without limit.
     pub lines: BTreeMap<usize, u64>,
-    /// Descriptors that were checked, so that a thousand nodes share one copy of each.
-    pub verified: Mutex<BTreeMap<Tagged, Checked>>,
+    /// Descriptors that were checked, so that a thousand nodes share one copy of each; on many shelves, so that threads rarely
+    /// meet.
+    verified: [Mutex<BTreeMap<Tagged, Checked>>; SHELVES],
     /// Proofs that were just signed, by link, end and signer: whoever gets one unchanged need not compute that it holds.
     proofs: Mutex<BTreeSet<Signed>>,
 }
 
 /// The bytes of a descriptor behind the first of its signature, which tell nearly all apart.
-type Tagged = ([u8; 8], Vec<u8>);
+type Tagged = (u64, Vec<u8>);
 type Signed = ([u8; 32], bool, NetworkId, NodeId, [u8; 64]);
 
 impl Ground {
@@ -54,29 +58,43 @@ impl Ground {
         Self {
             by_addr: BTreeMap::new(),
             lines: BTreeMap::new(),
-            verified: Mutex::new(BTreeMap::new()),
+            verified: [const { Mutex::new(BTreeMap::new()) }; SHELVES],
             proofs: Mutex::new(BTreeSet::new()),
         }
     }
 
     /// What was just signed went through the check already.
     fn note(&self, own: &Arc<Verified>) {
-        self.verified.lock().unwrap().insert(tagged(own.encode()), Ok(Arc::clone(own)));
+        let bytes = tagged(own.encode());
+        self.shelf(&bytes).lock().unwrap().insert(bytes, Ok(Arc::clone(own)));
     }
 
     fn check(&self, network: &NetworkId, bytes: Vec<u8>) -> Checked {
         let bytes = tagged(bytes);
-        if let Some(known) = self.verified.lock().unwrap().get(&bytes) {
+        let shelf = self.shelf(&bytes);
+        if let Some(known) = shelf.lock().unwrap().get(&bytes) {
             return known.clone();
         }
         let result = verify_descriptor(network, &bytes.1);
-        self.verified.lock().unwrap().entry(bytes).or_insert(result).clone()
+        shelf.lock().unwrap().entry(bytes).or_insert(result).clone()
+    }
+
+    /// Those that were checked, and are good, of a kind.
+    pub fn of(&self, kind: impl Fn(&Verified) -> bool) -> Vec<Arc<Verified>> {
+        let good = |shelf: &Mutex<BTreeMap<Tagged, Checked>>| -> Vec<Arc<Verified>> {
+            shelf.lock().unwrap().values().flatten().filter(|d| kind(d)).cloned().collect()
+        };
+        self.verified.iter().flat_map(good).collect()
+    }
+
+    const fn shelf(&self, (tag, _): &Tagged) -> &Mutex<BTreeMap<Tagged, Checked>> {
+        &self.verified[*tag as usize % SHELVES]
     }
 }
 
 fn tagged(bytes: Vec<u8>) -> Tagged {
     let tag = bytes.len().checked_sub(64).and_then(|at| bytes[at..].first_chunk().copied());
-    (tag.unwrap_or_default(), bytes)
+    (u64::from_be_bytes(tag.unwrap_or_default()), bytes)
 }
 
 /// Those who look on while a node runs.
@@ -100,14 +118,16 @@ struct End {
 
 /// What comes to a node.
 enum What {
-    /// Somebody dialled.
-    Up { remote: SocketAddr, exporter: [u8; 32] },
+    /// Somebody dialled, from there, over a connection with this exporter.
+    Up(Box<(SocketAddr, [u8; 32])>),
     /// Cells arrived.
     Cells(BytesMut),
     /// The other end closed.
     Down,
+    /// Its link took cells.
+    Sent { link: LinkId, cells: usize },
     /// What it began itself.
-    Own(Input),
+    Own(Box<Input>),
 }
 
 /// Something on its way to a node.
@@ -286,7 +306,8 @@ impl Node {
     fn open(&mut self, at: Time, item: Item) -> Option<Input> {
         let link = self.links.get(&item.connection).copied();
         match item.what {
-            What::Up { remote, exporter } => {
+            What::Up(end) => {
+                let (remote, exporter) = *end;
                 if self.core.is_none() && self.letters.is_none() {
                     return None;
                 }
@@ -303,8 +324,9 @@ impl Node {
                 self.disconnect(link);
                 Some(Input::LinkDown { link })
             }
-            What::Own(_) if item.connection != 0 && link.is_none() => None,
-            What::Own(input) => Some(input),
+            What::Sent { .. } | What::Own(_) if item.connection != 0 && link.is_none() => None,
+            What::Sent { link, cells } => Some(Input::Sent { link, cells }),
+            What::Own(input) => Some(*input),
         }
     }
 
@@ -397,7 +419,7 @@ impl Node {
     }
 
     fn own(&mut self, at: Time, connection: u64, input: Input) {
-        let item = self.item(at, connection, What::Own(input));
+        let item = self.item(at, connection, What::Own(Box::new(input)));
         self.post(item);
     }
 
@@ -433,7 +455,7 @@ impl Node {
         let (mine, theirs) = (now + one_way * 4, now + one_way * 3);
         self.connect(link, End { to, connection, free_at: theirs, left: now });
         self.own(mine, connection, Input::LinkUp { link, remote: addr, exporter, dialed: true });
-        let up = self.item(theirs, connection, What::Up { remote: self.addr, exporter });
+        let up = self.item(theirs, connection, What::Up(Box::new((self.addr, exporter))));
         post.push((to, up));
     }
 
@@ -473,7 +495,8 @@ impl Node {
             end.free_at = end.free_at.max(leaves + latency(self.index, to) + late);
             end.free_at
         });
-        self.own(taken, connection, Input::Sent { link, cells: count });
+        let sent = self.item(taken, connection, What::Sent { link, cells: count });
+        self.post(sent);
         if let Some(at) = arrives.filter(|_| !cells.is_empty()) {
             let item = self.item(at, connection, What::Cells(cells));
             post.push((to, item));

@@ -407,7 +407,7 @@ impl Hops {
             RelayCommand::Sample => {
                 let Ok(target) = Reader::new(message.data).array::<32>() else { return Verdict::Destroy };
                 let near = view.near(&target, SAMPLE_MAX);
-                let sample: Vec<u8> = near.iter().flat_map(|relay| relay.hint_id().to_be_bytes()).collect();
+                let sample: Vec<u8> = near.flat_map(|relay| relay.hint_id().to_be_bytes()).collect();
                 Self::answer(ctx, links, hop, RelayCommand::Sampled, stream, &sample);
             }
             RelayCommand::Drop => links.consumed(ctx, hop.prev),

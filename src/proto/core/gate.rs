@@ -31,7 +31,7 @@ impl Core {
             return;
         }
         // Nobody at all is a matter of a minute; a view that does not become complete, of ten.
-        let nobody = self.links.open_count() == 0 && self.overlay.view().counts().relays == 0;
+        let nobody = self.overlay.view().counts().relays == 0 && self.links.open_count() == 0;
         let deadline = if nobody { limits::NOBODY_DEADLINE } else { limits::COVERAGE_DEADLINE };
         if ctx.env.now.since(self.since_ready) > deadline {
             let why = self.why_not_ready();

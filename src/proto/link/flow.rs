@@ -5,10 +5,12 @@
 
 use crate::base::CircuitId;
 use crate::base::LinkId;
+use crate::base::Time;
 use crate::base::limits;
 use crate::proto::Output;
 use crate::proto::link::CIRCUITS_MAX;
 use crate::proto::link::EARLY_CELLS_MAX;
+use crate::proto::link::Link;
 use crate::proto::link::LinkTimer;
 use crate::proto::link::Links;
 use crate::proto::link::Owner;
@@ -302,8 +304,8 @@ impl Links {
 
     // --- sending
 
-    /// While a port has cells that the transport did not take yet: how many cells the link's transport has taken so far. As long as that
-    /// grows, the line carries what was sent.
+    /// While a port has cells that the transport did not take yet: how many cells the link's transport has taken so far. As long as
+    /// that grows, the line carries what was sent.
     pub(in crate::proto) fn leaving(&self, key: PortKey) -> Option<u64> {
         let port = self.ports.get(key)?;
         let link = self.links.get(&port.link)?;
@@ -395,21 +397,15 @@ impl Links {
 
     fn push(&mut self, ctx: &mut Ctx<'_, '_>, id: LinkId, header: Header, body: &[u8; BODY]) {
         let Some(link) = self.links.get_mut(&id) else { return };
-        if link.batch.capacity() - link.batch.len() < CELL {
-            link.batch.reserve(if header.command == Command::Relay { BATCH_CELLS * CELL } else { CELL });
-        }
-        let [a, b, c, d] = header.circuit.map_or(0, CircuitId::get).to_be_bytes();
-        link.batch.extend_from_slice(&[a, b, c, d, header.command as u8]);
+        link.begin(header);
         link.batch.extend_from_slice(body);
-        link.sent = ctx.env.now;
-        if !link.dirty {
-            link.dirty = true;
+        if link.end(ctx.env.now) {
             self.dirty.push(id);
         }
     }
 
-    /// The transport took cells: more may follow.
-    pub(in crate::proto) fn sent(&mut self, ctx: &mut Ctx<'_, '_>, id: LinkId, cells: usize) {
+    /// The transport took cells: more may follow. True if some wait to be flushed now.
+    pub(in crate::proto) fn sent(&mut self, ctx: &mut Ctx<'_, '_>, id: LinkId, cells: usize) -> bool {
         if let Some(link) = self.links.get_mut(&id) {
             link.in_flight = link.in_flight.saturating_sub(cells);
             link.taken += cells as u64;
@@ -419,17 +415,22 @@ impl Links {
             }
             self.pump(ctx, id);
         }
+        !self.dirty.is_empty()
     }
 
     /// Fills the room of a link: overlay fragments and ports in turn.
     fn pump(&mut self, ctx: &mut Ctx<'_, '_>, id: LinkId) {
         while let Some(link) = self.links.get_mut(&id).filter(|l| l.room()) {
-            let fragment = link.outbox.pop();
+            let fragment = !link.outbox.is_empty();
             let none_ready = link.ready.is_empty();
-            if let Some(body) = &fragment {
-                self.push(ctx, id, Header { circuit: None, command: Command::Overlay }, body);
+            if fragment {
+                link.begin(Header { circuit: None, command: Command::Overlay });
+                link.outbox.pop(&mut link.batch);
+                if link.end(ctx.env.now) {
+                    self.dirty.push(id);
+                }
             }
-            if !self.pump_port(ctx, id) && fragment.is_none() && none_ready {
+            if !self.pump_port(ctx, id) && !fragment && none_ready {
                 break;
             }
         }
@@ -562,6 +563,23 @@ impl Links {
         }
         self.pump(ctx, id);
         true
+    }
+}
+
+impl Link {
+    /// Makes room for a cell in the batch, and writes its header; the body follows.
+    fn begin(&mut self, header: Header) {
+        if self.batch.capacity() - self.batch.len() < CELL {
+            self.batch.reserve(if header.command == Command::Relay { BATCH_CELLS * CELL } else { CELL });
+        }
+        let [a, b, c, d] = header.circuit.map_or(0, CircuitId::get).to_be_bytes();
+        self.batch.extend_from_slice(&[a, b, c, d, header.command as u8]);
+    }
+
+    /// A cell was added to the batch. True if it is the first that waits to be flushed.
+    const fn end(&mut self, now: Time) -> bool {
+        self.sent = now;
+        !core::mem::replace(&mut self.dirty, true)
     }
 }
 

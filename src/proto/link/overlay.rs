@@ -5,6 +5,7 @@ use crate::base::limits;
 use crate::wire::cell::BODY;
 use crate::wire::codec::DecodeError;
 use crate::wire::codec::Reader;
+use bytes::BytesMut;
 use std::collections::VecDeque;
 
 const FIRST: u8 = 1;
@@ -67,9 +68,14 @@ impl Outbox {
         true
     }
 
-    /// The next fragment's body.
-    pub(super) fn pop(&mut self) -> Option<[u8; BODY]> {
-        let message = self.messages.front()?;
+    /// Whether nothing is on its way.
+    pub(super) fn is_empty(&self) -> bool {
+        self.messages.is_empty()
+    }
+
+    /// Adds the next fragment's body to a batch of cells, if there is one.
+    pub(super) fn pop(&mut self, batch: &mut BytesMut) {
+        let Some(message) = self.messages.front() else { return };
         let first = self.sent == 0;
         let room = if first { FRAGMENT - 4 } else { FRAGMENT };
         let rest = message.get(self.sent..).unwrap_or_default();
@@ -80,17 +86,16 @@ impl Outbox {
         let [n0, n1] = u16::try_from(data.len() + if first { 4 } else { 0 }).unwrap_or(u16::MAX).to_be_bytes();
         let head = [flags, n0, n1, t0, t1, t2, t3];
         let head = if first { &head[..] } else { &head[..3] };
-        let mut body = [0; BODY];
-        let (to_head, to_data) = body.split_at_mut(head.len());
-        to_head.copy_from_slice(head);
-        to_data[..data.len()].copy_from_slice(data);
+        let end = batch.len() + BODY;
+        batch.extend_from_slice(head);
+        batch.extend_from_slice(data);
+        batch.resize(end, 0);
         self.sent += data.len();
         self.bytes -= data.len();
         if last {
             self.messages.pop_front();
             self.sent = 0;
         }
-        Some(body)
     }
 }
 
@@ -107,8 +112,10 @@ mod tests {
             assert!(out.push((0..n).map(|i| (i % 251) as u8).collect()));
         }
         let mut got = Vec::new();
-        while let Some(body) = out.pop() {
-            got.extend(inbox.take(&body).unwrap());
+        while !out.is_empty() {
+            let mut body = BytesMut::new();
+            out.pop(&mut body);
+            got.extend(inbox.take(body.as_ref().try_into().unwrap()).unwrap());
         }
         assert_eq!(got.iter().map(Vec::len).collect::<Vec<_>>(), lens);
         assert!(got.iter().all(|m| m.iter().enumerate().all(|(i, b)| *b == (i % 251) as u8)));

@@ -191,7 +191,7 @@ impl Overlay {
             self.own.queue_at = env.now;
             let near = self.view.near(&own.position().0, NEAREST + 1);
             let told = &self.own.told;
-            let peers = near.iter().filter(|r| r.node() != own.node() && !told.contains(&r.node()));
+            let peers = near.filter(|r| r.node() != own.node() && !told.contains(&r.node()));
             self.own.queue = peers.map(|r| Peer { addr: r.addr(), node: r.node() }).collect();
         }
     }

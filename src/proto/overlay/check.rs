@@ -1,10 +1,10 @@
 //! Checks: a relay dials the others where they say they are, and counts only what holds (T31).
 //!
-//! A receipt is somebody's word. One real relay can give it to any number of relays that are not there, and those to each other, so words are
-//! tried where most rests on them: of some random relays that never answered us, we follow the chain of receipts back to the first that
-//! did not answer yet, and dial the one that most of them hang on. A crowd of invented relays hangs on the few that connect it with the
-//! network, so those are met at once, whatever its size; and when they fail, all that hung on them falls, and whoever spoke for
-//! them is soon believed no more (`view/marks.rs`).
+//! A receipt is somebody's word. One real relay can give it to any number of relays that are not there, and those to each other, so
+//! words are tried where most rests on them: of some random relays that never answered us, we follow the chain of receipts back to
+//! the first that did not answer yet, and dial the one that most of them hang on. A crowd of invented relays hangs on the few that
+//! connect it with the network, so those are met at once, whatever its size; and when they fail, all that hung on them falls, and
+//! whoever spoke for them is soon believed no more (`view/marks.rs`).
 //!
 //! Every dial that the overlay makes counts, not only those made here.
 
@@ -120,8 +120,8 @@ impl Overlay {
         }
     }
 
-    /// A relay that failed and should be tried again: before all others one that is believed, whose second failure would end that. Of those
-    /// that count for nothing, doubted or never believed, there may be any number, so they take every second turn at most.
+    /// A relay that failed and should be tried again: before all others one that is believed, whose second failure would end that.
+    /// Of those that count for nothing, doubted or never believed, there may be any number, so they take every second turn at most.
     fn failing_due(&mut self, now: Time) -> Option<Peer> {
         let view = &self.view;
         self.check.again.retain(|node, _| view.entry(node).is_some_and(|e| e.failing().is_some()));
@@ -132,8 +132,8 @@ impl Overlay {
         chosen.map(|(e, _)| Peer { addr: e.relay.addr(), node: e.relay.node() })
     }
 
-    /// Before a second failure may count, somebody must have been reached since the first. If nobody was, one who answered before is dialled
-    /// first, to see whether it is our own line that is down.
+    /// Before a second failure may count, somebody must have been reached since the first. If nobody was, one who answered before
+    /// is dialled first, to see whether it is our own line that is down.
     fn control(&self, env: &mut Env<'_>, suspect: &Peer) -> Option<Peer> {
         let first = self.view.entry(&suspect.node).filter(|e| !e.doubted())?.failing()?;
         if self.reached_since(&suspect.addr).is_some_and(|at| at > first) {

@@ -60,7 +60,7 @@ impl Overlay {
     /// for, or `None` if there are too many already and they were dropped.
     pub(super) fn verify(&mut self, link: LinkId, directory: Option<NodeId>, records: Vec<Blob>) -> Option<bool> {
         let unknown = |b: &Blob| {
-            let newer = |(node, seq): (NodeId, u64)| self.view.entry(&node).is_none_or(|e| e.relay.descriptor().seq < seq);
+            let newer = |(node, seq): (NodeId, u64)| self.view.entry(&node).is_none_or(|e| e.seq() < seq);
             wire_record::peek(&b.0).is_some_and(newer)
         };
         let (fresh, known): (Vec<Blob>, Vec<Blob>) = records.into_iter().partition(unknown);

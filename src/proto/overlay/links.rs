@@ -37,12 +37,15 @@ const BUDGET_PER_SEC: u32 = 64;
 impl Overlay {
     /// Closes the least recently used of the links that only the overlay wanted.
     pub(super) fn release_idle(&mut self) {
+        let ours = self.links.values().filter(|l| l.ours).count();
+        if ours <= LINKS_KEPT {
+            return;
+        }
         let busy = |link: &LinkId| self.requests.values().any(|r| r.link == *link) || self.witness.uses(*link);
         let mut idle: Vec<(Time, LinkId)> =
             self.links.iter().filter(|(id, l)| l.ours && !busy(id)).map(|(id, l)| (l.used, *id)).collect();
-        let ours = self.links.values().filter(|l| l.ours).count();
         idle.sort_unstable();
-        for (_, link) in idle.into_iter().take(ours.saturating_sub(LINKS_KEPT)) {
+        for (_, link) in idle.into_iter().take(ours - LINKS_KEPT) {
             if let Some(l) = self.links.get_mut(&link) {
                 l.ours = false;
             }

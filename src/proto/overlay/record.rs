@@ -42,6 +42,13 @@ pub struct Verified {
     position: Position,
     former: Vec<(Position, Wall)>,
     digest: [u8; 32],
+    digest_part: u64,
+}
+
+/// The part of one relay in a view's digest: hash(identity, sequence number), its first 8 bytes.
+fn digest_part(descriptor: &Descriptor) -> u64 {
+    let [a, b, c, d, e, f, g, h, ..] = kdf::hash(Label::ViewDigest, &[&descriptor.node.0, &descriptor.seq.to_be_bytes()]);
+    u64::from_be_bytes([a, b, c, d, e, f, g, h])
 }
 
 impl Verified {
@@ -51,7 +58,8 @@ impl Verified {
         let former = signed.descriptor.old_addrs.iter().map(|(a, until)| (region::position(net, a), *until)).collect();
         let digest = kdf::hash(Label::ViewDigest, &[bytes]);
         let (group, prefix) = (Group::of(&first), Prefix::of(&first));
-        Ok(Self { signed, first, group, prefix, position, former, digest })
+        let digest_part = digest_part(&signed.descriptor);
+        Ok(Self { signed, first, group, prefix, position, former, digest, digest_part })
     }
 
     /// For tests of the logic behind signatures: any descriptor, at any position.
@@ -60,8 +68,9 @@ impl Verified {
         let first = descriptor.first_addr().unwrap();
         let digest = kdf::hash(Label::ViewDigest, &[&descriptor.signed_bytes()]);
         let (group, prefix) = (Group::of(&first), Prefix::of(&first));
+        let digest_part = digest_part(&descriptor);
         let signed = SignedDescriptor { descriptor, sig: [0; 64] };
-        Arc::new(Self { signed, first, group, prefix, position, former: vec![], digest })
+        Arc::new(Self { signed, first, group, prefix, position, former: vec![], digest, digest_part })
     }
 
     /// What the relay says about itself.
@@ -102,6 +111,11 @@ impl Verified {
     /// Hash of the whole record: settles conflicts between two descriptors of one sequence number.
     pub const fn digest(&self) -> &[u8; 32] {
         &self.digest
+    }
+
+    /// What it adds to the digest of a view that uses it.
+    pub const fn digest_part(&self) -> u64 {
+        self.digest_part
     }
 
     /// First 8 bytes of the id, as hints in messages name it.

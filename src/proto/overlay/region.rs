@@ -80,7 +80,7 @@ pub struct Walk<'a> {
     /// Common leading bits of the next bucket; `None` when all are done.
     level: Option<u32>,
     /// The current bucket, farthest first.
-    batch: Vec<(u128, &'a Place)>,
+    batch: Vec<(u128, u64, &'a Place)>,
 }
 
 impl<'a> Walk<'a> {
@@ -105,9 +105,9 @@ impl<'a> Walk<'a> {
                 }
             };
             let bucket = self.places.range((low, 0)..=(high, u64::MAX));
-            self.batch.extend(bucket.map(|((p, _), place)| (p ^ self.key, place)));
+            self.batch.extend(bucket.map(|((p, hint), place)| (p ^ self.key, *hint, place)));
             // Places of one distance are ordered by identity, so that equal views walk equally.
-            self.batch.sort_unstable_by_key(|(d, place)| core::cmp::Reverse((*d, place.relay.hint_id())));
+            self.batch.sort_unstable_by_key(|(d, hint, _)| core::cmp::Reverse((*d, *hint)));
         }
         Some(())
     }
@@ -118,7 +118,7 @@ impl<'a> Iterator for Walk<'a> {
 
     fn next(&mut self) -> Option<Self::Item> {
         self.fill()?;
-        self.batch.pop()
+        self.batch.pop().map(|(d, _, place)| (d, place))
     }
 }
 

@@ -150,7 +150,7 @@ fn attacked(rng: &mut StdRng, view: &mut View, sybils: usize, sybil_groups: u16)
     }
     let read = region.read_list(rng, &[]);
     let found: BTreeSet<usize> = read.hosts.iter().filter_map(|h| held.get(&h.node()).copied()).collect();
-    let closest = view.near(&key, 24).iter().filter(|h| !bad.contains(&h.node())).count();
+    let closest = view.near(&key, 24).filter(|h| !bad.contains(&h.node())).count();
     for node in bad {
         view.remove(&node);
     }

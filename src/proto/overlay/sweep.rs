@@ -33,8 +33,6 @@ const SURE: usize = 12;
 const ASK: u16 = 32;
 /// Relays near a target that may be asked.
 const NEAREST: usize = 16;
-/// Samples kept of one group: old ones speak of an old view.
-const SAMPLES_PER_GROUP: usize = 2;
 /// Groups that samples are kept of.
 const SAMPLE_GROUPS_MAX: usize = 9;
 /// A relay sweeps quickly until its view has not grown for this long.
@@ -63,7 +61,7 @@ const CLIENT_SAMPLE_EVERY: Duration = Duration::from_millis(500);
 const CLIENT_SAMPLE_LATER: Duration = Duration::from_secs(1800);
 
 /// Of some hints, how many were known.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Sample {
     known: u32,
     total: u32,
@@ -82,7 +80,8 @@ pub struct Sweep {
     new: usize,
     /// Time to the next slow sweep.
     slow: Duration,
-    samples: BTreeMap<Group, VecDeque<Sample>>,
+    /// The last two of each group: older ones speak of an old view.
+    samples: BTreeMap<Group, [Sample; 2]>,
     order: VecDeque<Group>,
     sampled: Option<Time>,
     strangers: BTreeMap<NodeId, Time>,
@@ -148,11 +147,8 @@ impl Sweep {
         if sample.total == 0 {
             return;
         }
-        let list = self.samples.entry(group).or_default();
-        list.push_back(sample);
-        if list.len() > SAMPLES_PER_GROUP {
-            list.pop_front();
-        }
+        let [old, new] = self.samples.entry(group).or_default();
+        *old = core::mem::replace(new, sample);
         self.order.retain(|g| *g != group);
         self.order.push_back(group);
         if self.order.len() > SAMPLE_GROUPS_MAX
@@ -164,11 +160,12 @@ impl Sweep {
 
     /// The median over groups, so that a group that invents relays, or hides them, moves little.
     pub(super) fn coverage(&self, view: &View, me: Option<NodeId>) -> Coverage {
-        let mut shares: Vec<u32> = Vec::with_capacity(self.samples.len());
-        for list in self.samples.values() {
-            let (known, total) = list.iter().fold((0u32, 0u32), |(k, t), s| (k.saturating_add(s.known), t.saturating_add(s.total)));
-            shares.push(known.saturating_mul(100).checked_div(total).unwrap_or(0));
+        let mut shares = [0; SAMPLE_GROUPS_MAX];
+        for (share, [old, new]) in shares.iter_mut().zip(self.samples.values()) {
+            let (known, total) = (old.known.saturating_add(new.known), old.total.saturating_add(new.total));
+            *share = known.saturating_mul(100).checked_div(total).unwrap_or(0);
         }
+        let shares = shares.get_mut(..self.samples.len()).unwrap_or_default();
         shares.sort_unstable();
         let percent = shares.get(shares.len().saturating_sub(1) / 2).copied().unwrap_or(0);
         let counts = view.counts();
@@ -210,9 +207,9 @@ impl Overlay {
     fn sweep_once(&mut self, env: &mut Env<'_>, quick: bool) {
         let target = self.sweep.target(env);
         let me = self.me();
-        let mut near = self.view.near(&target, NEAREST);
-        near.retain(|r| Some(r.node()) != me);
-        let linked = near.iter().find_map(|r| self.link_to(&r.node()));
+        let near = self.view.near(&target, NEAREST).map(|r| Peer { addr: r.addr(), node: r.node() });
+        let near: Vec<Peer> = near.filter(|r| Some(r.node) != me).collect();
+        let linked = near.iter().find_map(|r| self.link_to(&r.node));
         // Walk to the place itself for a part of the sweeps: that is where newcomers are known first.
         let walk = env.rng.random_range(0..4) < if quick { 1 } else { 2 };
         // The bootstrap relays are what all nodes share: asking them now and then joins islands that formed apart.
@@ -233,13 +230,13 @@ impl Overlay {
         if let Some(link) = linked {
             return self.ask_near(env, link, target);
         }
-        if walk && let Some(relay) = near.choose(env.rng) {
-            self.dial(env, Peer { addr: relay.addr(), node: relay.node() }, Purpose::Sweep(target));
+        if walk && let Some(peer) = near.choose(env.rng).copied() {
+            self.dial(env, peer, Purpose::Sweep(target));
             return;
         }
-        let links: Vec<LinkId> = self.by_node.values().copied().collect();
-        if let Some(link) = links.choose(env.rng) {
-            return self.ask_near(env, *link, target);
+        if !self.by_node.is_empty() {
+            let link = self.by_node.values().nth(env.rng.random_range(0..self.by_node.len())).copied();
+            return link.into_iter().for_each(|link| self.ask_near(env, link, target));
         }
         let bootstrap = self.config.bootstrap.choose(env.rng).copied();
         let known = self.view.random(env.rng).map(|r| Peer { addr: r.addr(), node: r.node() });
@@ -283,7 +280,7 @@ impl Overlay {
         for hint in hints {
             let entry = self.view.by_hint(hint.id);
             known += usize::from(entry.is_some_and(|e| self.view.is_no_news(e)));
-            if entry.is_none_or(|e| e.relay.descriptor().seq < hint.seq) {
+            if entry.is_none_or(|e| e.seq() < hint.seq) {
                 wanted.push(hint.id);
             }
         }

@@ -124,7 +124,8 @@ impl Sync {
         d.complete || d.failures > 0 || now.since(d.began) > SNAPSHOT_WAIT
     }
 
-    /// Who has a say, and the bits of those that have none any more: former directories, once two of the present ones have (or the only one).
+    /// Who has a say, and the bits of those that have none any more: former directories, once two of the present ones have (or the
+    /// only one).
     fn voters(&mut self, now: Time) -> (u8, u8) {
         let complete = self.directories.iter().filter(|d| d.complete).fold(0, |all, d| all | d.bit);
         let enough = complete.count_ones() as usize >= self.directories.len().min(2);
@@ -150,8 +151,9 @@ impl Sync {
 }
 
 impl Overlay {
-    /// Whether a client has read what it is going to read before it chooses anything: all directories gave a whole snapshot, or failed, or
-    /// had their time; and one at least gave one. The first answer alone must not decide: it may be a liar's, and short (T29).
+    /// Whether a client has read what it is going to read before it chooses anything: all directories gave a whole snapshot, or
+    /// failed, or had their time; and one at least gave one. The first answer alone must not decide: it may be a liar's, and short
+    /// (T29).
     pub fn snapshots_read(&self, now: Time) -> bool {
         let directories = &self.sync.directories;
         directories.iter().any(|d| d.complete) && directories.iter().all(|d| Sync::heard(d, now))
@@ -292,12 +294,13 @@ impl Overlay {
         self.sync.plan();
     }
 
-    /// The answer to a request about the public view: for links, and for requests that come through circuits. `None` for all other messages.
+    /// The answer to a request about the public view: for links, and for requests that come through circuits. `None` for all other
+    /// messages.
     pub fn answer(&self, message: &Message) -> Option<Message> {
         match message {
             Message::Near { id, target, max } => {
                 let near = self.view.near(target, usize::from(*max).min(NEAR_MAX));
-                let hints = near.iter().map(|r| Hint { id: r.hint_id(), seq: r.descriptor().seq }).collect();
+                let hints = near.map(|r| Hint { id: r.hint_id(), seq: r.descriptor().seq }).collect();
                 Some(Message::NearReply { id: *id, hints })
             }
             Message::Fetch { id, ids } => {

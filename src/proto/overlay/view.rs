@@ -1,12 +1,14 @@
 //! The view: every usable relay that this node knows (D8), and which of them host (D9).
 //!
-//! *Proven* is a relay that answered us where it says it is, within about a day. *Seen* means that dial-back receipts connect the relay,
-//! over any number of others, with a proven one: the witness spoke with its subject, and the subject with its witness, so a receipt connects
-//! both ways. *Usable* means seen, with receipts of enough seen witnesses in distinct groups: three, or as many as there are groups beside
-//! one. A *host* is a usable relay that says so, on IPv4, whose receipts show its address unchanged for a day.
+//! *Proven* is a relay that answered us where it says it is, within about a day. *Seen* means that dial-back receipts connect the
+//! relay, over any number of others, with a proven one: the witness spoke with its subject, and the subject with its witness, so a
+//! receipt connects both ways. *Usable* means seen, with receipts of enough seen witnesses in distinct groups: three, or as many as
+//! there are groups beside one. A *host* is a usable relay that says so, on IPv4, whose receipts show its address unchanged for a
+//! day.
 //!
-//! What others say holds until our own dials show otherwise: a relay that never answered us and does not is *doubted*, and whoever vouched
-//! for such relays loses his word (`view/marks.rs`). So views agree as far as descriptors do, less what each node found out by itself.
+//! What others say holds until our own dials show otherwise: a relay that never answered us and does not is *doubted*, and whoever
+//! vouched for such relays loses his word (`view/marks.rs`). So views agree as far as descriptors do, less what each node found out
+//! by itself.
 //!
 //! A client dials nobody to look. It believes what at least two of its directories list ([`View::list`]).
 
@@ -99,9 +101,23 @@ pub struct Entry {
     arrival: u64,
     /// Index in the list of usable relays.
     slot: usize,
+    /// Of its descriptor, at hand here: what is looked at whenever others name it.
+    seq: u64,
+    group: Group,
+    prefix: Prefix,
 }
 
 impl Entry {
+    fn new(relay: Arc<Verified>, standing: Standing, arrival: u64) -> Self {
+        let (seq, group, prefix) = (relay.descriptor().seq, relay.group(), relay.prefix());
+        Self { relay, usable: false, host: false, standing, arrival, slot: 0, seq, group, prefix }
+    }
+
+    /// The number of its descriptor.
+    pub const fn seq(&self) -> u64 {
+        self.seq
+    }
+
     /// Whether a witness more that is seen could make more of it.
     fn may_gain(&self) -> bool {
         let less = !self.standing.seen || !self.usable || (!self.host && self.relay.descriptor().host_key.is_some());
@@ -178,9 +194,9 @@ pub(crate) type Places = BTreeMap<(u128, u64), Place>;
 /// Every relay this node knows.
 ///
 /// # Invariants
-/// `usable` holds exactly the entries marked so, each at its `slot`; `places` holds each of them once (and its former places); `log` holds
-/// each usable entry once, `pending` every other; counters agree with the entries; nothing doubted is seen, and nothing usable is not.
-/// Checked by [`View::check`].
+/// `usable` holds exactly the entries marked so, each at its `slot`; `places` holds each of them once (and its former places);
+/// `log` holds each usable entry once, `pending` every other; counters agree with the entries; nothing doubted is seen, and nothing
+/// usable is not. Checked by [`View::check`].
 #[derive(Debug)]
 pub struct View {
     local: bool,
@@ -280,40 +296,52 @@ impl View {
         } else if rank(&relay.position()) > self.rank_ceiling {
             return Inserted::Full;
         }
-        if self.renew(&relay) {
-            self.settle(node, before);
-            return outcome;
+        if outcome == Inserted::Newer {
+            if self.renew(&relay) {
+                return self.settled(node, before, outcome);
+            }
+            self.take_out(&node);
         }
-        self.take_out(&node);
         self.arrivals += 1;
         let arrival = self.arrivals;
         self.pending.insert(arrival, node);
         self.receipts.extend(relay.descriptor().receipts.iter().map(|r| (hint_id(&r.witness), relay.hint_id())));
         self.enrol(&standing, relay.group());
-        self.entries.insert(node, Entry { relay, usable: false, host: false, standing, arrival, slot: 0 });
+        self.entries.insert(node, Entry::new(relay, standing, arrival));
+        self.settled(node, before, outcome)
+    }
+
+    /// What came of a descriptor, once all is decided that hangs on it.
+    fn settled(&mut self, node: NodeId, before: usize, outcome: Inserted) -> Inserted {
         self.settle(node, before);
         self.bound();
         if self.entries.contains_key(&node) { outcome } else { Inserted::Full }
     }
 
-    /// Takes a newer descriptor of a usable relay that stayed where it was, the usual news: it keeps its places, and gets a new number, so
+    /// Takes a newer descriptor of a relay that stayed where it was, the usual news: it keeps its places, and gets a new number, so
     /// that those who asked before hear of it. False: it is none of that kind.
     fn renew(&mut self, relay: &Arc<Verified>) -> bool {
-        let Some(entry) = self.entries.get_mut(&relay.node()).filter(|e| e.usable) else { return false };
+        let Some(entry) = self.entries.get_mut(&relay.node()) else { return false };
         if entry.relay.addr() != relay.addr() || !entry.relay.former().is_empty() || !relay.former().is_empty() {
             return false;
         }
         self.arrivals += 1;
-        self.log.remove(&entry.arrival);
-        self.log.insert(self.arrivals, Arc::clone(relay));
-        entry.arrival = self.arrivals;
-        if let Some(listed) = self.usable.get_mut(entry.slot) {
-            *listed = Arc::clone(relay);
-        }
         let hint = relay.hint_id();
-        if let Some(place) = self.places.get_mut(&(region::prefix(&relay.position().0), hint)) {
-            place.relay = Arc::clone(relay);
+        if entry.usable {
+            self.log.remove(&entry.arrival);
+            self.log.insert(self.arrivals, Arc::clone(relay));
+            if let Some(listed) = self.usable.get_mut(entry.slot) {
+                *listed = Arc::clone(relay);
+            }
+            if let Some(place) = self.places.get_mut(&(region::prefix(&relay.position().0), hint)) {
+                place.relay = Arc::clone(relay);
+            }
+        } else {
+            self.pending.remove(&entry.arrival);
+            self.pending.insert(self.arrivals, relay.node());
         }
+        entry.arrival = self.arrivals;
+        entry.seq = relay.descriptor().seq;
         let old = core::mem::replace(&mut entry.relay, Arc::clone(relay));
         let (was, is) = (&old.descriptor().receipts, &relay.descriptor().receipts);
         let lacks = |list: &[Receipt], r: &Receipt| list.iter().all(|other| other.witness != r.witness);
@@ -323,8 +351,10 @@ impl View {
         for new in is.iter().filter(|r| lacks(was, r)) {
             self.receipts.insert((hint_id(&new.witness), hint));
         }
-        self.digest_toggle(&old, false);
-        self.digest_toggle(relay, true);
+        if entry.usable {
+            self.digest_toggle(&old, false);
+            self.digest_toggle(relay, true);
+        }
         true
     }
 
@@ -420,15 +450,16 @@ impl View {
         Walk::new(&self.places, region::prefix(key))
     }
 
-    /// Up to `max` relays that are known and not usable, from a random arrival on: in a small network they may wait for each other's receipts.
+    /// Up to `max` relays that are known and not usable, from a random arrival on: in a small network they may wait for each
+    /// other's receipts.
     pub fn pending_from(&self, start: u64, max: usize) -> impl Iterator<Item = &Arc<Verified>> {
         let nodes = self.pending.range(start..).chain(self.pending.range(..start)).map(|(_, node)| node);
         nodes.take(max).filter_map(|node| self.entries.get(node)).filter(|e| e.failing().is_none()).map(|entry| &entry.relay)
     }
 
-    /// The usable relays nearest to a place.
-    pub fn near(&self, key: &[u8; 32], max: usize) -> Vec<Arc<Verified>> {
-        self.walk(key).filter(|(_, p)| p.kind != PlaceKind::Former).take(max).map(|(_, p)| Arc::clone(&p.relay)).collect()
+    /// The usable relays nearest to a place, nearest first.
+    pub fn near<'a>(&'a self, key: &[u8; 32], max: usize) -> impl Iterator<Item = &'a Arc<Verified>> + use<'a> {
+        self.walk(key).filter(|(_, p)| p.kind != PlaceKind::Former).take(max).map(|(_, p)| &p.relay)
     }
 
     /// Usable relays whose first address gives this position.
@@ -487,6 +518,7 @@ impl View {
         for (i, relay) in self.usable.iter().enumerate() {
             let entry = &self.entries[&relay.node()];
             assert!(entry.usable && entry.slot == i && self.log.contains_key(&entry.arrival));
+            assert_eq!((entry.seq, entry.group, entry.prefix), (relay.descriptor().seq, relay.group(), relay.prefix()));
             hosts += usize::from(entry.host);
             assert!(self.places.contains_key(&(region::prefix(&relay.position().0), relay.hint_id())));
         }

@@ -53,9 +53,9 @@ fn cut_off(world: &mut World, i: usize) {
     }
 }
 
-/// With the timers of the open internet: relays that know each other for an hour let one real relay bring in ten invented ones of 300 at the
-/// most, and none after half an hour; of its next 300, two at the most. Whether it vouches for all of them itself, or for some, and those for
-/// the others.
+/// With the timers of the open internet: relays that know each other for an hour let one real relay bring in ten invented ones of
+/// 300 at the most, and none after half an hour; of its next 300, two at the most. Whether it vouches for all of them itself, or
+/// for some, and those for the others.
 #[test]
 fn invented_relays_are_few_and_soon_gone() {
     for (seed, vouched) in [(51, 300), (52, 12), (53, 1), (54, 60)] {
@@ -94,8 +94,8 @@ fn invent(world: &mut World, vouched: usize, round: usize, most_allowed: usize) 
     world.nodes.iter().for_each(|n| n.overlay.view().check());
 }
 
-/// A relay that answered lately and is gone stays in all views alike until its descriptor ends; one that never answered does not, and is
-/// believed when it does. It could reach nobody all the time, and believes in all of them still.
+/// A relay that answered lately and is gone stays in all views alike until its descriptor ends; one that never answered does not,
+/// and is believed when it does. It could reach nobody all the time, and believes in all of them still.
 #[test]
 fn only_who_never_answered_is_struck_out() {
     let mut world = network(24, 54, true);

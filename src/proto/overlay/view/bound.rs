@@ -7,9 +7,9 @@ use crate::proto::overlay::view::View;
 use crate::proto::overlay::view::rank;
 
 impl View {
-    /// Keeps the view within its caps. Of what is not usable the oldest goes; of usable relays the same sample stays everywhere, by a rank
-    /// that follows from the position and so cannot be chosen freely. What answered us goes last: however many relays others invent, they
-    /// crowd out none that we reached ourselves.
+    /// Keeps the view within its caps. Of what is not usable the oldest goes; of usable relays the same sample stays everywhere, by
+    /// a rank that follows from the position and so cannot be chosen freely. What answered us goes last: however many relays others
+    /// invent, they crowd out none that we reached ourselves.
     pub(super) fn bound(&mut self) {
         while self.pending.len() > limits::VIEW_PENDING_MAX {
             let unproven = |e: &Entry| e.answered().is_none();

@@ -34,12 +34,12 @@ impl View {
         }
     }
 
-    /// Notes that this relay did not answer at this address. One failure is none: it is doubted when two lie `apart` or more from each
-    /// other, and we reached somebody else in between (`reached` is when we last did), so that it was not our own line that was down.
-    /// True if it is doubted now.
+    /// Notes that this relay did not answer at this address. One failure is none: it is doubted when two lie `apart` or more from
+    /// each other, and we reached somebody else in between (`reached` is when we last did), so that it was not our own line that
+    /// was down. True if it is doubted now.
     ///
-    /// Who answered within about a day is not doubted: it was there, and its descriptor ends within a day. Relays come and go, and if each
-    /// struck out those that it happened to miss, views would differ by more than the coverage gate allows (D8).
+    /// Who answered within about a day is not doubted: it was there, and its descriptor ends within a day. Relays come and go, and
+    /// if each struck out those that it happened to miss, views would differ by more than the coverage gate allows (D8).
     pub fn fail(&mut self, node: &NodeId, addr: &SocketAddr, now: Time, apart: Duration, reached: Option<Time>) -> bool {
         let Some(entry) = self.entries.get_mut(node).filter(|e| e.relay.addr() == *addr) else { return false };
         let standing = &mut entry.standing;
@@ -116,8 +116,8 @@ impl View {
         self.stale
     }
 
-    /// Whether a relay that others name is no news: it is usable, or it was looked at and found wanting. Of a client: or no directory lists it
-    /// any more; but one that some list and some do not may be hidden by those.
+    /// Whether a relay that others name is no news: it is usable, or it was looked at and found wanting. Of a client: or no
+    /// directory lists it any more; but one that some list and some do not may be hidden by those.
     pub fn knows(&self, hint: u64) -> bool {
         self.by_hint(hint).is_some_and(|e| self.is_no_news(e))
     }

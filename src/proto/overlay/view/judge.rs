@@ -5,8 +5,6 @@ use crate::base::Wall;
 use crate::base::limits;
 use crate::base::net;
 use crate::base::net::Group;
-use crate::crypto::kdf;
-use crate::crypto::kdf::Label;
 use crate::proto::overlay::record::Verified;
 use crate::proto::overlay::record::hint_id;
 use crate::proto::overlay::region;
@@ -23,7 +21,8 @@ use std::sync::Arc;
 
 /// Most subjects of one witness that are looked at when it becomes seen, or to find it seen.
 pub(super) const SUBJECTS_MAX: usize = 1024;
-/// How many relays that never answered us may, for each of those that did, be seen by its word; more in a view of which little was proven yet.
+/// How many relays that never answered us may, for each of those that did, be seen by its word; more in a view of which little was
+/// proven yet.
 const LEADS: usize = 8;
 
 impl View {
@@ -32,14 +31,15 @@ impl View {
         limits::RECEIPTS_NEEDED.min(self.seen_groups.len().saturating_sub(1))
     }
 
-    /// Decides anew about a relay and, if it became seen, about its subjects and witnesses. Bounded: a descriptor becomes seen once.
+    /// Decides anew about a relay and, if it became seen, about its subjects and witnesses. Bounded: a descriptor becomes seen
+    /// once.
     pub(super) fn settle(&mut self, node: NodeId, before: usize) {
         let mut work = vec![node];
         while let Some(node) = work.pop() {
             if self.judge(&node) {
                 let hint = hint_id(&node);
-                // Those that are all they can be gain nothing by it. The bound keeps a crowd around one witness from costing more with
-                // each descriptor of it (T36); who is left out is decided about when its own next descriptor comes.
+                // Those that are all they can be gain nothing by it. The bound keeps a crowd around one witness from costing more
+                // with each descriptor of it (T36); who is left out is decided about when its own next descriptor comes.
                 work.extend(self.subjects(hint).take(SUBJECTS_MAX).filter(|e| e.may_gain()).map(|e| e.relay.node()));
                 let witnesses = self.entries.get(&node).into_iter().flat_map(|e| counting(&e.relay)).map(|r| r.witness);
                 work.extend(witnesses.filter(|w| self.entries.get(w).is_some_and(|e| !e.standing.seen)));
@@ -65,7 +65,7 @@ impl View {
 
     /// Whether what one of the two receipts between them says of `about` counts, said by `speaker`.
     fn believes(&self, speaker: &Entry, about: &Entry) -> bool {
-        speaker.standing.speaks() && self.marks.believes(&speaker.relay.prefix(), &about.relay.prefix())
+        speaker.standing.speaks() && self.marks.believes(&speaker.prefix, &about.prefix)
     }
 
     /// How many relays that never answered us may hang on one that did: of a view where most did, a handful.
@@ -77,8 +77,8 @@ impl View {
         self.leads.get(root).copied().unwrap_or(0)
     }
 
-    /// By whose word a relay is seen, and which relay that chain begins with: of all, the one that leads to the fewest. Gives too whether
-    /// there was any word at all.
+    /// By whose word a relay is seen, and which relay that chain begins with: of all, the one that leads to the fewest. Gives too
+    /// whether there was any word at all.
     fn leader(&self, entry: &Entry) -> (Option<(NodeId, NodeId)>, bool) {
         let node = entry.relay.node();
         let witnesses = counting(&entry.relay).filter_map(|r| self.entries.get(&r.witness)).filter(|w| self.believes(w, entry));
@@ -124,38 +124,48 @@ impl View {
     /// Changes how a relay stands, and what is counted of it.
     pub(super) fn stand(&mut self, node: &NodeId, change: impl FnOnce(&mut Standing)) {
         let Some(entry) = self.entries.get_mut(node) else { return };
-        let (before, group) = (entry.standing, entry.relay.group());
+        let before = entry.standing;
         change(&mut entry.standing);
         let after = entry.standing;
-        self.strike(&before, group);
-        self.enrol(&after, group);
+        if (before.seen, before.proven, before.root) != (after.seen, after.proven, after.root) {
+            let group = entry.group;
+            self.strike(&before, group);
+            self.enrol(&after, group);
+        }
     }
 
     /// Decides about one relay. True if it just became seen.
     fn judge(&mut self, node: &NodeId) -> bool {
         let Some(entry) = self.entries.get(node) else { return false };
-        let (relay, standing) = (Arc::clone(&entry.relay), entry.standing);
+        let (relay, standing) = (&*entry.relay, entry.standing);
         let d = relay.descriptor();
-        let own = relay.group();
-        let (mut witnesses, mut old): (Vec<Group>, Vec<Group>) = (Vec::new(), Vec::new());
-        for receipt in counting(&relay) {
+        let own = entry.group;
+        let (mut witnesses, mut old) = (Distinct::default(), Distinct::default());
+        for receipt in counting(relay) {
             let Some(witness) = self.entries.get(&receipt.witness) else { continue };
-            // Of a relay that we reached ourselves, receipts say nothing that we do not know; whoever gave them, and whatever became of
-            // him, they only show that it went the way that all go. Of any other, his word must count.
+            let group = witness.group;
+            if group == own {
+                continue;
+            }
+            // Of a relay that we reached ourselves, receipts say nothing that we do not know; whoever gave them, and whatever
+            // became of him, they only show that it went the way that all go. Of any other, his word must count.
             let (counts, dates) = match (self.voters, standing.proven) {
                 (Some(_), _) => (true, witness.standing.seen),
                 (None, true) => (true, witness.standing.speaks()),
-                (None, false) => (self.believes(witness, entry), self.believes(witness, entry)),
+                (None, false) => {
+                    let believed = self.believes(witness, entry);
+                    (believed, believed)
+                }
             };
-            let group = witness.relay.group();
-            if counts && group != own && !witnesses.contains(&group) {
-                witnesses.push(group);
+            if counts {
+                witnesses.add(group);
             }
-            if dates && group != own && !old.contains(&group) && receipt.day.saturating_add(2) <= d.published.day() {
-                old.push(group);
+            if dates && receipt.day.saturating_add(2) <= d.published.day() {
+                old.add(group);
             }
         }
         let (mut seen, mut led_by, mut root) = (standing.seen, standing.led_by, standing.root);
+        let mut turned_away = false;
         if let Some(voters) = self.voters {
             seen = Self::agreed(voters, standing.listed);
         } else if standing.proven {
@@ -164,18 +174,19 @@ impl View {
             let (leader, any) = self.leader(entry);
             seen = leader.is_some();
             (led_by, root) = (leader.map(|l| l.0), leader.map_or(root, |l| Some(l.1)));
-            self.turned_away |= any && !seen;
+            turned_away = any && !seen;
         }
+        let (carries, may_host) = (d.carries, d.host_key.is_some() && net::may_host(&relay.addr()));
+        self.turned_away |= turned_away;
         self.stand(node, |s| {
             (s.seen, s.led_by, s.root) = (seen, led_by, root);
             s.dropped &= !seen;
         });
         let needed = self.needed();
-        let usable = d.carries && seen && (self.voters.is_some() || witnesses.len() >= needed);
+        let usable = carries && seen && (self.voters.is_some() || witnesses.len() >= needed);
         // One backdated receipt must not make a host: two of three.
         let settled = self.local || old.len() >= needed.min(2);
-        let host = usable && d.host_key.is_some() && net::may_host(&relay.addr()) && settled;
-        self.mark(node, usable, host);
+        self.mark(node, usable, usable && may_host && settled);
         seen && !standing.seen
     }
 
@@ -311,10 +322,29 @@ impl View {
 
     pub(super) fn digest_toggle(&mut self, relay: &Verified, add: bool) {
         let bucket = usize::from(relay.position().0[0] >> 4);
-        let [a, b, c, d, e, f, g, h, ..] = kdf::hash(Label::ViewDigest, &[&relay.node().0, &relay.descriptor().seq.to_be_bytes()]);
-        self.digest.sums[bucket] ^= u64::from_be_bytes([a, b, c, d, e, f, g, h]);
+        self.digest.sums[bucket] ^= relay.digest_part();
         let count = &mut self.digest.counts[bucket];
         *count = if add { *count + 1 } else { count.saturating_sub(1) };
+    }
+}
+
+/// Groups, each once: no more than a relay has receipts.
+#[derive(Default)]
+struct Distinct {
+    groups: [Option<Group>; limits::RECEIPTS_MAX],
+    len: usize,
+}
+
+impl Distinct {
+    fn add(&mut self, group: Group) {
+        if let Some(place) = self.groups.iter_mut().take_while(|g| **g != Some(group)).find(|g| g.is_none()) {
+            *place = Some(group);
+            self.len += 1;
+        }
+    }
+
+    const fn len(&self) -> usize {
+        self.len
     }
 }
 

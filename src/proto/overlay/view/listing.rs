@@ -1,7 +1,7 @@
 //! A client's view: what directories list (D8).
 //!
-//! A relay counts when at least two of the directories that have a say list it, or the only one. So a single directory that lies neither puts
-//! an invented relay in, nor keeps an honest one out.
+//! A relay counts when at least two of the directories that have a say list it, or the only one. So a single directory that lies
+//! neither puts an invented relay in, nor keeps an honest one out.
 
 use crate::base::NodeId;
 use crate::proto::overlay::view::Entry;

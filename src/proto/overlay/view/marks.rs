@@ -1,12 +1,12 @@
 //! Whose word held, and whose was in vain.
 //!
-//! A receipt is a word of two about each other: the witness about its subject, and the subject, by showing it, about the witness. When a
-//! relay answers us, whoever spoke for it gets a good mark; when one that never did does not answer, a bad one. Only relays that answered us
-//! are marked, for the others are dialled themselves.
+//! A receipt is a word of two about each other: the witness about its subject, and the subject, by showing it, about the witness.
+//! When a relay answers us, whoever spoke for it gets a good mark; when one that never did does not answer, a bad one. Only relays
+//! that answered us are marked, for the others are dialled themselves.
 //!
-//! Marks are kept by network prefix on both sides, because identities cost nothing: a speaker is a /24, and what is spoken for is a /24. So
-//! nobody gets more good marks by naming many relays of his own at one address, and nobody can put more than one bad mark on an honest
-//! witness for each /24 that he had, was witnessed in, and left.
+//! Marks are kept by network prefix on both sides, because identities cost nothing: a speaker is a /24, and what is spoken for is a
+//! /24. So nobody gets more good marks by naming many relays of his own at one address, and nobody can put more than one bad mark
+//! on an honest witness for each /24 that he had, was witnessed in, and left.
 
 use crate::base::Time;
 use crate::base::limits;
@@ -14,8 +14,9 @@ use crate::base::net::Prefix;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 
-/// A speaker with so many more bad marks than good ones is believed no more. Relays leave, so an honest witness has spoken for some that are
-/// gone: with one in five gone, of ten marks seven are bad once in a thousand times. A liar without good marks has three relays believed.
+/// A speaker with so many more bad marks than good ones is believed no more. Relays leave, so an honest witness has spoken for some
+/// that are gone: with one in five gone, of ten marks seven are bad once in a thousand times. A liar without good marks has three
+/// relays believed.
 const IN_VAIN_MAX: usize = 2;
 /// Most marks.
 const MARKS_MAX: usize = 65_536;
@@ -32,6 +33,8 @@ struct Mark {
 #[derive(Debug)]
 pub(super) struct Marks {
     marks: BTreeMap<(Prefix, Prefix), Mark>,
+    /// How many of them are bad: mostly none.
+    vain: usize,
     /// Speakers that are believed no more.
     unbelieved: BTreeSet<Prefix>,
 }
@@ -41,12 +44,13 @@ const HIGHEST: Prefix = Prefix([0xff; 7]);
 
 impl Marks {
     pub(super) const fn new() -> Self {
-        Self { marks: BTreeMap::new(), unbelieved: BTreeSet::new() }
+        Self { marks: BTreeMap::new(), vain: 0, unbelieved: BTreeSet::new() }
     }
 
     /// Whether this speaker's word about relays of this prefix counts.
     pub(super) fn believes(&self, speaker: &Prefix, about: &Prefix) -> bool {
-        !self.unbelieved.contains(speaker) && self.marks.get(&(*speaker, *about)).is_none_or(|m| m.vain.is_none())
+        let good = || self.marks.get(&(*speaker, *about)).is_none_or(|m| m.vain.is_none());
+        self.vain == 0 || (!self.unbelieved.contains(speaker) && good())
     }
 
     /// The relay with this hint answered, or did not. True if other words of the speaker count now, or count no more.
@@ -60,6 +64,7 @@ impl Marks {
         let old = known.and_then(|m| m.vain);
         let vain = if answered { old.filter(|v| *v != hint) } else { Some(hint) };
         self.marks.insert((speaker, about), Mark { day, vain });
+        self.vain = self.vain + usize::from(vain.is_some()) - usize::from(old.is_some());
         let changed = old.is_some() != vain.is_some();
         if known.is_some() && !changed {
             return false;
@@ -77,6 +82,7 @@ impl Marks {
 
     fn retain(&mut self, keep: impl Fn(&Mark) -> bool) {
         self.marks.retain(|_, m| keep(m));
+        self.vain = self.marks.values().filter(|m| m.vain.is_some()).count();
         for speaker in core::mem::take(&mut self.unbelieved) {
             self.weigh(speaker);
         }
@@ -95,6 +101,7 @@ impl Marks {
     }
 
     pub(super) fn check(&self) {
-        assert!(self.marks.len() <= MARKS_MAX && self.unbelieved.len() <= self.marks.len());
+        assert!(self.marks.len() <= MARKS_MAX && self.unbelieved.len() <= self.vain);
+        assert_eq!(self.vain, self.marks.values().filter(|m| m.vain.is_some()).count());
     }
 }
