@@ -24,17 +24,19 @@ use crate::wire::overlay::Message;
 use crate::wire::record as wire_record;
 use crate::wire::record::SignedDescriptor;
 use core::net::SocketAddr;
+use rand::seq::SliceRandom;
 use std::sync::Arc;
 
 impl Overlay {
-    /// Asks a link for descriptors, less those asked for lately.
-    pub(super) fn fetch(&mut self, env: &Env<'_>, link: LinkId, ids: &[u64]) {
-        let free = FETCHING_MAX.saturating_sub(self.fetching.len());
-        let mut wanted = Vec::new();
-        for id in ids.iter().take(free.min(FETCH_MAX)) {
-            if self.fetching.get(id).is_none_or(|(until, _)| *until <= env.now) {
-                wanted.push(*id);
-            }
+    /// Asks a link for descriptors, less those asked for lately. Of more than fit, chance takes some: else whoever names relays that do
+    /// not exist, early in the order, keeps us from ever asking for the others.
+    pub(super) fn fetch(&mut self, env: &mut Env<'_>, link: LinkId, ids: &[u64]) {
+        let room = FETCHING_MAX.saturating_sub(self.fetching.len()).min(FETCH_MAX);
+        let lately = |id: &u64| self.fetching.get(id).is_some_and(|(until, _)| *until > env.now);
+        let mut wanted: Vec<u64> = ids.iter().copied().filter(|id| !lately(id)).collect();
+        if wanted.len() > room {
+            wanted.shuffle(&mut *env.rng);
+            wanted.truncate(room);
         }
         if wanted.is_empty() {
             return;
