@@ -3,6 +3,7 @@
 use crate::base::Address;
 use crate::node::env::Clock;
 use crate::node::home::STATE_PREFIX;
+use crate::node::rarely::Rarely;
 use crate::proto::doc::share::verify_share;
 use crate::proto::job::PutOutcome;
 use crate::proto::job::Shares;
@@ -30,12 +31,20 @@ pub fn verify(blob: &[u8]) -> Option<(Address, u8)> {
 pub struct HeldShares {
     store: Store,
     clock: Clock,
+    failures: Mutex<Rarely>,
 }
 
 impl HeldShares {
     /// Over an open store.
-    pub const fn new(store: Store, clock: Clock) -> Self {
-        Self { store, clock }
+    pub fn new(store: Store, clock: Clock) -> Self {
+        Self { store, clock, failures: Mutex::default() }
+    }
+
+    /// Strangers decide how often it comes to this.
+    fn failed(&self, error: &StoreError, what: &str) {
+        if let Some(times) = self.failures.lock().unwrap_or_else(PoisonError::into_inner).again(self.clock.now()) {
+            tracing::warn!(%error, times, "{what}");
+        }
     }
 
     /// Waits for what is being written.
@@ -55,7 +64,7 @@ impl Shares for HeldShares {
             Ok(Put::HoldsEnough) => PutOutcome::HoldsEnough,
             Ok(Put::Full) => PutOutcome::Full,
             Err(error) => {
-                tracing::warn!(%error, "a share was not kept");
+                self.failed(&error, "a share was not kept");
                 PutOutcome::Full
             }
         }
@@ -65,7 +74,7 @@ impl Shares for HeldShares {
         match self.store.get_any(address, want, chance) {
             Ok(found) => found.map(|(_, blob)| blob),
             Err(error) => {
-                tracing::warn!(%error, "a share could not be read");
+                self.failed(&error, "a share could not be read");
                 None
             }
         }

@@ -13,17 +13,16 @@
 //! and an operation of this node's user ends with an error.
 
 use crate::base::JobId;
-use crate::base::Time;
 use crate::node::env::Clock;
 use crate::node::env::os_rng;
 use crate::node::inbox::Arrival;
 use crate::node::inbox::Inbox;
+use crate::node::rarely::Rarely;
 use crate::proto::Input;
 use crate::proto::job::Job;
 use crate::proto::job::JobResult;
 use crate::proto::job::Lane;
 use crate::proto::job::Shares;
-use core::time::Duration;
 use std::collections::VecDeque;
 use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -35,9 +34,6 @@ const JOBS_MAX: usize = 16_384;
 
 /// Threads that wait for the disk: as many puts share a sync.
 const DISK_THREADS: usize = 32;
-
-/// How often it is told that jobs were dropped.
-const TELL_EVERY: Duration = Duration::from_secs(60);
 
 /// One job on its way.
 struct Task {
@@ -90,26 +86,7 @@ struct Queue {
     tasks: Lanes,
     idle: usize,
     closed: bool,
-    dropped: Dropped,
-}
-
-/// Jobs that were dropped, and when that was told.
-#[derive(Default)]
-struct Dropped {
-    since_told: u64,
-    told: Option<Time>,
-}
-
-impl Dropped {
-    /// One more. Gives how many there were, if it is time to tell.
-    fn another(&mut self, now: Time) -> Option<u64> {
-        self.since_told += 1;
-        if self.told.is_some_and(|told| now.since(told) < TELL_EVERY) {
-            return None;
-        }
-        self.told = Some(now);
-        Some(core::mem::take(&mut self.since_told))
-    }
+    dropped: Rarely,
 }
 
 #[derive(Default)]
@@ -172,7 +149,7 @@ impl Pool {
         let inner = if shares.is_some() && work.touches_disk() { &self.0.disk } else { &self.0.work };
         let mut queue = inner.lock();
         if !queue.tasks.push(Task { job, work, shares, answer: answer.clone() }) {
-            let tell = queue.dropped.another(self.0.clock.now());
+            let tell = queue.dropped.again(self.0.clock.now());
             drop(queue);
             if let Some(jobs) = tell {
                 tracing::warn!(jobs, "too much work at once: jobs were dropped");
@@ -258,17 +235,12 @@ mod tests {
     }
 
     #[test]
-    fn a_lane_that_is_full_leaves_the_others_open_and_is_told_once_a_minute() {
+    fn a_lane_that_is_full_leaves_the_others_open() {
         let mut lanes = Lanes::default();
         for number in 0..JOBS_MAX as u64 {
             assert!(lanes.push(task(number, Lane::Others)));
         }
         assert!(!lanes.push(task(1, Lane::Others)));
         assert!(lanes.push(task(2, Lane::Own)) && lanes.push(task(3, Lane::Upkeep)));
-
-        let mut dropped = Dropped::default();
-        let told: Vec<_> = (0..130).map(|second| dropped.another(Time(second * 1_000_000))).collect();
-        let when: Vec<_> = told.iter().enumerate().filter_map(|(second, jobs)| Some((second, (*jobs)?))).collect();
-        assert_eq!(when, [(0, 1), (60, 60), (120, 60)]);
     }
 }
