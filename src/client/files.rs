@@ -10,6 +10,7 @@
 //! The tag is a hash over the key ([`tag`]), so the same document finds its part again and others do not.
 
 use crate::base::ErrorKind;
+use crate::base::limits;
 use crate::client::Found;
 use crate::client::Node;
 use crate::client::Operations;
@@ -95,11 +96,11 @@ impl FileSource {
 
     /// Everything that a stream has to give, through a nameless private file: a document's length must be known before its first
     /// chunk.
-    pub async fn spool(mut from: impl tokio::io::AsyncRead + Unpin) -> Result<Self, Failure> {
+    pub async fn spool(from: impl tokio::io::AsyncRead + Unpin) -> Result<Self, Failure> {
         let shown = Path::new("standard input");
         let file = tempfile::tempfile().map_err(|e| io_failure("make a temporary file for", shown, &e))?;
         let mut file = tokio::fs::File::from_std(file);
-        tokio::io::copy(&mut from, &mut file).await.map_err(|e| io_failure("store", shown, &e))?;
+        tokio::io::copy(&mut from.take(limits::DOCUMENT_MAX + 1), &mut file).await.map_err(|e| io_failure("store", shown, &e))?;
         file.flush().await.map_err(|e| io_failure("store", shown, &e))?;
         file.rewind().await.map_err(|e| io_failure("read", shown, &e))?;
         Self::over(file, shown).await
@@ -115,6 +116,12 @@ impl FileSource {
         }
         if !meta.is_file() {
             return Err(usage(format!("{} is not an ordinary file", path.display()), "Pipe it in and publish `-` instead."));
+        }
+        if meta.len() > limits::DOCUMENT_MAX {
+            return Err(usage(
+                format!("{} is longer than a document can be, which is 1 TiB", path.display()),
+                "Publish it in parts.",
+            ));
         }
         Ok(Self { file, shown: path.to_owned(), left: meta.len(), length: meta.len(), modified: meta.modified().ok() })
     }

@@ -305,3 +305,15 @@ async fn what_cannot_be_published_is_said_before_anything_is_sent() {
         assert_eq!(FileSource::open(Path::new(path)).await.unwrap_err().kind, ErrorKind::Usage, "{path}");
     }
 }
+
+#[tokio::test]
+async fn what_is_longer_than_a_document_can_be_is_refused_before_anything_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("long");
+    for (len, is_right) in [(limits::DOCUMENT_MAX, true), (limits::DOCUMENT_MAX + 1, false)] {
+        fs::File::create(&path).unwrap().set_len(len).unwrap();
+        let opened = FileSource::open(&path).await;
+        assert!(opened.as_ref().map_or_else(|e| e.kind == ErrorKind::Usage, |s| s.length() == len));
+        assert_eq!(opened.is_ok(), is_right);
+    }
+}
