@@ -52,7 +52,7 @@ const OPS_MAX: usize = 64;
 /// common beat.
 const LOOK_MILLIS: (u64, u64) = (150, 350);
 /// A request that is late for so long has failed: three hops, a disk, and what a socket holds back of a line of 15 kB a second.
-const LATE_MAX: Duration = Duration::from_secs(20);
+const GIVE_UP_AFTER: Duration = Duration::from_secs(20);
 
 /// Hosts of a chunk's region.
 #[derive(Debug)]
@@ -208,7 +208,7 @@ impl Op {
         for route in self.routes.values_mut() {
             route.late = if self.pace.is_late(route.mark, now) { route.late.or(Some(now)) } else { None };
         }
-        let failed = self.routes.iter().filter(|(_, r)| r.late.is_some_and(|since| now.since(since) >= LATE_MAX));
+        let failed = self.routes.iter().filter(|(_, r)| r.late.is_some_and(|since| now.since(since) >= GIVE_UP_AFTER));
         failed.map(|(request, _)| *request).collect()
     }
 }
