@@ -323,6 +323,16 @@ impl Failure {
         )
     }
 
+    /// No circuit could be built for minutes.
+    pub fn line_down() -> Self {
+        Self::new(
+            ErrorKind::NoNetwork,
+            "no relay could be reached any more for five minutes",
+            "What has arrived is kept. What was stored without a key being made can be read by nobody, and expires.",
+            "Check that this computer is online, then repeat the command.",
+        )
+    }
+
     /// A state file of a newer version.
     pub fn newer_state() -> Self {
         Self::new(

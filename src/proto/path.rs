@@ -285,8 +285,8 @@ impl PathPolicy {
     /// Answers come over this path: if circuits fail meanwhile, its guard is not down. A slow line that is full of its user's own traffic must
     /// not make a client pass from guard to guard (T12).
     pub fn carries(&mut self, path: &[NodeId; limits::HOPS]) {
-        if !self.trouble.is_empty() {
-            self.trouble.retain(|node, _| !path.contains(node));
+        for node in path {
+            self.trouble.remove(node);
         }
     }
 

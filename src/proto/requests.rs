@@ -91,6 +91,9 @@ struct Domain {
     paths: Vec<[NodeId; limits::HOPS]>,
     /// Requests of chunks that are done, on their way still: until they end, their hosts count against the three of their region.
     leaving: BTreeSet<(RegionTag, RequestId)>,
+    /// Since when it has no circuit at all, and when it last had none.
+    lacking: Option<Time>,
+    lacked: Time,
 }
 
 impl Domain {
@@ -252,13 +255,15 @@ impl Requests {
         request
     }
 
-    /// A chunk is done, and what is still awaited for it is not wanted any more: what has not left does not leave, and what has is
-    /// heard of no more. Its region's circuits are free for other hosts as soon as the last of that has ended.
-    pub(in crate::proto) fn finish(&mut self, op: OpId, region: RegionTag, awaited: &BTreeSet<RequestId>) {
-        let Some(domain) = self.domains.get_mut(&op) else { return };
+    /// A chunk is done, and what is still awaited for it is not wanted any more: what has no circuit yet gets none. Gives what has
+    /// one, and will still end; when the last of it has, its region's circuits are free for other hosts.
+    pub(in crate::proto) fn finish(&mut self, op: OpId, region: RegionTag, awaited: &BTreeSet<RequestId>) -> BTreeSet<RequestId> {
+        let Some(domain) = self.domains.get_mut(&op) else { return BTreeSet::new() };
         domain.queue.retain(|ask| !awaited.contains(&ask.request) || self.owners.remove(&ask.request).is_none());
-        domain.leaving.extend(awaited.iter().filter_map(|r| self.owners.get(r).map(|(_, region)| (*region, *r))));
+        let leaving: BTreeSet<RequestId> = awaited.iter().copied().filter(|r| self.owners.contains_key(r)).collect();
+        domain.leaving.extend(leaving.iter().filter_map(|r| self.owners.get(r).map(|(_, region)| (*region, *r))));
         self.settle(op, region);
+        leaving
     }
 
     /// Waits no longer for these: their hosts have failed, for what else they were asked on the same stream and for what waits for
@@ -277,10 +282,21 @@ impl Requests {
         }
     }
 
+    /// Since when an operation has had no circuit at all.
+    pub fn lacking(&self, op: OpId) -> Option<Time> {
+        self.domains.get(&op)?.lacking
+    }
+
     /// A number that changes as long as an operation's cells are on their way out and the line carries them.
     pub(in crate::proto) fn leaving(&self, links: &Links, op: OpId) -> u64 {
         let circuits = self.domains.get(&op).into_iter().flat_map(|d| d.circuits.keys());
         circuits.filter_map(|key| self.origins.leaving(links, *key)).fold(0, u64::wrapping_add)
+    }
+
+    /// Whether no link that an operation uses brings anything at all, or it has none: the own line is down, or its guard.
+    pub(in crate::proto) fn is_deaf(&self, links: &Links, op: OpId, now: Time) -> bool {
+        let mut circuits = self.domains.get(&op).into_iter().flat_map(|d| d.circuits.keys());
+        circuits.all(|key| self.origins.is_deaf(links, *key, now))
     }
 
     fn settle(&mut self, op: OpId, region: RegionTag) {
@@ -291,12 +307,11 @@ impl Requests {
         }
     }
 
-    /// A request ended. Says whose it was, if they want to hear of it.
+    /// A request ended. Says whose it was.
     fn over(&mut self, request: RequestId) -> Option<OpId> {
         let (op, region) = self.owners.remove(&request)?;
         if self.domains.get_mut(&op)?.leaving.remove(&(region, request)) {
             self.settle(op, region);
-            return None;
         }
         Some(op)
     }
@@ -511,8 +526,17 @@ impl Requests {
             self.origins.end(ctx, links, key);
         }
         let mut late = BTreeSet::new();
+        for domain in self.domains.values_mut() {
+            if domain.circuits.is_empty() {
+                domain.lacked = now;
+                domain.lacking.get_or_insert(now);
+            } else {
+                domain.lacking = None;
+            }
+        }
         for domain in self.domains.values() {
-            let old = domain.queue.iter().filter(|ask| now.since(ask.since) >= QUEUE_DEADLINE);
+            // Where there is none at all, no request is at fault: whoever waits decides for how long.
+            let old = domain.queue.iter().filter(|ask| now.since(ask.since.max(domain.lacked)) >= QUEUE_DEADLINE);
             let stuck = old.filter(|ask| !domain.circuits.keys().any(|key| self.may_serve(domain, *key, ask)));
             late.extend(stuck.map(|ask| ask.request));
         }

@@ -19,6 +19,8 @@ pub enum Manner {
     Swaps,
     /// Takes very long to serve.
     Dawdles,
+    /// The same, and it never comes to an end.
+    IsMute,
 }
 
 /// Shares in memory.

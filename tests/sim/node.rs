@@ -368,9 +368,12 @@ impl Node {
             }
             Output::Send { link, cells } => self.send(self.now, link, cells, ground, eyes, post),
             Output::Job { job, work } => {
-                let slow = matches!(work, Job::Serve { .. }) && self.disk.manner == Manner::Dawdles;
+                let time = match self.disk.manner {
+                    Manner::Dawdles if matches!(work, Job::Serve { .. }) => DAWDLE_TIME,
+                    Manner::IsMute if matches!(work, Job::Serve { .. }) => DAWDLE_TIME * 1000,
+                    _ => JOB_TIME,
+                };
                 let result = self.job(work, ground);
-                let time = if slow { DAWDLE_TIME } else { JOB_TIME };
                 self.own(self.now + time, 0, Input::Done { job, result });
             }
             Output::Event(op, event) => self.events.entry(op).or_default().push(event),

@@ -35,6 +35,17 @@ impl World {
 
     /// Gets a document, and waits.
     pub fn get(&mut self, node: usize, key: &ReadKey, offset: u64) -> Result<(Vec<u8>, Report), Failure> {
+        self.get_while(node, key, offset, |_, _| {})
+    }
+
+    /// The same, while something happens to the world: after each step, with the bytes that came so far.
+    pub fn get_while(
+        &mut self,
+        node: usize,
+        key: &ReadKey,
+        offset: u64,
+        mut happens: impl FnMut(&mut Self, usize),
+    ) -> Result<(Vec<u8>, Report), Failure> {
         let op = self.command(node, Command::Get { key: key.clone(), offset });
         let mut bytes = Vec::new();
         let mut outcome = None;
@@ -50,6 +61,7 @@ impl World {
                     _ => {}
                 }
             }
+            happens(world, bytes.len());
             outcome.is_some()
         });
         outcome.expect("a get ends in time, one way or the other").map(|report| (bytes, report))

@@ -488,6 +488,11 @@ impl Origins {
         links.leaving(self.circuits.get(key)?.port?)
     }
 
+    /// Whether the link to a circuit's guard brings nothing at all.
+    pub(in crate::proto) fn is_deaf(&self, links: &Links, key: Key, now: Time) -> bool {
+        self.circuits.get(key).and_then(|c| c.port).is_none_or(|port| links.is_deaf(port, now))
+    }
+
     /// Sends what a stream may send.
     fn pump(&mut self, ctx: &mut Ctx<'_, '_>, links: &mut Links, key: Key, stream: StreamId) {
         let Some(circuit) = self.circuits.get_mut(key) else { return };

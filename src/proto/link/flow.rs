@@ -9,6 +9,7 @@ use crate::base::Time;
 use crate::base::limits;
 use crate::proto::Output;
 use crate::proto::link::CIRCUITS_MAX;
+use crate::proto::link::DEAF_AFTER;
 use crate::proto::link::EARLY_CELLS_MAX;
 use crate::proto::link::Link;
 use crate::proto::link::LinkTimer;
@@ -209,7 +210,13 @@ impl Links {
                 _ => {}
             }
         };
-        Some(self.insert_port(id, circuit, owner))
+        // What opens the circuit at the other end is sent next.
+        let first = link.out() + 1;
+        let key = self.insert_port(id, circuit, owner);
+        if let Some(port) = self.ports.get_mut(key) {
+            port.last_out = first;
+        }
+        Some(key)
     }
 
     /// Opens a port under the circuit id that the other end chose. `None`: the link is gone, or has too many.
@@ -309,7 +316,13 @@ impl Links {
     pub(in crate::proto) fn leaving(&self, key: PortKey) -> Option<u64> {
         let port = self.ports.get(key)?;
         let link = self.links.get(&port.link)?;
-        (link.taken < port.last_out || !port.queue.is_empty()).then_some(link.taken)
+        (link.taken < port.last_out || !port.queue.is_empty()).then_some(link.taken.min(port.last_out))
+    }
+
+    /// Whether nothing at all came on a port's link for longer than the other end goes without padding.
+    pub(in crate::proto) fn is_deaf(&self, key: PortKey, now: Time) -> bool {
+        let link = self.ports.get(key).and_then(|port| self.links.get(&port.link));
+        link.is_none_or(|link| now.since(link.received) >= self.padding_of(link).1 + DEAF_AFTER)
     }
 
     /// Sends a relay cell on a port, at once or when credit and room allow. `source` is owed a credit when it leaves.

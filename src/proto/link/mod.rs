@@ -63,6 +63,8 @@ const WAITERS_MAX: usize = 1024;
 const LENT_DIALS_MAX: usize = 128;
 /// A link with nothing on it is closed after this long.
 const IDLE: Duration = Duration::from_secs(120);
+/// A link is deaf when nothing came for so much longer than the other end lets it be quiet: it looks once a second, and the way takes time.
+const DEAF_AFTER: Duration = Duration::from_millis(2_500);
 /// A link on which nothing arrived for this long is dead: both ends pad more often than that.
 const DEAD: Duration = Duration::from_secs(90);
 
@@ -452,14 +454,23 @@ impl Links {
     /// (padding-spec 2). Links between relays only show that they live.
     fn schedule_keep(&mut self, ctx: &mut Ctx<'_, '_>, id: LinkId) {
         let Some(link) = self.links.get(&id) else { return };
-        let of_client = self.identity.is_none() || link.peer.is_none();
-        let rng = &mut *ctx.env.rng;
-        let millis = if of_client {
-            rng.random_range(1_500..9_500u64).max(rng.random_range(1_500..9_500))
+        let (least, most) = self.padding_of(link);
+        let mut draw = || ctx.env.rng.random_range(least..most);
+        let after = if self.is_of_client(link) { draw().max(draw()) } else { draw() };
+        self.timers.set(LinkTimer::Keep(id), ctx.env.now + after);
+    }
+
+    const fn is_of_client(&self, link: &Link) -> bool {
+        self.identity.is_none() || link.peer.is_none()
+    }
+
+    /// The least and the most time for which both ends of a link let it be quiet.
+    const fn padding_of(&self, link: &Link) -> (Duration, Duration) {
+        if self.is_of_client(link) {
+            (Duration::from_millis(1_500), Duration::from_millis(9_500))
         } else {
-            rng.random_range(20_000..40_000)
-        };
-        self.timers.set(LinkTimer::Keep(id), ctx.env.now + Duration::from_millis(millis));
+            (Duration::from_secs(20), Duration::from_secs(40))
+        }
     }
 
     /// An open link that the other end dialled, without its handshake.

@@ -38,6 +38,7 @@ use crate::proto::overlay::view::View;
 use crate::proto::requests::RequestEvent;
 use crate::proto::requests::Requests;
 use crate::proto::requests::Target;
+use crate::wire::request::Kind;
 use crate::wire::request::SessionType;
 use core::time::Duration;
 use rand::RngExt;
@@ -51,8 +52,13 @@ const OPS_MAX: usize = 64;
 /// How often an operation sees to what is late, in milliseconds: from, to. Each by its own chance, so that two wishes show no
 /// common beat.
 const LOOK_MILLIS: (u64, u64) = (150, 350);
-/// A request that is late for so long has failed: three hops, a disk, and what a socket holds back of a line of 15 kB a second.
-const GIVE_UP_AFTER: Duration = Duration::from_secs(20);
+/// A request that is late for so many milliseconds has failed, from and to: three hops, a disk, and what a socket holds back of a line of
+/// 15 kB a second. Each by its own chance: were all that are late together given up together, hosts that hold their answers back would
+/// see by the common end of their legs that one wish was behind them (D12).
+const GIVE_UP_AFTER: (u64, u64) = (20_000, 30_000);
+
+/// An operation that has no circuit at all for so long ends: a change of networks, or a line that comes back, takes minutes.
+const LINE_DOWN_MAX: Duration = Duration::from_secs(300);
 
 /// Hosts of a chunk's region.
 #[derive(Debug)]
@@ -83,15 +89,21 @@ pub(in crate::proto) struct User<'a, 'b, 'e> {
 struct Route {
     tag: u64,
     mark: Mark,
+    /// Whether its answer still is: of a chunk that is done it is not, but its host must not keep a stream for ever.
+    wanted: bool,
     /// Since when it is seen to be late.
     late: Option<Time>,
+    /// For how long it may be.
+    patience: Duration,
 }
 
 impl User<'_, '_, '_> {
     fn ask(&mut self, tag: u64, target: Target, kind: SessionType, plain: Vec<u8>) -> RequestId {
         let request = self.requests.ask(self.ctx, self.op, target, kind, plain);
-        let mark = self.pace.asked(self.ctx.env.now);
-        self.routes.insert(request, Route { tag, mark, late: None });
+        let mark = self.pace.asked(self.ctx.env.now, kind.kind == Kind::Store);
+        let (from, to) = GIVE_UP_AFTER;
+        let patience = Duration::from_millis(self.ctx.env.rng.random_range(from..to));
+        self.routes.insert(request, Route { tag, mark, wanted: true, late: None, patience });
         request
     }
 
@@ -103,11 +115,14 @@ impl User<'_, '_, '_> {
     /// A chunk is done: what is still awaited for it is not wanted any more, and does not leave if it has not left.
     fn done(&mut self, tag: u64, awaited: impl Iterator<Item = RequestId>) {
         let awaited: BTreeSet<RequestId> = awaited.collect();
+        let leaving = self.requests.finish(self.op, tag, &awaited);
         for request in &awaited {
-            self.routes.remove(request);
             self.pace.ended(self.ctx.env.now);
+            match self.routes.get_mut(request).filter(|_| leaving.contains(request)) {
+                Some(route) => route.wanted = false,
+                None => drop(self.routes.remove(request)),
+            }
         }
-        self.requests.finish(self.op, tag, &awaited);
     }
 
     fn job(&mut self, tag: u64, work: Job) {
@@ -193,6 +208,7 @@ enum Machine {
 struct Op {
     machine: Machine,
     begun: bool,
+    /// When it was asked for, and once it has begun, when that was.
     since: Time,
     routes: BTreeMap<RequestId, Route>,
     pace: Pace,
@@ -208,7 +224,7 @@ impl Op {
         for route in self.routes.values_mut() {
             route.late = if self.pace.is_late(route.mark, now) { route.late.or(Some(now)) } else { None };
         }
-        let failed = self.routes.iter().filter(|(_, r)| r.late.is_some_and(|since| now.since(since) >= GIVE_UP_AFTER));
+        let failed = self.routes.iter().filter(|(_, r)| r.late.is_some_and(|since| now.since(since) >= r.patience));
         failed.map(|(request, _)| *request).collect()
     }
 }
@@ -263,7 +279,7 @@ impl Ops {
         let waiting: Vec<_> = self.ops.iter().filter(|(_, op)| !op.begun).map(|(id, _)| *id).collect();
         for id in waiting {
             if let Some(op) = self.ops.get_mut(&id) {
-                op.begun = true;
+                (op.begun, op.since) = (true, ctx.env.now);
             }
             self.hear(ctx, requests, links, view, id, Heard::Begin);
         }
@@ -293,8 +309,16 @@ impl Ops {
             if let Some(op) = self.ops.get_mut(&id) {
                 let (from, to) = LOOK_MILLIS;
                 op.look = ctx.env.now + Duration::from_millis(ctx.env.rng.random_range(from..to));
+                if requests.lacking(id).is_some_and(|lacking| ctx.env.now.since(lacking.max(op.since)) >= LINE_DOWN_MAX) {
+                    self.ops.remove(&id);
+                    requests.close(ctx, links, id);
+                    ctx.out.push(Output::Event(id, Event::Failed(Failure::line_down())));
+                    continue;
+                }
                 let leaving = requests.leaving(links, id);
-                if core::mem::replace(&mut op.leaving, leaving) != leaving {
+                // While nothing at all comes, not even padding, it is the line that is down, and no host.
+                let deaf = requests.is_deaf(links, id, ctx.env.now);
+                if core::mem::replace(&mut op.leaving, leaving) != leaving || deaf {
                     op.pace.moves(ctx.env.now);
                 }
                 let failed = op.failed(ctx.env.now);
@@ -333,7 +357,7 @@ impl Ops {
         };
         let now = ctx.env.now;
         let route = self.ops.get_mut(&op).and_then(|op| {
-            let route = op.routes.remove(&request)?;
+            let route = op.routes.remove(&request).filter(|route| route.wanted)?;
             if answered {
                 op.pace.answered(route.mark, now)
             } else {

@@ -24,6 +24,8 @@ pub struct Mark {
     at: Time,
     /// Answers heard until then.
     answers: u64,
+    /// Its answer is one cell, which no slow line of ours holds up.
+    short: bool,
 }
 
 /// The pace of one operation's answers. It serves that operation alone.
@@ -35,6 +37,8 @@ pub struct Pace {
     most: u64,
     /// When last something came or left, or was asked while nothing was awaited.
     moved: Time,
+    /// When last something left.
+    left: Time,
     /// Moving average of what an answer takes, the own queue and line included.
     typical: Option<Duration>,
     /// Hosts with a late request, since they last answered.
@@ -42,9 +46,9 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// A request is asked.
-    pub fn asked(&mut self, now: Time) -> Mark {
-        let mark = Mark { at: now, answers: self.answers };
+    /// A request is asked. `short`: its answer will be a single cell.
+    pub fn asked(&mut self, now: Time, short: bool) -> Mark {
+        let mark = Mark { at: now, answers: self.answers, short };
         if self.open == 0 {
             self.moved = now;
         }
@@ -69,7 +73,7 @@ impl Pace {
 
     /// The own line carries what was sent.
     pub const fn moves(&mut self, now: Time) {
-        self.moved = now;
+        (self.moved, self.left) = (now, now);
     }
 
     /// Whether anything was ever heard.
@@ -81,7 +85,9 @@ impl Pace {
     pub fn is_late(&self, mark: Mark, now: Time) -> bool {
         let overtaken = self.answers - mark.answers >= (self.most + self.most / 2).max(OVERTAKEN_MIN);
         let still = self.typical.map_or(STILL_FIRST, |typical| (typical * 2).clamp(STILL_MIN, STILL_MAX));
-        overtaken || now.since(self.moved.max(mark.at)) >= still
+        // However slowly others answer: hosts that answer one after the other must not make a wish last.
+        let held = mark.short && now.since(self.left.max(mark.at)) >= STILL_MAX;
+        overtaken || held || now.since(self.moved.max(mark.at)) >= still
     }
 
     /// A host has a late request.
@@ -111,24 +117,24 @@ mod tests {
     #[test]
     fn a_slow_line_makes_nobody_late() {
         let mut pace = Pace::default();
-        let mut marks: Vec<Mark> = (0..200).map(|_| pace.asked(at(0))).collect();
+        let mut marks: Vec<Mark> = (0..200).map(|_| pace.asked(at(0), false)).collect();
         // One answer in a second, in order, and a new request for each.
         for second in 1..2000 {
             let now = at(second * 1000);
             let oldest = marks.remove(0);
             assert!(!marks.iter().any(|mark| pace.is_late(*mark, now)), "after {second} s");
             pace.answered(oldest, now);
-            marks.push(pace.asked(now));
+            marks.push(pace.asked(now, false));
         }
     }
 
     #[test]
     fn who_is_overtaken_is_late_however_fast_the_others_are() {
         let mut pace = Pace::default();
-        let forgotten = pace.asked(at(0));
+        let forgotten = pace.asked(at(0), false);
         for i in 0..OVERTAKEN_MIN {
             assert!(!pace.is_late(forgotten, at(i)));
-            let mark = pace.asked(at(i));
+            let mark = pace.asked(at(i), false);
             pace.answered(mark, at(i + 1));
         }
         assert!(pace.is_late(forgotten, at(OVERTAKEN_MIN)));
@@ -137,12 +143,12 @@ mod tests {
     #[test]
     fn stillness_makes_late_after_twice_what_answers_take() {
         let mut pace = Pace::default();
-        let first = pace.asked(at(0));
+        let first = pace.asked(at(0), false);
         assert!(!pace.is_late(first, at(1999)) && pace.is_late(first, at(2000)), "nothing is known yet");
         pace.answered(first, at(400));
-        let second = pace.asked(at(500));
+        let second = pace.asked(at(500), false);
         assert!(!pace.is_late(second, at(1299)) && pace.is_late(second, at(1300)));
-        let third = pace.asked(at(1300));
+        let third = pace.asked(at(1300), false);
         assert!(pace.is_late(second, at(1301)) && !pace.is_late(third, at(1301)), "who was just asked is not late");
         pace.ended(at(1302));
         assert!(!pace.is_late(second, at(1303)), "something moved");

@@ -235,11 +235,9 @@ impl Retrieval {
         host_to_blame: bool,
     ) -> Outcome {
         if let Some(Asked { host, tries, passed }) = self.asked.remove(&request) {
-            if passed {
-                // Another was asked when it was late.
-            } else if !host_to_blame && tries < SAME_HOST_RETRIES {
+            if !host_to_blame && tries < SAME_HOST_RETRIES && (!passed || self.hosts.is_empty()) {
                 self.ask_host(user, tag, host, tries + 1);
-            } else {
+            } else if !passed {
                 // One more instead of the silent one, so that a slow host costs no whole round.
                 self.ask(user, tag, 1);
             }

@@ -101,12 +101,14 @@ fn what_is_on_its_way_holds_its_region_until_it_ends() {
     let counted = |requests: &Requests| requests.domains[&OpId(1)].circuits[&circuit].get(&7).map_or(0, BTreeSet::len);
     let most = limits::CIRCUIT_HOSTS_PER_REGION;
     assert_eq!((requests.backlog(OpId(1)), counted(&requests)), (hosts.len() - most, most));
-    requests.finish(OpId(1), 7, &asked);
+    let on_their_way = requests.finish(OpId(1), 7, &asked);
+    assert_eq!(on_their_way, requests.origins.requests(circuit).collect());
     assert_eq!((requests.backlog(OpId(1)), counted(&requests)), (0, most), "what waited is taken back");
     for (n, request) in requests.origins.requests(circuit).collect::<Vec<_>>().into_iter().enumerate() {
         assert_eq!(counted(&requests), most, "after {n}");
         requests.fail(request, true);
     }
     assert_eq!((counted(&requests), requests.owners.len()), (0, 0));
-    assert!(requests.poll_event().is_none(), "nobody wants to hear of them");
+    let ends = core::iter::from_fn(|| requests.poll_event()).filter(|e| matches!(e, RequestEvent::Failed { .. })).count();
+    assert_eq!(ends, most, "of each that left, its end is told");
 }
