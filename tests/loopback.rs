@@ -146,6 +146,8 @@ async fn starts_that_cannot_work_say_why_and_leave_nothing_running() {
     assert!(matches!(refused(config("f", &[], listen("192.0.2.1:0"))).await, StartError::NotOurs(_)));
     let public = NodeConfig { local_network: false, ..config("g", &[], listen("127.0.0.1:0")) };
     assert!(matches!(refused(public).await, StartError::NotPublic(_)));
+    let forgotten = NodeConfig { local_network: false, ..config("h", &[&link], None) };
+    assert!(matches!(refused(forgotten).await, StartError::LocalLinks));
 
     // The directories that were opened for nothing are free again, and a relay stays with its network.
     other.shutdown().await;

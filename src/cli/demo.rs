@@ -33,8 +33,10 @@ use tokio::time::Instant;
 const SAMPLE: &str = include_str!("sample.md");
 /// Relays that the others start from.
 const ANCHORS: usize = 2;
-/// Time for everything but the document's bytes.
+/// Time for everything but relays and the document's bytes.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// And for each relay: they have one machine together.
+const PER_RELAY: Duration = Duration::from_millis(500);
 /// Slowest acceptable pace of a large document, in bytes per second, publishing and fetching together.
 const PACE: u64 = 512 * 1024;
 
@@ -86,7 +88,7 @@ pub(super) async fn run(out: Out, args: &Demo) -> Result<(), Failure> {
         }
     };
     let source = FileSource::open(&file).await?;
-    let patience = PATIENCE + Duration::from_secs(source.length() / PACE);
+    let patience = PATIENCE + Duration::from_secs(source.length() / PACE) + PER_RELAY * u32::from(args.relays);
     let pool =
         Pool::new(None).map_err(|e| failure(ErrorKind::Other, format!("cannot start threads: {e}"), "", "Free some memory."))?;
     let mut network = Network { pool, relays: Vec::new(), clients: Vec::new() };

@@ -54,6 +54,12 @@ pub enum StartError {
          network of your own"
     )]
     NotPublic(SocketAddr),
+    /// All relays to start from are at addresses that the open internet does not have.
+    #[error(
+        "the relays to start from are all in a local network. Nothing was sent. Add --local-network (in the settings: local_network = true), \
+         or give the link of a relay on the internet"
+    )]
+    LocalLinks,
     /// The data directory or the store in it.
     #[error(transparent)]
     Disk(#[from] StoreError),
@@ -96,7 +102,8 @@ impl StartError {
             | Self::NotOurs(_)
             | Self::Listen { .. }
             | Self::Unreachable(_)
-            | Self::NotPublic(_) => ErrorKind::Usage,
+            | Self::NotPublic(_)
+            | Self::LocalLinks => ErrorKind::Usage,
             Self::NoWayIn => ErrorKind::NoNetwork,
             Self::Disk(error) => error.kind(),
             Self::Core(failure) => failure.kind,
@@ -136,6 +143,7 @@ mod tests {
             StartError::Listen { addr, source: io::ErrorKind::PermissionDenied.into() },
             StartError::Unreachable(addr),
             StartError::NotPublic(addr),
+            StartError::LocalLinks,
             StartError::State { file: "identity" },
             StartError::System("no".into()),
             StartError::Disk(StoreError::InUse("/x".into())),

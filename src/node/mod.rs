@@ -155,6 +155,10 @@ pub async fn start(config: NodeConfig) -> Result<(Handle, mpsc::Receiver<NodeEve
     let clock = Clock::start();
     let NodeConfig { network, data_dir, bootstrap, local_network, relay, pool } = config;
     let links = bootstrap.iter().map(|text| LinkText::decode(text)).collect::<Result<Vec<_>, _>>().map_err(StartError::Link)?;
+    // Nobody would be dialled, and that is found out only when everything had its time.
+    if !local_network && !links.is_empty() && !links.iter().flat_map(|link| &link.addrs).any(is_public) {
+        return Err(StartError::LocalLinks);
+    }
     let wished = one_network(network, &links)?;
 
     let home = blocking(move || Ok(Home::open(data_dir.as_deref())?)).await?;

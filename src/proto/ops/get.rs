@@ -242,7 +242,7 @@ impl Get {
         let Some(chunk) = self.chunks.remove(&tag) else { return Goes::On };
         user.done(tag, chunk.retrieval.awaited());
         self.asked_worst = self.asked_worst.max(asked);
-        self.report.shares += chunk.retrieval.givers.len() as u64;
+        self.report.shares += if sealed.is_some() { limits::SHARES_NEEDED as u64 } else { 0 };
         self.report.shares_failed += chunk.retrieval.liars;
         self.givers.extend(chunk.retrieval.givers);
         match (chunk.goal, sealed) {

@@ -78,8 +78,6 @@ pub struct Placement {
     pub takers: BTreeSet<NodeId>,
     /// Offers that came to nothing.
     pub refused: u64,
-    /// Acknowledgements, the same share at two hosts counted twice.
-    pub stored: u64,
 }
 
 impl Placement {
@@ -108,7 +106,6 @@ impl Placement {
             full: false,
             takers: BTreeSet::new(),
             refused: 0,
-            stored: 0,
         };
         placement.deal(user, tag);
         placement
@@ -156,7 +153,6 @@ impl Placement {
             if answer.is_some_and(Stored::holds) {
                 self.acknowledged.insert(deal.index);
                 self.takers.insert(deal.host);
-                self.stored += 1;
             } else {
                 self.full |= answer == Some(Stored::Full);
                 self.refused += 1;

@@ -289,18 +289,18 @@ impl Publish {
     }
 
     fn placed(&mut self, user: &mut User<'_, '_, '_>, tag: u64, outcome: &place::Outcome) -> Goes {
-        let (acknowledged, full) = match outcome {
+        let (stored, failed) = match outcome {
             place::Outcome::Pending => return Goes::On,
-            place::Outcome::Stored(_) => (None, false),
-            place::Outcome::Failed { acknowledged, full } => (Some(*acknowledged), *full),
+            place::Outcome::Stored(shares) => (*shares, None),
+            place::Outcome::Failed { acknowledged, full } => (*acknowledged, Some(*full)),
         };
         let Some((part, placement)) = self.placing.remove(&tag) else { return Goes::On };
         user.done(tag, placement.awaited());
-        self.report.shares += placement.stored;
+        self.report.shares += stored as u64;
         self.report.shares_failed += placement.refused;
         self.takers.extend(placement.takers);
-        if let Some(acknowledged) = acknowledged {
-            return self.fail(user, Failure::not_stored(acknowledged, full));
+        if let Some(full) = failed {
+            return self.fail(user, Failure::not_stored(stored, full));
         }
         if let Part::Slot(slot) = part
             && let Some(number) = self.layout.data_of_slot(slot)

@@ -173,7 +173,7 @@ impl Tree {
             }),
             retrieve::Outcome::Chunk(sealed) => {
                 user.done(tag, want.retrieval.awaited());
-                self.shares += want.retrieval.givers.len() as u64;
+                self.shares += limits::SHARES_NEEDED as u64;
                 self.givers.extend(&want.retrieval.givers);
                 if !self.key.is_tree() {
                     self.wants.remove(&tag);
