@@ -23,6 +23,8 @@ use std::collections::BTreeMap;
 use std::io;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 
 const NAME: &str = "index";
 const DAMAGED: &str = "index.damaged";
@@ -75,25 +77,45 @@ impl Row {
     }
 }
 
+/// Place and bit by which a file says that it was closed in good order (redb's format, version 3: "god byte").
+const CLOSED_WELL: (usize, u8) = (9, 4);
+
 /// redb's view of one file.
+///
+/// A file that was closed in good order is used as it is, and pages are followed whose sums nobody looked at: a rotten bit in one makes
+/// redb ask for gigabytes of memory before it finds that the file has no such page. So no file was closed in good order: every page is
+/// compared with its sum before what is in it is followed. The last change of a file that was is one of redb's own, so nothing of
+/// ours is lost where that one is rotten and the change before counts.
 #[derive(Debug)]
-struct Backend(Arc<dyn DiskFile>);
+struct Backend {
+    file: Arc<dyn DiskFile>,
+    /// Set once the file has been looked through.
+    open: Arc<AtomicBool>,
+}
 
 impl StorageBackend for Backend {
     fn len(&self) -> io::Result<u64> {
-        self.0.len()
+        self.file.len()
     }
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.0.read(offset, out)
+        self.file.read(offset, out)?;
+        let (at, bit) = CLOSED_WELL;
+        if offset == 0
+            && !self.open.load(Ordering::Relaxed)
+            && let Some(byte) = out.get_mut(at)
+        {
+            *byte &= !bit;
+        }
+        Ok(())
     }
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
+        self.file.set_len(len)
     }
     fn sync_data(&self) -> io::Result<()> {
-        self.0.sync()
+        self.file.sync()
     }
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.0.write(offset, data)
+        self.file.write(offset, data)
     }
 }
 
@@ -158,8 +180,10 @@ impl Index {
     }
 
     fn database(file: Arc<dyn DiskFile>) -> Result<Self, StoreError> {
-        let db =
-            Database::builder().set_cache_size(CACHE).create_with_backend(Backend(file)).map_err(failed("opening the index"))?;
+        let open = Arc::new(AtomicBool::new(false));
+        let backend = Backend { file, open: Arc::clone(&open) };
+        let db = Database::builder().set_cache_size(CACHE).create_with_backend(backend).map_err(failed("opening the index"))?;
+        open.store(true, Ordering::Relaxed);
         Ok(Self { db })
     }
 

@@ -10,6 +10,7 @@ use onionskin::store::disk::Disk;
 use onionskin::store::disk::DiskFile;
 use sha2::Digest;
 use sha2::Sha256;
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io;
 use std::panic;
@@ -25,6 +26,11 @@ const CHUNKS: u8 = 6;
 const BLOB: usize = 900;
 /// Files do not grow beyond what a run needs; a program that follows a damaged length gets an error.
 const FILE_MAX: usize = 64 << 20;
+
+thread_local! {
+    /// The longest read that was asked for: its buffer was there before the file could say no.
+    static LARGEST: Cell<usize> = const { Cell::new(0) };
+}
 
 #[derive(Clone, Debug, Default)]
 struct Memory(Arc<Mutex<BTreeMap<String, Arc<File>>>>);
@@ -42,6 +48,7 @@ impl DiskFile for File {
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        LARGEST.with(|largest| largest.set(largest.get().max(out.len())));
         let bytes = lock(&self.0);
         let from = usize::try_from(offset).ok().and_then(|at| bytes.get(at..at.checked_add(out.len())?));
         out.copy_from_slice(from.ok_or(io::ErrorKind::UnexpectedEof)?);
@@ -182,8 +189,14 @@ fn let_the_database_panic() {
     });
 }
 
-/// Opens a damaged store and uses it.
+/// Opens a damaged store and uses it. No rotten length may make it ask for more memory than a whole file.
 pub fn store(data: &[u8]) {
+    LARGEST.set(0);
+    use_damaged(data);
+    assert!(LARGEST.get() <= FILE_MAX, "{} bytes were asked for", LARGEST.get());
+}
+
+fn use_damaged(data: &[u8]) {
     let_the_database_panic();
     let mut choices = Choices(data);
     let mut files = whole().clone();
