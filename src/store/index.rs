@@ -82,10 +82,10 @@ const CLOSED_WELL: (usize, u8) = (9, 4);
 
 /// redb's view of one file.
 ///
-/// A file that was closed in good order is used as it is, and pages are followed whose sums nobody looked at: a rotten bit in one makes
-/// redb ask for gigabytes of memory before it finds that the file has no such page. So no file was closed in good order: every page is
-/// compared with its sum before what is in it is followed. The last change of a file that was is one of redb's own, so nothing of
-/// ours is lost where that one is rotten and the change before counts.
+/// A file that was closed in good order is used as it is, and pages are followed whose sums nobody looked at: a rotten bit in one
+/// makes redb ask for gigabytes of memory before it finds that the file has no such page. So no file was closed in good order:
+/// every page is compared with its sum before what is in it is followed. The last change of a file that was is one of redb's own,
+/// so nothing of ours is lost where that one is rotten and the change before counts.
 #[derive(Debug)]
 struct Backend {
     file: Arc<dyn DiskFile>,

@@ -3,6 +3,8 @@
 //! This file knows nothing of documents: it takes a request for a host and gives back the sealed answer, or says that it failed.
 //! Which circuit may be used for what is `proto::requests`' to decide.
 
+mod load;
+
 use crate::base::NetworkId;
 use crate::base::NodeId;
 use crate::base::StreamId;
@@ -340,46 +342,6 @@ impl Origins {
         }
     }
 
-    /// How many requests of a circuit are for `host` with sessions of this type, and how many more it would take at once.
-    pub fn load(&self, key: Key, host: &NodeId, kind: SessionType) -> usize {
-        self.circuits
-            .get(key)
-            .map_or(usize::MAX, |c| c.streams.values().filter(|s| s.host == *host && s.kind == kind).map(Stream::load).sum())
-    }
-
-    /// Whether a circuit can take a request for `host` now: on a stream that is open, or on a new one.
-    pub fn takes(&self, key: Key, host: &NodeId, kind: SessionType) -> bool {
-        let Some(circuit) = self.circuits.get(key) else { return false };
-        let open = circuit.streams.values().any(|s| s.host == *host && s.kind == kind && s.has_room());
-        let place = circuit.streams.len() < STREAMS_MAX || circuit.streams.values().any(|s| s.load() == 0);
-        open || (place && circuit.begun < limits::CIRCUIT_BEGINS)
-    }
-
-    /// Whether a circuit has begun as many streams as it may. Those that are open may go on.
-    pub fn is_spent(&self, key: Key) -> bool {
-        self.circuits.get(key).is_some_and(|c| c.begun >= limits::CIRCUIT_BEGINS)
-    }
-
-    /// Requests that wait or are under way on a circuit.
-    pub fn total_load(&self, key: Key) -> usize {
-        self.circuits.get(key).map_or(usize::MAX, |c| c.streams.values().map(Stream::load).sum())
-    }
-
-    /// Cells of a circuit that wait to leave, those of sessions that are still being opened included; not what waits for a host's
-    /// answers.
-    pub(in crate::proto) fn backlog(&self, links: &Links, key: Key) -> usize {
-        let Some(circuit) = self.circuits.get(key) else { return 0 };
-        let opening = circuit.streams.values().filter(|s| s.session.is_none());
-        let coming = opening.map(|s| s.queued.len() * s.kind.request_len().div_ceil(RELAY_DATA)).sum::<usize>();
-        coming + circuit.port.map_or(0, |port| links.queued_on(port))
-    }
-
-    /// The requests on a circuit.
-    pub fn requests(&self, key: Key) -> impl Iterator<Item = RequestId> {
-        let streams = self.circuits.get(key).into_iter().flat_map(|c| c.streams.values());
-        streams.flat_map(|s| s.in_flight.iter().map(|(_, id, _)| *id).chain(s.queued.iter().map(|(id, _)| *id)))
-    }
-
     /// Sends a request to a host, on a session that is open or on a new one. The circuit must stand.
     #[expect(clippy::too_many_arguments, reason = "the parts of the core that it works on are lent one by one")]
     pub(in crate::proto) fn request(
@@ -481,16 +443,6 @@ impl Origins {
             self.end_stream(ctx, links, key, *stream);
         }
         given_up.into_iter().map(|(_, host)| host).collect()
-    }
-
-    /// While a circuit's own cells are still on their way out: cells that the line to its guard has taken so far.
-    pub(in crate::proto) fn leaving(&self, links: &Links, key: Key) -> Option<u64> {
-        links.leaving(self.circuits.get(key)?.port?)
-    }
-
-    /// Whether the link to a circuit's guard brings nothing at all.
-    pub(in crate::proto) fn is_deaf(&self, links: &Links, key: Key, now: Time) -> bool {
-        self.circuits.get(key).and_then(|c| c.port).is_none_or(|port| links.is_deaf(port, now))
     }
 
     /// Sends what a stream may send.

@@ -63,7 +63,8 @@ const WAITERS_MAX: usize = 1024;
 const LENT_DIALS_MAX: usize = 128;
 /// A link with nothing on it is closed after this long.
 const IDLE: Duration = Duration::from_secs(120);
-/// A link is deaf when nothing came for so much longer than the other end lets it be quiet: it looks once a second, and the way takes time.
+/// A link is deaf when nothing came for so much longer than the other end lets it be quiet: it looks once a second, and the way
+/// takes time.
 const DEAF_AFTER: Duration = Duration::from_millis(2_500);
 /// A link on which nothing arrived for this long is dead: both ends pad more often than that.
 const DEAD: Duration = Duration::from_secs(90);

@@ -52,9 +52,9 @@ const OPS_MAX: usize = 64;
 /// How often an operation sees to what is late, in milliseconds: from, to. Each by its own chance, so that two wishes show no
 /// common beat.
 const LOOK_MILLIS: (u64, u64) = (150, 350);
-/// A request that is late for so many milliseconds has failed, from and to: three hops, a disk, and what a socket holds back of a line of
-/// 15 kB a second. Each by its own chance: were all that are late together given up together, hosts that hold their answers back would
-/// see by the common end of their legs that one wish was behind them (D12).
+/// A request that is late for so many milliseconds has failed, from and to: three hops, a disk, and what a socket holds back of a
+/// line of 15 kB a second. Each by its own chance: were all that are late together given up together, hosts that hold their answers
+/// back would see by the common end of their legs that one wish was behind them (D12).
 const GIVE_UP_AFTER: (u64, u64) = (20_000, 30_000);
 
 /// An operation that has no circuit at all for so long ends: a change of networks, or a line that comes back, takes minutes.
