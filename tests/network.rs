@@ -2,6 +2,7 @@
 
 mod sim;
 
+use onionskin::base::ErrorKind;
 use onionskin::proto::doc::key::Key;
 use onionskin::proto::overlay::record::Verified;
 use onionskin::wire::cell::CELL;
@@ -100,7 +101,6 @@ fn half_the_relays_die_and_nothing_is_lost() {
 
 #[test]
 fn what_nobody_stored_is_not_found_and_the_number_asked_is_told() {
-    use onionskin::base::ErrorKind;
     use onionskin::crypto::secret::Secret;
     use onionskin::proto::doc::key::ReadKey;
     let (mut world, _, reader) = World::with_people(24, 4);
@@ -232,7 +232,7 @@ fn what_a_mute_host_was_asked_in_vain_holds_nothing_up() {
 /// A line that is down for a while makes no host a liar and no document lost: the get goes on when the line does.
 #[test]
 fn a_line_that_is_down_for_a_while_loses_nothing() {
-    for outage in [5, 40, 300] {
+    for outage in [5, 40, 300, 3600] {
         let (mut world, publisher, reader) = World::with_people(24, 79);
         let doc = document(16 << 20, 1);
         let (key, _) = world.publish(publisher, &doc).unwrap();
@@ -248,7 +248,13 @@ fn a_line_that_is_down_for_a_while_loses_nothing() {
         });
         let took = world.now.since(began);
         println!("{outage} s without a line: {:?} after {took:?}", got.as_ref().map(|(_, report)| report.shares_failed));
-        assert!(got.unwrap().0 == doc && took < Duration::from_secs(outage + 180), "{took:?}");
+        if outage < 3600 {
+            assert!(got.unwrap().0 == doc && took < Duration::from_secs(outage + 180), "{took:?}");
+        } else {
+            // Not for ever: in words, and within minutes.
+            assert_eq!(got.unwrap_err().kind, ErrorKind::NoNetwork);
+            assert!(took < Duration::from_secs(600), "{took:?}");
+        }
     }
 }
 
