@@ -19,7 +19,7 @@ struct Count {
 #[test]
 fn relays_allocate_by_batch_and_not_by_cell() {
     let (mut world, publisher, reader) = World::with_people(24, 11);
-    let doc: Vec<u8> = (0..8_000_000u32).map(|i| (i >> 7) as u8 ^ (i as u8)).collect();
+    let doc: Vec<u8> = (0..9_000_000u32).map(|i| (i >> 7) as u8 ^ (i as u8)).collect();
     let (key, _) = world.publish(publisher, &doc).unwrap();
     let counts: Rc<RefCell<BTreeMap<usize, Count>>> = Rc::default();
     let into = Rc::clone(&counts);

@@ -63,7 +63,7 @@ const HELD_MAX: usize = 65_536;
 /// and apart from those above: whoever begins requests and does not finish them is in nobody's way who fetches.
 const ASKED_MAX: usize = 32_768;
 /// Most requests of one leg that wait, run, or have answers here that have not left: twice what an honest client has in flight.
-const PER_LEG_MAX: usize = 2 * limits::SESSION_IN_FLIGHT as usize;
+const PER_LEG_MAX: usize = 2 * limits::SESSION_IN_FLIGHT;
 
 /// Which chunks this host takes (D10), as plain numbers that a job can carry.
 #[derive(Clone, Debug, Default)]

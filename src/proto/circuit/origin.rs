@@ -33,6 +33,7 @@ use crate::wire::cell::Command;
 use crate::wire::cell::RELAY_DATA;
 use crate::wire::cell::RelayCommand;
 use crate::wire::cell::RelayMessage;
+use crate::wire::request::Kind;
 use crate::wire::request::SessionType;
 use rand::RngExt;
 use std::collections::BTreeMap;
@@ -52,6 +53,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(10);
 
 /// Most streams of one circuit at once: somewhat fewer than a last hop takes legs, for it may still be busy with one that we ended.
 const STREAMS_MAX: usize = limits::CIRCUIT_LEGS - 4;
+/// Fetches of a session that are still awaited when the next leave, together: so the answers come together too, and five machines
+/// wake up once for several.
+const FETCHES_LEFT: usize = limits::SESSION_IN_FLIGHT / 4;
 
 /// Names a request of the layer above; given back with its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -121,6 +125,12 @@ impl Stream {
 
     fn taken(&self) -> usize {
         usize::from(self.next) + self.queued.len()
+    }
+
+    /// See [`limits::SESSION_IN_FLIGHT`].
+    fn in_flight_max(&self) -> usize {
+        let cells = self.kind.request_len().div_ceil(RELAY_DATA).max(1);
+        limits::SESSION_IN_FLIGHT.min(limits::WINDOW_MIN as usize / cells)
     }
 
     fn has_room(&self) -> bool {
@@ -448,9 +458,12 @@ impl Origins {
     /// Sends what a stream may send.
     fn pump(&mut self, ctx: &mut Ctx<'_, '_>, links: &mut Links, key: Key, stream: StreamId) {
         let Some(circuit) = self.circuits.get_mut(key) else { return };
+        if circuit.streams.get(&stream).is_some_and(|s| s.kind.kind == Kind::Fetch && s.in_flight.len() > FETCHES_LEFT) {
+            return;
+        }
         while let Some(s) = circuit.streams.get_mut(&stream) {
             let Some(session) = &s.session else { return };
-            if s.in_flight.len() >= usize::from(limits::SESSION_IN_FLIGHT) || s.next >= limits::SESSION_REQUESTS_MAX {
+            if s.in_flight.len() >= s.in_flight_max() || s.next >= limits::SESSION_REQUESTS_MAX {
                 return;
             }
             let Some((request, plain)) = s.queued.pop_front() else { return };

@@ -45,6 +45,9 @@ const QUEUE_MAX: usize = 4 * limits::WINDOW_MAX as usize;
 const QUEUE_KEPT: usize = 16;
 /// Most credit promised beyond the first windows, in cells: 128 MiB.
 const PROMISED_MAX: u32 = (128 << 20) / CELL as u32;
+/// Credit is granted when this part of the window is owed: the wider it is the fewer cells say so, and each is a wake-up at both
+/// ends. What is held back leaves three quarters to send.
+const GRANT_PART: u32 = 4;
 /// Most buffers of queued cells that are kept for reuse.
 const SPARE_MAX: usize = 1024;
 
@@ -517,7 +520,7 @@ impl Links {
     fn consumed_quietly(&mut self, key: PortKey) -> Option<LinkId> {
         let port = self.ports.get_mut(key)?;
         port.owed += 1;
-        if port.owed < limits::CREDIT_QUANTUM {
+        if port.owed < limits::CREDIT_QUANTUM.max(port.window / GRANT_PART) {
             return None;
         }
         if !port.in_owed {

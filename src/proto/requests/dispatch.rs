@@ -20,7 +20,7 @@ const CIRCUIT_BACKLOG: usize = 32;
 /// enough, as their order is random.
 const PUT_OFF_MAX: usize = 16;
 /// Requests of one host that may wait on one circuit behind those in flight.
-const STREAM_BACKLOG: usize = 2 * limits::SESSION_IN_FLIGHT as usize;
+const STREAM_BACKLOG: usize = 2 * limits::SESSION_IN_FLIGHT;
 
 impl Requests {
     /// Gives waiting requests of an operation circuits, as the rules allow, while there are circuits with room.
