@@ -81,8 +81,22 @@ impl Config {
         })
     }
 
-    /// Where this node keeps its files.
+    /// Where this node keeps its files: a directory, or nothing yet.
     pub fn data_dir(&self) -> Result<PathBuf, Failure> {
+        let dir = self.data_dir_named()?;
+        // The first of the path that is there must be a directory.
+        match dir.ancestors().find(|path| path.exists()) {
+            Some(there) if !there.is_dir() => Err(failure(
+                ErrorKind::Usage,
+                format!("the node's files go into a directory, and {} is none", there.display()),
+                "Nothing was changed.",
+                "Name a directory with --data-dir.",
+            )),
+            _ => Ok(dir),
+        }
+    }
+
+    fn data_dir_named(&self) -> Result<PathBuf, Failure> {
         if let Some(dir) = &self.data_dir {
             return Ok(dir.clone());
         }

@@ -114,6 +114,18 @@ fn without_a_relay_to_start_from_nothing_is_written() {
 }
 
 #[test]
+fn a_data_directory_that_is_a_file_is_named_and_left_alone() {
+    let place = Place::new();
+    fs::write(place.0.path().join("d"), "mine").unwrap();
+    let args = ["--data-dir", "d", "publish", "d"];
+    golden("file-for-data.txt", &shown(&args, &place.run(&args)));
+    let args = ["--data-dir", "d/e", "status"];
+    golden("file-above-data.txt", &shown(&args, &place.run(&args)));
+    assert_eq!(fs::read_to_string(place.0.path().join("d")).unwrap(), "mine");
+    assert_eq!(place.names(), ["d"]);
+}
+
+#[test]
 fn a_setting_that_does_not_exist_is_named() {
     let place = Place::new();
     fs::write(place.0.path().join("o.toml"), "quota = \"5 GiB\"\nqouta = 7\n").unwrap();

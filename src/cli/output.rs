@@ -4,6 +4,7 @@
 use crate::base::ErrorKind;
 use crate::client::failure;
 use crate::client::lines::error_json;
+use crate::client::lines::in_sentences;
 use crate::proto::event::Failure;
 use crate::proto::event::Progress;
 use indicatif::ProgressBar;
@@ -55,18 +56,11 @@ impl Out {
 
     /// An error: what happened, what was kept, what to do next.
     pub(super) fn error(self, why: &Failure) {
-        let or = |text: &str, other: &str| match text {
-            "" => other.to_owned(),
-            text if text.ends_with(['.', ':']) => text.to_owned(),
-            text => format!("{text}."),
-        };
-        // People and programs are told the same.
-        let (kept, next) = (or(&why.kept, "Nothing; nothing needs to be cleaned up."), or(&why.next, "Repeat the command."));
         if self.json {
-            let told = Failure { kind: why.kind, what: why.what.clone(), kept, next };
-            let _ = writeln!(io::stdout().lock(), "{}", error_json(&told));
+            let _ = writeln!(io::stdout().lock(), "{}", error_json(why));
         } else {
-            let _ = write!(io::stderr().lock(), "error: {}\nkept:  {kept}\nnext:  {next}\n", why.what);
+            let Failure { what, kept, next, .. } = in_sentences(why);
+            let _ = write!(io::stderr().lock(), "error: {what}\nkept:  {kept}\nnext:  {next}\n");
         }
     }
 

@@ -27,6 +27,7 @@ use hyper::body::Body;
 use hyper::body::Frame;
 use serde::Deserialize;
 use serde::Serialize;
+use serde::Serializer;
 use std::io;
 use tokio::sync::mpsc;
 
@@ -57,16 +58,27 @@ pub enum Line {
     /// What a check found.
     Checked(CheckReport),
     /// It did not work.
-    Error(Failure),
+    Error(#[serde(serialize_with = "sentences")] Failure),
+}
+
+/// An error as people and programs are told it: in sentences, and with none left out.
+pub fn in_sentences(why: &Failure) -> Failure {
+    let or = |text: &str, other: &str| match text {
+        "" => other.to_owned(),
+        text if text.ends_with(['.', ':']) => text.to_owned(),
+        text => format!("{text}."),
+    };
+    let (kept, next) = (or(&why.kept, "Nothing; nothing needs to be cleaned up."), or(&why.next, "Repeat the command."));
+    Failure { kind: why.kind, what: why.what.clone(), kept, next }
+}
+
+fn sentences<S: Serializer>(why: &Failure, to: S) -> Result<S::Ok, S::Error> {
+    in_sentences(why).serialize(to)
 }
 
 /// An error as the API tells it: `{"error":{..}}`.
 pub fn error_json(why: &Failure) -> String {
-    #[derive(Serialize)]
-    struct Told<'a> {
-        error: &'a Failure,
-    }
-    serde_json::to_string(&Told { error: why }).unwrap_or_default()
+    serde_json::to_string(&Line::Error(why.clone())).unwrap_or_default()
 }
 
 impl Line {
@@ -210,7 +222,8 @@ mod tests {
     #[test]
     fn an_error_reads_as_documented() {
         let why = failure(ErrorKind::NotFound, "gone", "", "ask again");
-        let text = r#"{"error":{"kind":"not-found","what":"gone","kept":"","next":"ask again"}}"#;
+        let text =
+            r#"{"error":{"kind":"not-found","what":"gone","kept":"Nothing; nothing needs to be cleaned up.","next":"ask again."}}"#;
         assert_eq!(error_json(&why), text);
         assert_eq!(&Line::Error(why).encode()[..], format!("{text}\n").as_bytes());
     }
