@@ -118,6 +118,12 @@ struct Stream {
     input: Vec<u8>,
 }
 
+/// Most requests of a session of this type that wait for their answer: see [`limits::SESSION_IN_FLIGHT`].
+pub const fn in_flight_max(kind: SessionType) -> usize {
+    let fit = limits::WINDOW_MIN as usize / kind.request_len().div_ceil(RELAY_DATA);
+    if fit < limits::SESSION_IN_FLIGHT { fit } else { limits::SESSION_IN_FLIGHT }
+}
+
 impl Stream {
     fn load(&self) -> usize {
         self.queued.len() + self.in_flight.len()
@@ -125,12 +131,6 @@ impl Stream {
 
     fn taken(&self) -> usize {
         usize::from(self.next) + self.queued.len()
-    }
-
-    /// See [`limits::SESSION_IN_FLIGHT`].
-    fn in_flight_max(&self) -> usize {
-        let cells = self.kind.request_len().div_ceil(RELAY_DATA).max(1);
-        limits::SESSION_IN_FLIGHT.min(limits::WINDOW_MIN as usize / cells)
     }
 
     fn has_room(&self) -> bool {
@@ -463,7 +463,7 @@ impl Origins {
         }
         while let Some(s) = circuit.streams.get_mut(&stream) {
             let Some(session) = &s.session else { return };
-            if s.in_flight.len() >= s.in_flight_max() || s.next >= limits::SESSION_REQUESTS_MAX {
+            if s.in_flight.len() >= in_flight_max(s.kind) || s.next >= limits::SESSION_REQUESTS_MAX {
                 return;
             }
             let Some((request, plain)) = s.queued.pop_front() else { return };

@@ -3,6 +3,7 @@
 use crate::base::OpId;
 use crate::base::limits;
 use crate::proto::circuit::origin::Origins;
+use crate::proto::circuit::origin::in_flight_max;
 use crate::proto::link::Links;
 use crate::proto::out::Ctx;
 use crate::proto::overlay::view::View;
@@ -19,8 +20,6 @@ const CIRCUIT_BACKLOG: usize = 32;
 /// Requests whose circuit has no room that are looked at before the others' turn is put off: for one whose circuit has, so many are
 /// enough, as their order is random.
 const PUT_OFF_MAX: usize = 16;
-/// Requests of one host that may wait on one circuit behind those in flight.
-const STREAM_BACKLOG: usize = 2 * limits::SESSION_IN_FLIGHT;
 
 impl Requests {
     /// Gives waiting requests of an operation circuits, as the rules allow, while there are circuits with room.
@@ -80,8 +79,9 @@ impl Requests {
     pub(super) fn choose(&self, domain: &Domain, ask: &Ask) -> Option<Key> {
         let fits = domain.circuits.keys().copied().filter(|key| self.may_serve(domain, *key, ask));
         fits.map(|key| {
+            // As many again may wait behind those in flight.
+            let full = self.origins.load(key, &ask.target.host, ask.kind) >= 2 * in_flight_max(ask.kind);
             // A circuit that meets the host already costs no new session and tells no further last hop.
-            let full = self.origins.load(key, &ask.target.host, ask.kind) >= STREAM_BACKLOG;
             let meets = domain.circuits.get(&key).is_some_and(|uses| uses.values().any(|h| h.contains(&ask.target.host)));
             (full, !meets, self.origins.total_load(key), key)
         })

@@ -12,6 +12,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 const FETCH: SessionType = SessionType { kind: Kind::Fetch, class: Class::Small };
+const STORE: SessionType = SessionType { kind: Kind::Store, class: Class::Large };
 
 /// A circuit that stands, and hosts to ask.
 struct Bench {
@@ -43,11 +44,33 @@ impl Bench {
     }
 
     fn ask(&mut self, host: usize) {
+        self.ask_for(host, FETCH);
+    }
+
+    fn ask_for(&mut self, host: usize, kind: SessionType) {
         self.requests += 1;
         let (key, host, request) = (self.key, self.hosts[host], RequestId(self.requests));
         let mut env = Env { now: Time(0), wall: Wall(0), rng: &mut self.rng };
         let mut ctx = Ctx { env: &mut env, out: &mut self.out };
-        self.origins.request(&mut ctx, &mut self.links, &self.view, key, host, FETCH, request, vec![1]);
+        self.origins.request(&mut ctx, &mut self.links, &self.view, key, host, kind, request, vec![1]);
+    }
+
+    /// The only stream, and a session with its host.
+    fn session(&mut self, kind: SessionType) -> (StreamId, ClientSession) {
+        let secret = HostKey::generate(&mut self.rng, 7).unwrap();
+        let host = self.hosts[0];
+        let (session, _) =
+            crate::crypto::session::open(&mut self.rng, &NetworkId([1; 32]), &host, &secret.public(), kind.to_bytes()).unwrap();
+        (*self.circuit().streams.keys().next().unwrap(), session)
+    }
+
+    /// An answer, whole.
+    fn answer(&mut self, stream: StreamId, kind: SessionType) {
+        for _ in 0..kind.response_len() / RELAY_DATA {
+            let mut env = Env { now: Time(0), wall: Wall(0), rng: &mut self.rng };
+            let mut ctx = Ctx { env: &mut env, out: &mut self.out };
+            self.origins.data(&mut ctx, &mut self.links, self.key, stream, &[7; RELAY_DATA]);
+        }
     }
 
     fn takes(&self, host: usize) -> bool {
@@ -101,11 +124,7 @@ fn a_circuit_begins_no_more_streams_than_its_last_hop_counts() {
 fn a_stream_that_is_used_up_ends_with_its_last_answer() {
     let mut bench = Bench::new();
     bench.ask(0);
-    let secret = HostKey::generate(&mut bench.rng, 7).unwrap();
-    let host = bench.hosts[0];
-    let (session, _) =
-        crate::crypto::session::open(&mut bench.rng, &NetworkId([1; 32]), &host, &secret.public(), FETCH.to_bytes()).unwrap();
-    let stream = *bench.circuit().streams.keys().next().unwrap();
+    let (stream, session) = bench.session(FETCH);
     let s = bench.circuit().streams.get_mut(&stream).unwrap();
     s.queued.clear();
     (s.session, s.next) = (Some(session), limits::SESSION_REQUESTS_MAX);
@@ -119,4 +138,24 @@ fn a_stream_that_is_used_up_ends_with_its_last_answer() {
     assert!(bench.circuit().streams.is_empty());
     assert!(matches!(bench.origins.poll_event(), Some(OriginEvent::Answer { request: RequestId(1), .. })));
     assert!(bench.origins.poll_event().is_none());
+}
+
+#[test]
+fn fetches_leave_several_at_a_time_and_stores_while_they_fit_the_first_credits() {
+    for (kind, in_flight) in [(FETCH, "8 7 6 5 4 3 8 7 6 5 4 3 8"), (STORE, "4 4 4 4 4 4 4 4 4 4 4 4 4")] {
+        let mut bench = Bench::new();
+        (0..30).for_each(|_| bench.ask_for(0, kind));
+        let (stream, session) = bench.session(kind);
+        let mut env = Env { now: Time(0), wall: Wall(0), rng: &mut bench.rng };
+        let mut ctx = Ctx { env: &mut env, out: &mut bench.out };
+        bench.origins.session_open(&mut ctx, &mut bench.links, bench.key, stream, Some((session, vec![0; 100])));
+        let seen: Vec<String> = (0..13)
+            .map(|_| {
+                let n = bench.circuit().streams[&stream].in_flight.len();
+                bench.answer(stream, kind);
+                n.to_string()
+            })
+            .collect();
+        assert_eq!(seen.join(" "), in_flight, "{kind:?}");
+    }
 }
