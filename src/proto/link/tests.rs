@@ -196,3 +196,30 @@ fn an_emptied_queue_keeps_little() {
     let (len, places) = kept(&bench);
     assert!(len == 0 && places <= 16, "{places} places for {len} cells");
 }
+
+#[test]
+fn credit_is_granted_by_quanta_and_in_a_wide_window_by_quarters() {
+    let mut bench = Bench::new();
+    let link = LinkId(1);
+    bench.links.open_unshaken(link, None);
+    let port = bench.links.accept_port(link, theirs(1), Owner::HopPrev(key())).unwrap();
+    // How many cells are used up before a credit leaves.
+    let before_credit = |bench: &mut Bench| {
+        (1..).find(|_| {
+            bench.links.ports.get_mut(port).unwrap().granted -= 1;
+            bench.with(|links, ctx| links.consumed(ctx, port));
+            bench.now = bench.now + limits::CREDIT_TICK;
+            bench.with(|links, ctx| {
+                links.tick(ctx);
+                links.flush(ctx);
+            });
+            bench.outputs(|o| matches!(o, Output::Send { .. })) > 0
+        })
+    };
+    assert_eq!([before_credit(&mut bench), before_credit(&mut bench)], [Some(limits::CREDIT_QUANTUM); 2]);
+    let wide = bench.links.ports.get_mut(port).unwrap();
+    (wide.window, wide.granted) = (1024, 1024);
+    bench.links.promised += 1024 - limits::WINDOW_MIN;
+    assert_eq!([before_credit(&mut bench), before_credit(&mut bench)], [Some(256); 2]);
+    bench.links.check();
+}
