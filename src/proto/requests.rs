@@ -5,6 +5,7 @@
 //! * More than one chunk means eight or more circuits with distinct last hops. A network too small for a rule keeps it as far as it
 //!   can.
 
+mod allowance;
 mod dispatch;
 
 use crate::base::NetworkId;
@@ -19,6 +20,7 @@ use crate::proto::link::Links;
 use crate::proto::out::Ctx;
 use crate::proto::overlay::view::View;
 use crate::proto::path::PathPolicy;
+use crate::proto::requests::allowance::Allowance;
 use crate::proto::slab::Key;
 use crate::wire::request::SessionType;
 use rand::RngExt;
@@ -82,6 +84,8 @@ struct Domain {
     coming: usize,
     want: usize,
     queue: VecDeque<Ask>,
+    /// How many fetches may be under way.
+    allowance: Allowance,
     paths: Vec<[NodeId; limits::HOPS]>,
     /// Requests of chunks that are done, on their way still: until they end, their hosts count against the three of their region.
     leaving: BTreeSet<(RegionTag, RequestId)>,
@@ -345,11 +349,14 @@ impl Requests {
                     }
                     self.ended(ctx, key, path, hops);
                 }
-                OriginEvent::Answer { key, request, session, n, sealed } => {
+                OriginEvent::Answer { key, request, session, n, sent, sealed } => {
                     if let Some(path) = self.origins.path(key) {
                         self.policy.carries(&path);
                     }
                     if let Some(op) = self.over(request) {
+                        if let Some(domain) = self.domains.get_mut(&op) {
+                            domain.allowance.answered(ctx.env.now.since(sent));
+                        }
                         self.events.push_back(RequestEvent::Answer { op, request, session, n, sealed });
                     }
                 }

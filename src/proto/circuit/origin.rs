@@ -87,6 +87,8 @@ pub enum OriginEvent {
         session: ClientSession,
         /// Its number in the session.
         n: u16,
+        /// Since when it was under way.
+        sent: Time,
         /// Whole cells of it.
         sealed: Vec<u8>,
     },
@@ -334,8 +336,8 @@ impl Origins {
         s.input.extend_from_slice(data);
         if s.input.len() >= want {
             let sealed = core::mem::take(&mut s.input);
-            if let Some((n, request, _)) = s.in_flight.pop_front() {
-                self.events.push_back(OriginEvent::Answer { key, request, session: session.clone(), n, sealed });
+            if let Some((n, request, sent)) = s.in_flight.pop_front() {
+                self.events.push_back(OriginEvent::Answer { key, request, session: session.clone(), n, sent, sealed });
             }
             if s.load() == 0 && !s.has_room() {
                 // Used up and answered: it has nothing more to say.

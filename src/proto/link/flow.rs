@@ -30,6 +30,7 @@ use crate::wire::codec::Reader;
 use crate::wire::codec::Writer;
 use bytes::BytesMut;
 use std::collections::VecDeque;
+use std::time::Duration;
 
 /// Room for this many cells is made at a time in a link's batch.
 const BATCH_CELLS: usize = 30;
@@ -45,9 +46,9 @@ const QUEUE_MAX: usize = 4 * limits::WINDOW_MAX as usize;
 const QUEUE_KEPT: usize = 16;
 /// Most credit promised beyond the first windows, in cells: 128 MiB.
 const PROMISED_MAX: u32 = (128 << 20) / CELL as u32;
-/// Credit is granted when this part of the window is owed: the wider it is the fewer cells say so, and each is a wake-up at both
-/// ends. What is held back leaves three quarters to send.
-const GRANT_PART: u32 = 4;
+/// How long credit may wait that is less than a part of its window ([`Port::owed_much`]): each grant is a wake-up at both ends. Nothing
+/// next to the deadline of a circuit that stands still, and a slow line's window is granted in full.
+const CREDIT_PATIENCE: Duration = Duration::from_millis(100);
 /// Most buffers of queued cells that are kept for reuse.
 const SPARE_MAX: usize = 1024;
 
@@ -510,8 +511,12 @@ impl Links {
 
     /// A cell that came in on this port has left the node, or was used up.
     pub(in crate::proto) fn consumed(&mut self, ctx: &mut Ctx<'_, '_>, key: PortKey) {
-        if let Some(id) = self.consumed_quietly(key) {
-            self.timers.set_if_unset(LinkTimer::Credit(id), ctx.env.now.next_multiple(limits::CREDIT_TICK));
+        let Some(id) = self.consumed_quietly(key) else { return };
+        let much = self.ports.get(key).is_some_and(|port| port.owed == port.owed_much());
+        if much {
+            self.timers.set(LinkTimer::Credit(id), ctx.env.now.next_multiple(limits::CREDIT_TICK));
+        } else {
+            self.timers.set_if_unset(LinkTimer::Credit(id), (ctx.env.now + CREDIT_PATIENCE).next_multiple(limits::CREDIT_TICK));
         }
     }
 
@@ -520,7 +525,7 @@ impl Links {
     fn consumed_quietly(&mut self, key: PortKey) -> Option<LinkId> {
         let port = self.ports.get_mut(key)?;
         port.owed += 1;
-        if port.owed < limits::CREDIT_QUANTUM.max(port.window / GRANT_PART) {
+        if port.owed < limits::CREDIT_QUANTUM {
             return None;
         }
         if !port.in_owed {

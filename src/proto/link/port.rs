@@ -77,11 +77,18 @@ impl Port {
         }
     }
 
-    /// Takes what is owed in whole quanta, and grows the window when the other end used more than half of it within a tick.
+    /// What is owed is granted at the next tick from so many cells on: the wider a window the fewer grants.
+    pub(super) fn owed_much(&self) -> u32 {
+        limits::CREDIT_QUANTUM.max(self.window / 4)
+    }
+
+    /// Takes what is owed in whole quanta, and grows the window when the other end used more than half of it within a tick, or has
+    /// so much on its way; what was owed and waited for more counts as if it had been granted.
     /// Returns the quanta to grant and the growth in cells.
     pub(super) fn grant(&mut self, growth_allowed: u32) -> (u32, u32) {
         let quanta = self.owed / limits::CREDIT_QUANTUM;
-        let wants_more = self.granted < self.window / 2;
+        let waited = self.owed.min(self.owed_much()) - self.owed.min(limits::CREDIT_QUANTUM);
+        let wants_more = self.granted + waited < self.window / 2;
         let room = limits::WINDOW_MAX.saturating_sub(self.window).min(growth_allowed);
         let growth = if wants_more { self.window.min(room) / limits::CREDIT_QUANTUM } else { 0 };
         self.owed -= quanta * limits::CREDIT_QUANTUM;
@@ -115,5 +122,17 @@ mod tests {
         port.granted -= 32;
         port.owed += 32;
         assert_eq!(port.grant(0), (1, 0), "an idle port is granted what it used and no more");
+    }
+
+    #[test]
+    fn what_waited_to_be_granted_widens_no_window() {
+        let mut port = Port::new(LinkId(1), CircuitId::new(1).unwrap(), Owner::Origin(slab::Slab::default().insert(())));
+        // So many cells are on their way for long, and so many were used up.
+        let mut grows = |on_the_way: u32, owed: u32| {
+            (port.window, port.owed, port.granted) = (1024, owed, 1024 - on_the_way - owed);
+            port.grant(1_000_000).1 > 0
+        };
+        assert!(!grows(400, 32) && !grows(400, 256) && grows(500, 32) && grows(500, 256));
+        assert!(grows(0, 1024), "all used up within a tick");
     }
 }

@@ -198,28 +198,30 @@ fn an_emptied_queue_keeps_little() {
 }
 
 #[test]
-fn credit_is_granted_by_quanta_and_in_a_wide_window_by_quarters() {
+fn credit_is_granted_at_once_by_quarters_of_the_window_and_soon_by_quanta() {
     let mut bench = Bench::new();
     let link = LinkId(1);
     bench.links.open_unshaken(link, None);
     let port = bench.links.accept_port(link, theirs(1), Owner::HopPrev(key())).unwrap();
-    // How many cells are used up before a credit leaves.
-    let before_credit = |bench: &mut Bench| {
-        (1..).find(|_| {
+    // So many cells are used up, and time passes: whether a credit leaves.
+    let grants = |bench: &mut Bench, cells: u32, wait: Duration| {
+        for _ in 0..cells {
             bench.links.ports.get_mut(port).unwrap().granted -= 1;
             bench.with(|links, ctx| links.consumed(ctx, port));
-            bench.now = bench.now + limits::CREDIT_TICK;
-            bench.with(|links, ctx| {
-                links.tick(ctx);
-                links.flush(ctx);
-            });
-            bench.outputs(|o| matches!(o, Output::Send { .. })) > 0
-        })
+        }
+        bench.now = bench.now + wait;
+        bench.with(|links, ctx| {
+            links.tick(ctx);
+            links.flush(ctx);
+        });
+        bench.outputs(|o| matches!(o, Output::Send { .. })) > 0
     };
-    assert_eq!([before_credit(&mut bench), before_credit(&mut bench)], [Some(limits::CREDIT_QUANTUM); 2]);
+    let tick = limits::CREDIT_TICK;
+    assert!(!grants(&mut bench, 31, tick * 20) && grants(&mut bench, 1, tick), "a narrow window by quanta");
     let wide = bench.links.ports.get_mut(port).unwrap();
     (wide.window, wide.granted) = (1024, 1024);
     bench.links.promised += 1024 - limits::WINDOW_MIN;
-    assert_eq!([before_credit(&mut bench), before_credit(&mut bench)], [Some(256); 2]);
+    assert!(!grants(&mut bench, 255, tick * 5) && grants(&mut bench, 1, tick), "a wide one by quarters");
+    assert!(!grants(&mut bench, 31, tick * 20) && !grants(&mut bench, 1, tick) && grants(&mut bench, 0, tick * 10), "or soon");
     bench.links.check();
 }

@@ -12,6 +12,7 @@ use crate::proto::requests::Domain;
 use crate::proto::requests::PER_OP_MAX;
 use crate::proto::requests::Requests;
 use crate::proto::slab::Key;
+use crate::wire::request::Kind;
 use std::collections::BTreeSet;
 
 /// Cells that may wait on a circuit, whatever for, before a further request goes there: two of the largest. Others wait where they
@@ -32,7 +33,12 @@ impl Requests {
         // Hosts that no circuit takes a request for: asking again in this round is in vain.
         let mut full = BTreeSet::new();
         let mut put_off = 0;
-        while !open.is_empty()
+        // What an operation fetches is long on the way back, what it stores on the way there: for that see the backlog.
+        let fetches = domain.queue.front().is_some_and(|ask| ask.kind.kind == Kind::Fetch);
+        let under_way = domain.circuits.keys().map(|key| self.origins.total_load(*key)).sum();
+        let mut room = if fetches { domain.allowance.more_than(under_way) } else { usize::MAX };
+        while room > 0
+            && !open.is_empty()
             && put_off < PUT_OFF_MAX
             && let Some(ask) = domain.queue.pop_front()
         {
@@ -53,6 +59,7 @@ impl Requests {
                 uses.entry(ask.target.region).or_default().insert(ask.target.host);
             }
             self.origins.request(ctx, links, view, key, ask.target.host, ask.kind, ask.request, ask.plain);
+            room -= 1;
             if !has_room(&self.origins, links, key) {
                 open.remove(&key);
             }
