@@ -197,6 +197,24 @@ fn a_slow_reader_asks_for_no_more_than_its_line_brings() {
     assert!(took < 800.0 && read.shares_failed * 6 < read.shares && read.paths.len() < 16, "{took} s: {read:?}");
 }
 
+/// What was published is published again under the same key: hosts that hold enough of it say what they hold, and that counts.
+#[test]
+fn a_document_is_published_again_and_again() {
+    use onionskin::crypto::secret::Secret;
+    for relays in [24, 80] {
+        let (mut world, publisher, reader) = World::with_people(relays, 44);
+        let doc = document(300_000, 1);
+        let again = |world: &mut World| world.publish_under(publisher, &doc, Some(Secret::new([9; 32]))).unwrap();
+        let (first, _) = again(&mut world);
+        for n in 0..6 {
+            let (key, report) = again(&mut world);
+            println!("{relays} relays, again {n}: {} shares, {} failed", report.shares, report.shares_failed);
+            assert!(key.to_text() == first.to_text() && report.shares >= report.chunks * 22, "{report:?}");
+        }
+        assert!(world.get(reader, &first, 0).unwrap().0 == doc);
+    }
+}
+
 /// Hosts that are late are not waited for by readers, and do not hold writers up for more than one deadline at the end: a fifth of
 /// them takes longer than any deadline here.
 #[test]

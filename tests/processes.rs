@@ -312,7 +312,7 @@ fn wrong_places_are_named_and_nothing_is_lost() {
     // A file where the data directory should be.
     place.write("file", b"mine");
     let ran = place.run("relay", &["relay", "--local-network", "--data-dir", "file", "--listen", &elsewhere], PATIENCE);
-    fails(&ran, 1, "file");
+    fails(&ran, 2, "file is none");
     assert_eq!(place.read("file"), b"mine");
 
     // The first one stops, and starts again with its identity: at the system's word, and when its terminal goes.

@@ -61,7 +61,7 @@ impl Shares for HeldShares {
         match self.store.put(self.clock.wall().day(), lease_days, address, index, blob, max_per_chunk) {
             Ok(Put::Stored) => PutOutcome::Stored,
             Ok(Put::AlreadyHeld) => PutOutcome::AlreadyHeld,
-            Ok(Put::HoldsEnough) => PutOutcome::HoldsEnough,
+            Ok(Put::HoldsEnough { held }) => PutOutcome::HoldsEnough { held },
             Ok(Put::Full) => PutOutcome::Full,
             Err(error) => {
                 self.failed(&error, "a share was not kept");

@@ -50,8 +50,11 @@ pub enum PutOutcome {
     Stored,
     /// It was there already.
     AlreadyHeld,
-    /// Enough other shares of this chunk are here.
-    HoldsEnough,
+    /// Enough other shares of this chunk are here, for as long now as this one would have been.
+    HoldsEnough {
+        /// Which, by index: a bit for each.
+        held: u32,
+    },
     /// No room, or the disk failed.
     Full,
 }
@@ -377,7 +380,7 @@ fn stored(shares: Option<&dyn Shares>, class: Class, store: &request::Store<'_>,
     {
         Some(PutOutcome::Stored) => Stored::Stored,
         Some(PutOutcome::AlreadyHeld) => Stored::AlreadyHeld,
-        Some(PutOutcome::HoldsEnough) => Stored::HoldsEnough,
+        Some(PutOutcome::HoldsEnough { held }) => Stored::HoldsEnough { held },
         Some(PutOutcome::Full) | None => Stored::Full,
     }
 }

@@ -355,7 +355,7 @@ impl Requests {
                     }
                     if let Some(op) = self.over(request) {
                         if let Some(domain) = self.domains.get_mut(&op) {
-                            domain.allowance.answered(ctx.env.now.since(sent));
+                            domain.allowance.answered(sent, ctx.env.now);
                         }
                         self.events.push_back(RequestEvent::Answer { op, request, session, n, sealed });
                     }

@@ -88,8 +88,11 @@ pub enum Put {
     Stored,
     /// It was on disk; its lease now ends at the later of both days.
     AlreadyHeld,
-    /// This host holds as many shares of the chunk as it may (D11).
-    HoldsEnough,
+    /// This host holds as many other shares of the chunk as it may (D11); their leases end at the later of both days.
+    HoldsEnough {
+        /// Which of them are whole, by index: a bit for each.
+        held: u32,
+    },
     /// The quota is used up.
     Full,
 }

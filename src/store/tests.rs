@@ -91,9 +91,9 @@ fn limits_of_chunk_quota_and_size() {
     };
     assert_eq!(put(1, 0, 2), Put::Stored);
     assert_eq!(put(1, 1, 2), Put::Stored);
-    assert_eq!(put(1, 2, 2), Put::HoldsEnough);
+    assert_eq!(put(1, 2, 2), Put::HoldsEnough { held: 0b11 });
     assert_eq!(put(1, 1, 2), Put::AlreadyHeld);
-    assert_eq!(put(2, 0, 0), Put::HoldsEnough);
+    assert_eq!(put(2, 0, 0), Put::HoldsEnough { held: 0 });
     assert_eq!(put(2, 0, 2), Put::Stored);
     assert_eq!(put(3, 0, 2), Put::Full);
     assert_eq!(put(1, 0, 2), Put::AlreadyHeld, "held shares are welcome in a full store");
@@ -103,6 +103,24 @@ fn limits_of_chunk_quota_and_size() {
         assert!(matches!(store.put(1, 1, &address, index, &bad, 2), Err(StoreError::Bounds { .. })));
     }
     assert_eq!(store.stats().bytes, store.stats().quota);
+    store.check();
+}
+
+#[test]
+fn a_share_too_many_renews_the_leases_of_the_others() {
+    let place = Place::new();
+    let store = place.small(1 << 30);
+    let put = |day, index| {
+        let (address, share) = blob(1, index, 900);
+        store.put(day, 10, &address, index, &share, 2).unwrap()
+    };
+    assert_eq!([put(100, 3), put(100, 5)], [Put::Stored; 2]);
+    assert_eq!(put(108, 7), Put::HoldsEnough { held: 1 << 3 | 1 << 5 });
+    let (address, _) = blob(1, 0, 900);
+    while !store.expire(115).unwrap().finished {}
+    assert_eq!(store.held(&address).unwrap(), 1 << 3 | 1 << 5);
+    while !store.expire(119).unwrap().finished {}
+    assert_eq!(store.held(&address).unwrap(), 0);
     store.check();
 }
 

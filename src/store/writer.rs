@@ -142,7 +142,7 @@ impl Store {
         freed: &mut Vec<(SlabId, u32)>,
     ) -> Result<Put, StoreError> {
         let io = |e| StoreError::io("writing shares", e);
-        let key = key(&share.address, share.index);
+        let this = key(&share.address, share.index);
         let rows = change.rows(&share.address)?;
         let old = rows.iter().find(|(index, _)| *index == share.index).map(|(_, row)| *row);
         let mut end = share.end;
@@ -153,20 +153,32 @@ impl Store {
                 if end > row.end {
                     self.files.write_head(row.slab, slot, len, end).map_err(io)?;
                     touched.insert(row.slab);
-                    change.insert(&key, Row { end, ..row })?;
+                    change.insert(&this, Row { end, ..row })?;
                 }
                 return Ok(Put::AlreadyHeld);
             }
             // What lies there is not this share any more: written anew below, in another slot.
             freed.push((row.slab, slot));
         } else if rows.len() >= share.most {
-            return Ok(Put::HoldsEnough);
+            let mut held = 0;
+            for (index, row) in rows {
+                if self.read(&share.address, index, &row)?.is_none() {
+                    continue;
+                }
+                held |= 1_u32.checked_shl(u32::from(index)).unwrap_or(0);
+                if end > row.end {
+                    self.files.write_head(row.slab, u32::from(row.slot), usize::from(row.len), end).map_err(io)?;
+                    touched.insert(row.slab);
+                    change.insert(&key(&share.address, index), Row { end, ..row })?;
+                }
+            }
+            return Ok(Put::HoldsEnough { held });
         } else if writer.maps.totals().1.saturating_add(u64::from(class_of(share.blob.len())) * 512) > self.options.quota_bytes {
             return Ok(Put::Full);
         }
         let Some(row) = self.place(writer, share, end)? else { return Ok(Put::Full) };
         touched.insert(row.slab);
-        change.insert(&key, row)?;
+        change.insert(&this, row)?;
         Ok(Put::Stored)
     }
 

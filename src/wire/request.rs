@@ -154,35 +154,42 @@ pub fn read_fetched(bytes: &[u8]) -> Result<Option<&[u8]>, DecodeError> {
     }
 }
 
-/// What a host says to a store.
+/// What a host says to a store: one byte, and for [`Stored::HoldsEnough`] a `u32` more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
 pub enum Stored {
     /// It is on disk.
-    Stored = 0,
+    Stored,
     /// It was there already.
-    AlreadyHeld = 1,
-    /// Enough other shares of this chunk are here; try another host.
-    HoldsEnough = 2,
+    AlreadyHeld,
+    /// Enough other shares of this chunk are here, for as long now as this one would have been.
+    HoldsEnough {
+        /// Which, by index: a bit for each.
+        held: u32,
+    },
     /// No room.
-    Full = 3,
+    Full,
     /// The chunk's place is too far from this host's.
-    TooFar = 4,
+    TooFar,
     /// The share does not verify, or the request is malformed.
-    Invalid = 5,
+    Invalid,
     /// The ticket is of a kind, or below an effort, that the host wants.
-    TicketWanted = 6,
+    TicketWanted,
 }
 
 impl Stored {
-    /// Whether the host holds the share now.
-    pub const fn holds(self) -> bool {
-        matches!(self, Self::Stored | Self::AlreadyHeld)
-    }
-
     /// The response's bytes.
     pub fn to_bytes(self) -> Vec<u8> {
-        vec![self as u8]
+        let mut w = Writer::with_capacity(5);
+        match self {
+            Self::Stored => w.u8(0),
+            Self::AlreadyHeld => w.u8(1),
+            Self::HoldsEnough { held } => w.u8(2).u32(held),
+            Self::Full => w.u8(3),
+            Self::TooFar => w.u8(4),
+            Self::Invalid => w.u8(5),
+            Self::TicketWanted => w.u8(6),
+        };
+        w.into_bytes()
     }
 
     /// Reads a response.
@@ -191,7 +198,7 @@ impl Stored {
         let stored = match r.u8()? {
             0 => Self::Stored,
             1 => Self::AlreadyHeld,
-            2 => Self::HoldsEnough,
+            2 => Self::HoldsEnough { held: r.u32()? },
             3 => Self::Full,
             4 => Self::TooFar,
             5 => Self::Invalid,
@@ -215,10 +222,11 @@ mod tests {
         assert_eq!(Store::from_bytes(&store.to_bytes()).unwrap(), store);
         assert_eq!(read_fetched(&fetched(Some(&[1, 2]))).unwrap(), Some(&[1u8, 2][..]));
         assert_eq!(read_fetched(&fetched(None)).unwrap(), None);
-        for raw in 0..=6 {
-            assert_eq!(Stored::from_bytes(&[raw]).unwrap().to_bytes(), vec![raw]);
+        for said in (0..=6).map(|code| if code == 2 { vec![2, 0x80, 0, 0, 5] } else { vec![code] }) {
+            assert_eq!(Stored::from_bytes(&said).unwrap().to_bytes(), said);
         }
-        assert!(Stored::from_bytes(&[7]).is_err());
+        assert_eq!(Stored::from_bytes(&[2, 0x80, 0, 0, 5]), Ok(Stored::HoldsEnough { held: 0x8000_0005 }));
+        assert!([&[7][..], &[2], &[0, 0], &[2, 0, 0, 0, 0, 0]].iter().all(|bad| Stored::from_bytes(bad).is_err()));
         assert!(read_fetched(&[1, 0]).is_err());
     }
 

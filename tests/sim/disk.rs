@@ -49,8 +49,9 @@ impl Shares for Disk {
         if held.contains_key(&(*address, index)) {
             return PutOutcome::AlreadyHeld;
         }
-        if held.range((*address, 0)..=(*address, u8::MAX)).count() >= max_per_chunk {
-            return PutOutcome::HoldsEnough;
+        let others: Vec<u8> = held.range((*address, 0)..=(*address, u8::MAX)).map(|((_, index), _)| *index).collect();
+        if others.len() >= max_per_chunk {
+            return PutOutcome::HoldsEnough { held: others.iter().map(|index| 1 << index).sum() };
         }
         if self.manner != Manner::Forgets {
             held.insert((*address, index), blob.to_vec());

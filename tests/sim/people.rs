@@ -2,6 +2,7 @@
 
 use super::World;
 use onionskin::base::OpId;
+use onionskin::crypto::secret::Secret;
 use onionskin::proto::doc::key::{Key, ReadKey};
 use onionskin::proto::event::{CheckReport, PublishWish, Report};
 use onionskin::proto::{Command, Event, Failure};
@@ -13,7 +14,17 @@ const PATIENCE: Duration = Duration::from_secs(3600);
 impl World {
     /// Publishes a document from a node, and waits.
     pub fn publish(&mut self, node: usize, document: &[u8]) -> Result<(ReadKey, Report), Failure> {
-        let wish = PublishWish { length: document.len() as u64, name: None, media_type: None, lease_days: 90, convergent: None };
+        self.publish_under(node, document, None)
+    }
+
+    /// The same, under a key of its own for the same content again.
+    pub fn publish_under(
+        &mut self,
+        node: usize,
+        document: &[u8],
+        convergent: Option<Secret<32>>,
+    ) -> Result<(ReadKey, Report), Failure> {
+        let wish = PublishWish { length: document.len() as u64, name: None, media_type: None, lease_days: 90, convergent };
         let op = self.command(node, Command::Publish(wish));
         let mut outcome = None;
         self.run_until(PATIENCE, |world| {

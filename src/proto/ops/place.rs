@@ -150,10 +150,19 @@ impl Placement {
     ) -> Outcome {
         if let Some(deal) = self.asked.remove(&request) {
             user.pace.caught_up(&deal.host);
-            if answer.is_some_and(Stored::holds) {
-                self.acknowledged.insert(deal.index);
+            let holds: Vec<u8> = match answer {
+                Some(Stored::Stored | Stored::AlreadyHeld) => vec![deal.index],
+                // From an earlier publication of the same document. Whatever a host says, it holds no more than it may.
+                Some(Stored::HoldsEnough { held }) => {
+                    (0..limits::SHARES_TOTAL as u8).filter(|index| held >> index & 1 == 1).take(self.max_per_host).collect()
+                }
+                Some(Stored::Full | Stored::TooFar | Stored::Invalid | Stored::TicketWanted) | None => Vec::new(),
+            };
+            if !holds.is_empty() {
                 self.takers.insert(deal.host);
-            } else {
+            }
+            self.acknowledged.extend(holds);
+            if !self.acknowledged.contains(&deal.index) {
                 self.full |= answer == Some(Stored::Full);
                 self.refused += 1;
                 self.elsewhere(user, tag, deal);

@@ -35,8 +35,9 @@ impl Requests {
         let mut put_off = 0;
         // What an operation fetches is long on the way back, what it stores on the way there: for that see the backlog.
         let fetches = domain.queue.front().is_some_and(|ask| ask.kind.kind == Kind::Fetch);
-        let under_way = domain.circuits.keys().map(|key| self.origins.total_load(*key)).sum();
-        let mut room = if fetches { domain.allowance.more_than(under_way) } else { usize::MAX };
+        let counts_from = domain.allowance.counts_from();
+        let under_way = || domain.circuits.keys().map(|key| self.origins.load_since(*key, counts_from)).sum();
+        let mut room = if fetches { domain.allowance.more_than(under_way()) } else { usize::MAX };
         while room > 0
             && !open.is_empty()
             && put_off < PUT_OFF_MAX

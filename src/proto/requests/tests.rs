@@ -68,6 +68,8 @@ fn a_circuit_whose_streams_are_all_busy_is_joined_by_another() {
     let mut rng = StdRng::seed_from_u64(1);
     let (view, hosts) = with_hosts(&mut rng, limits::CIRCUIT_LEGS as u8);
     let (mut requests, mut links, _) = standing([0]);
+    // Answers that came soon allow for as many requests as there are streams.
+    requests.domains.values_mut().for_each(|d| (0..hosts.len()).for_each(|_| d.allowance.answered(Time(0), Time(0))));
     let mut env = Env { now: Time(1), wall: Wall(0), rng: &mut rng };
     let mut ctx = Ctx { env: &mut env, out: &mut Out::default() };
     let mut wanted = Vec::new();

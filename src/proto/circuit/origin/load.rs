@@ -44,6 +44,12 @@ impl Origins {
         self.circuits.get(key).map_or(usize::MAX, |c| c.streams.values().map(Stream::load).sum())
     }
 
+    /// The same, without those that left before.
+    pub fn load_since(&self, key: Key, since: Time) -> usize {
+        let fresh = |s: &Stream| s.queued.len() + s.in_flight.iter().filter(|(_, _, sent)| *sent >= since).count();
+        self.circuits.get(key).map_or(0, |c| c.streams.values().map(fresh).sum())
+    }
+
     /// Cells of a circuit that wait to leave, those of sessions that are still being opened included; not what waits for a host's
     /// answers.
     pub(in crate::proto) fn backlog(&self, links: &Links, key: Key) -> usize {
