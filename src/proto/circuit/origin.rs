@@ -5,6 +5,8 @@
 
 mod load;
 
+pub use load::in_flight_max;
+
 use crate::base::NetworkId;
 use crate::base::NodeId;
 use crate::base::StreamId;
@@ -118,12 +120,6 @@ struct Stream {
     in_flight: VecDeque<(u16, RequestId, Time)>,
     next: u16,
     input: Vec<u8>,
-}
-
-/// Most requests of a session of this type that wait for their answer: see [`limits::SESSION_IN_FLIGHT`].
-pub const fn in_flight_max(kind: SessionType) -> usize {
-    let fit = limits::WINDOW_MIN as usize / kind.request_len().div_ceil(RELAY_DATA);
-    if fit < limits::SESSION_IN_FLIGHT { fit } else { limits::SESSION_IN_FLIGHT }
 }
 
 impl Stream {

@@ -26,11 +26,8 @@ use crate::wire::cell::BODY;
 use crate::wire::cell::CELL;
 use crate::wire::cell::Command;
 use crate::wire::cell::Header;
-use crate::wire::codec::Reader;
-use crate::wire::codec::Writer;
 use bytes::BytesMut;
 use std::collections::VecDeque;
-use std::time::Duration;
 
 /// Room for this many cells is made at a time in a link's batch.
 const BATCH_CELLS: usize = 30;
@@ -44,11 +41,6 @@ const QUEUED_RELIEVED: usize = QUEUED_MAX - QUEUED_MAX / 16;
 const QUEUE_MAX: usize = 4 * limits::WINDOW_MAX as usize;
 /// Places for cells that an emptied queue keeps: an idle circuit holds nothing for the crowd that once waited in it (T35).
 const QUEUE_KEPT: usize = 16;
-/// Most credit promised beyond the first windows, in cells: 128 MiB.
-const PROMISED_MAX: u32 = (128 << 20) / CELL as u32;
-/// How long credit may wait that is less than a part of its window ([`Port::owed_much`]): each grant is a wake-up at both ends. Nothing
-/// next to the deadline of a circuit that stands still, and a slow line's window is granted in full.
-const CREDIT_PATIENCE: Duration = Duration::from_millis(100);
 /// Most buffers of queued cells that are kept for reuse.
 const SPARE_MAX: usize = 1024;
 
@@ -436,7 +428,7 @@ impl Links {
     }
 
     /// Fills the room of a link: overlay fragments and ports in turn.
-    fn pump(&mut self, ctx: &mut Ctx<'_, '_>, id: LinkId) {
+    pub(super) fn pump(&mut self, ctx: &mut Ctx<'_, '_>, id: LinkId) {
         while let Some(link) = self.links.get_mut(&id).filter(|l| l.room()) {
             let fragment = !link.outbox.is_empty();
             let none_ready = link.ready.is_empty();
@@ -506,85 +498,6 @@ impl Links {
             }
         }
     }
-
-    // --- credits
-
-    /// A cell that came in on this port has left the node, or was used up.
-    pub(in crate::proto) fn consumed(&mut self, ctx: &mut Ctx<'_, '_>, key: PortKey) {
-        let Some(id) = self.consumed_quietly(key) else { return };
-        let much = self.ports.get(key).is_some_and(|port| port.owed == port.owed_much());
-        if much {
-            self.timers.set(LinkTimer::Credit(id), ctx.env.now.next_multiple(limits::CREDIT_TICK));
-        } else {
-            self.timers.set_if_unset(LinkTimer::Credit(id), (ctx.env.now + CREDIT_PATIENCE).next_multiple(limits::CREDIT_TICK));
-        }
-    }
-
-    /// As [`Links::consumed`], without a timer: the next cell of the link, or nothing, will grant. Gives the link if it has
-    /// something to grant.
-    fn consumed_quietly(&mut self, key: PortKey) -> Option<LinkId> {
-        let port = self.ports.get_mut(key)?;
-        port.owed += 1;
-        if port.owed < limits::CREDIT_QUANTUM {
-            return None;
-        }
-        if !port.in_owed {
-            port.in_owed = true;
-            if let Some(link) = self.links.get_mut(&port.link) {
-                link.owed.push(key);
-            }
-        }
-        Some(port.link)
-    }
-
-    /// The tick of a link: all its ports are granted what they are owed, in as few cells as fit.
-    pub(super) fn grant(&mut self, ctx: &mut Ctx<'_, '_>, id: LinkId) {
-        let Some(link) = self.links.get_mut(&id) else { return };
-        let mut grants = Vec::new();
-        for key in core::mem::take(&mut link.owed) {
-            if let Some(port) = self.ports.get_mut(key) {
-                port.in_owed = false;
-                let (quanta, growth) = port.grant(PROMISED_MAX.saturating_sub(self.promised));
-                self.promised += growth;
-                grants.push((port.circuit, quanta));
-            }
-        }
-        for chunk in grants.chunks(CREDITS_PER_CELL) {
-            let mut w = Writer::with_capacity(BODY);
-            w.u16(u16::try_from(chunk.len()).unwrap_or(u16::MAX));
-            for (circuit, quanta) in chunk {
-                w.u32(circuit.get()).u8(u8::try_from(*quanta).unwrap_or(u8::MAX));
-            }
-            let mut body = [0; BODY];
-            for (to, from) in body.iter_mut().zip(w.as_slice()) {
-                *to = *from;
-            }
-            self.push_control(ctx, id, None, Command::Credit, &body);
-        }
-    }
-
-    /// Credits from the other end. False is a violation.
-    fn on_credit(&mut self, ctx: &mut Ctx<'_, '_>, id: LinkId, body: &[u8; BODY]) -> bool {
-        let mut r = Reader::new(body);
-        let Ok(count) = r.u16() else { return false };
-        for _ in 0..count {
-            let (Ok(circuit), Ok(quanta)) = (r.u32(), r.u8()) else { return false };
-            let Some(link) = self.links.get_mut(&id) else { return true };
-            let Some(key) = link.circuits.get(&circuit).copied() else { continue };
-            let Some(port) = self.ports.get_mut(key) else { continue };
-            port.credit += u32::from(quanta) * limits::CREDIT_QUANTUM;
-            if port.credit > limits::WINDOW_MAX {
-                return false;
-            }
-            self.timers.stop(&LinkTimer::Stall(key));
-            if !port.queue.is_empty() && !port.in_ready {
-                port.in_ready = true;
-                link.ready.push_back(key);
-            }
-        }
-        self.pump(ctx, id);
-        true
-    }
 }
 
 impl Link {
@@ -603,6 +516,3 @@ impl Link {
         !core::mem::replace(&mut self.dirty, true)
     }
 }
-
-/// `count u16`, then `circuit u32 ‖ quanta u8` each.
-const CREDITS_PER_CELL: usize = (BODY - 2) / 5;

@@ -4,6 +4,7 @@
 //! beside the core. A dialler insists on a relay's proof; an accepted link may also be a client's, of whom nothing is known or
 //! asked (D2). Every failure ends the link the same silent way.
 
+mod credit;
 mod dial;
 mod flow;
 mod overlay;

@@ -12,6 +12,12 @@ use crate::proto::slab::Key;
 use crate::wire::cell::RELAY_DATA;
 use crate::wire::request::SessionType;
 
+/// Most requests of a session of this type that wait for their answer: see [`limits::SESSION_IN_FLIGHT`].
+pub const fn in_flight_max(kind: SessionType) -> usize {
+    let fit = limits::WINDOW_MIN as usize / kind.request_len().div_ceil(RELAY_DATA);
+    if fit < limits::SESSION_IN_FLIGHT { fit } else { limits::SESSION_IN_FLIGHT }
+}
+
 impl Origins {
     /// How many requests of a circuit are for `host` with sessions of this type, and how many more it would take at once.
     pub fn load(&self, key: Key, host: &NodeId, kind: SessionType) -> usize {
