@@ -23,10 +23,13 @@ use crate::config::Config;
 use crate::proto::doc::key::Key;
 use crate::proto::event::CheckReport;
 use crate::proto::event::Failure;
+use crate::proto::event::Progress;
 use crate::proto::event::Report;
 use serde::Serialize;
 use std::path::Path;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 
 // --- publish
 
@@ -120,18 +123,24 @@ pub(super) async fn get(out: Out, config: &Config, args: &Get) -> Result<(), Fai
                 "Name a file with -o, or leave --json out.",
             ));
         }
+        let begun = AtomicBool::new(false);
         let work = async {
             let session = Session::open(out, config).await?;
             let bar = out.bar("fetching");
             let mut sink = StreamSink::new(tokio::io::stdout());
-            let done = session.node.get(&key, 0, &mut sink, &mut |progress| bar.show(progress)).await;
+            let mut watch = |progress: Progress| {
+                begun.store(progress.bytes > 0, Ordering::Relaxed);
+                bar.show(progress);
+            };
+            let done = session.node.get(&key, 0, &mut sink, &mut watch).await;
             drop(bar);
             session.close().await;
             done.map(|_| sink.into_parts().1)
         };
         let told = || {
+            let written = "What was written so far is verified and not the whole document.";
             (
-                "What was written so far is verified and not the whole document.".to_owned(),
+                if begun.load(Ordering::Relaxed) { written.to_owned() } else { String::new() },
                 "A repeat starts from the beginning; with -o FILE it would go on.",
             )
         };
@@ -177,7 +186,9 @@ pub(super) async fn get(out: Out, config: &Config, args: &Get) -> Result<(), Fai
 
 /// A check in words.
 fn checked(report: &CheckReport) -> String {
-    let verdict = if report.chunks_lost > 0 {
+    let verdict = if report.chunks_lost > 0 && report.chunks_lost == report.chunks_sampled {
+        "no fetched chunk can be rebuilt: unless hosts come back, the document is lost; publish it again if you have it".to_owned()
+    } else if report.chunks_lost > 0 {
         format!(
             "{} of the fetched chunks cannot be rebuilt from their own shares; the document may still open, from its parity: publish it \
              again while you can",

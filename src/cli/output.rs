@@ -3,6 +3,7 @@
 
 use crate::base::ErrorKind;
 use crate::client::failure;
+use crate::client::files::io_failure;
 use crate::client::lines::error_json;
 use crate::client::lines::in_sentences;
 use crate::proto::event::Failure;
@@ -14,6 +15,7 @@ use serde::Serialize;
 use std::io;
 use std::io::IsTerminal;
 use std::io::Write;
+use std::path::Path;
 
 /// Longest foreign text that is shown.
 const FOREIGN_MAX: usize = 120;
@@ -31,9 +33,7 @@ impl Out {
     /// A result, on standard output. A result that nobody could get is a failure.
     pub(super) fn result(self, text: &str) -> Result<(), Failure> {
         let mut out = io::stdout().lock();
-        writeln!(out, "{text}")
-            .and_then(|()| out.flush())
-            .map_err(|e| failure(ErrorKind::Other, format!("cannot write to standard output: {e}"), "", "Repeat the command."))
+        writeln!(out, "{text}").and_then(|()| out.flush()).map_err(|e| io_failure("write to", Path::new("standard output"), &e))
     }
 
     /// A result in both forms: people's lines, or the object.

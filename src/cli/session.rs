@@ -169,7 +169,7 @@ pub(super) fn log(event: &NodeEvent) {
 }
 
 fn stopped() -> Failure {
-    failure(ErrorKind::NoNetwork, "no relay answers", "", "Check the connection and the bootstrap link, then repeat the command.")
+    Failure::nobody_answers(0)
 }
 
 // --- what is kept in the data directory

@@ -54,7 +54,8 @@ fn ignored(status: &str) -> u64 {
     field.and_then(|set| u64::from_str_radix(set.trim(), 16).ok()).unwrap_or(0)
 }
 
-/// Works until it is done or stopped; then says what was kept, and what to do next.
+/// Works until it is done or stopped; then says what was kept, and what to do next. An error that says nothing of what was kept
+/// gets the same words.
 pub(super) async fn unless_stopped<T>(
     work: impl Future<Output = Result<T, Failure>>,
     told: impl FnOnce() -> (String, &'static str),
@@ -67,7 +68,7 @@ pub(super) async fn unless_stopped<T>(
             let (kept, next) = told();
             Err(failure(ErrorKind::Other, "stopped by you", kept, next))
         }
-        done = work => done,
+        done = work => done.map_err(|why| if why.kept.is_empty() { Failure { kept: told().0, ..why } } else { why }),
     }
 }
 

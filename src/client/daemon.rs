@@ -79,9 +79,9 @@ impl Daemon {
             Ok(Ok(stream)) => Ok(stream),
             Ok(Err(e)) if e.kind() == io::ErrorKind::PermissionDenied => Err(failure(
                 ErrorKind::Other,
-                format!("the socket {} belongs to another user", self.socket.display()),
+                format!("this user may not open the socket {}", self.socket.display()),
                 "Nothing was sent.",
-                "Ask as that user, or name a data directory of your own with --data-dir.",
+                "Ask as the user whose node it is, or name a data directory of your own with --data-dir.",
             )),
             Ok(Err(_)) | Err(_) => Err(failure(
                 ErrorKind::NoNetwork,

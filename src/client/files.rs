@@ -60,6 +60,8 @@ pub fn io_failure(doing: &str, path: &Path, error: &io::Error) -> Failure {
         "Check the permissions, or choose another place."
     } else if matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
         "Make room, then repeat the command."
+    } else if kind == io::ErrorKind::BrokenPipe {
+        "The program that read it has ended; repeat the command."
     } else {
         "Check the disk, then repeat the command."
     };
@@ -193,7 +195,7 @@ pub fn may_write(target: &Path, force: bool) -> Result<(), Failure> {
         }
         Ok(_) if !force => return Err(exists(target, "Nothing was sent.")),
         Ok(_) => {}
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
         Err(e) => return Err(io_failure("write", target, &e)),
     }
     if target.file_name().is_none() {

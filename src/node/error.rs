@@ -26,16 +26,20 @@ pub enum StartError {
     #[error("no relay is known to start from. Nothing was sent. Give a relay's link with --bootstrap")]
     NoWayIn,
     /// Something listens there already.
-    #[error("{0} is taken by another program. Nothing was changed. Stop that program, or choose another address with --listen")]
+    #[error(
+        "{0} is taken by another program. Nothing that was there was changed. Stop that program, or choose another address with --listen"
+    )]
     PortInUse(SocketAddr),
     /// The address is not this machine's.
     #[error(
-        "{0} is no address of this machine. Nothing was changed. Choose one that is with --listen, and name the public one with --advertise"
+        "{0} is no address of this machine. Nothing that was there was changed. Choose one that is with --listen, and name the public one \
+         with --advertise"
     )]
     NotOurs(SocketAddr),
     /// The system does not allow to listen there, or failed.
     #[error(
-        "cannot listen on {addr}: {source}. Nothing was changed. Choose another address with --listen; ports below 1024 need a privilege"
+        "cannot listen on {addr}: {source}. Nothing that was there was changed. Choose another address with --listen; ports below 1024 \
+         need a privilege"
     )]
     Listen {
         /// Where.

@@ -191,6 +191,9 @@ pub struct Failure {
     pub next: String,
 }
 
+/// What to do when hosts that have something are away.
+const LATER: &str = "Try again later: hosts that are down now may come back.";
+
 impl Failure {
     fn new(kind: ErrorKind, what: impl Into<String>, kept: &str, next: &str) -> Self {
         Self { kind, what: what.into(), kept: kept.into(), next: next.into() }
@@ -224,14 +227,13 @@ impl Failure {
     /// The top chunk of a document was not found.
     pub fn not_found(asked: usize, found: usize) -> Self {
         let asked = were_asked(asked);
-        let what = if found == 0 {
-            format!("nobody has this document: {asked}, and none holds a share of it")
-        } else {
-            format!("too few shares are left: {asked}, {} found, 8 are needed", shares_were(found))
-        };
+        if found > 0 {
+            let what = format!("too few shares are left: {asked}, {} found, 8 are needed", shares_were(found));
+            return Self::new(ErrorKind::NotFound, what, "", LATER);
+        }
         Self::new(
             ErrorKind::NotFound,
-            what,
+            format!("nobody has this document: {asked}, and none holds a share of it"),
             "",
             "Check the key with whoever gave it to you; if it was published just now, try again in a minute.",
         )
@@ -241,13 +243,13 @@ impl Failure {
     pub fn manifest_lost(asked: usize, found: usize) -> Self {
         let (asked, found) = (were_asked(asked), shares_were(found));
         let what = format!("a part of the document's list of chunks is lost: {asked}, {found} found, 8 are needed");
-        Self::new(ErrorKind::NotFound, what, "", "Try again later: hosts that are down now may come back.")
+        Self::new(ErrorKind::NotFound, what, "", LATER)
     }
 
     /// More chunks of a group are lost than its parity makes up for.
     pub fn chunks_lost(asked: usize) -> Self {
         let what = format!("parts of the document are lost: up to {asked} hosts were asked for each, and too few shares are left");
-        Self::new(ErrorKind::NotFound, what, "What has arrived is kept.", "Try again later: hosts that are down now may come back.")
+        Self::new(ErrorKind::NotFound, what, "", LATER)
     }
 
     /// The manifest does not verify.
@@ -307,6 +309,17 @@ impl Failure {
         Self::new(kind, what, "No key was made, so what was stored cannot be read by anyone and will expire.", "Try again later.")
     }
 
+    /// There is no link to anybody; so many relays are known from earlier.
+    pub fn nobody_answers(known: usize) -> Self {
+        let known = if known == 0 { String::new() } else { format!(": {} known from earlier", were(known, "relay")) };
+        Self::new(
+            ErrorKind::NoNetwork,
+            format!("no relay answers{known}"),
+            "Nothing was sent.",
+            "Check that this computer is online and that the bootstrap link is right, then repeat the command.",
+        )
+    }
+
     /// The view is not known well enough.
     pub fn not_ready(relays: usize, groups: usize, coverage: Option<u32>) -> Self {
         let measured = coverage.map_or_else(|| "not measured yet".into(), |c| format!("{c} %"));
@@ -328,7 +341,7 @@ impl Failure {
         Self::new(
             ErrorKind::NoNetwork,
             "no relay could be reached any more for five minutes",
-            "What has arrived is kept. What was stored without a key being made can be read by nobody, and expires.",
+            "",
             "Check that this computer is online, then repeat the command.",
         )
     }

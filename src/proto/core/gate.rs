@@ -67,6 +67,9 @@ impl Core {
 
     pub(super) fn why_not_ready(&self) -> Failure {
         let counts = self.overlay.view().counts();
+        if self.links.open_count() == 0 {
+            return Failure::nobody_answers(counts.relays);
+        }
         let coverage = self.overlay.coverage();
         Failure::not_ready(counts.relays, counts.groups, (coverage.groups > 0).then_some(coverage.percent))
     }
