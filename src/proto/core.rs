@@ -165,7 +165,7 @@ impl Core {
             Input::LinkUp { link, remote, exporter, dialed } => self.with(env, |core, ctx| {
                 core.links.up(ctx, link, remote, exporter, dialed);
             }),
-            Input::LinkDown { link } => self.links.down(link),
+            Input::LinkDown { link } => self.with(env, |core, ctx| core.links.down(ctx, link)),
             Input::Cells { link, cells } => self.with(env, |core, ctx| {
                 if let Some(cells) = core.links.batch(ctx, link, cells) {
                     core.cells(ctx, link, cells);

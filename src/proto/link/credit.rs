@@ -24,22 +24,10 @@ const CREDITS_PER_CELL: usize = (BODY - 2) / 5;
 impl Links {
     /// A cell that came in on this port has left the node, or was used up.
     pub(in crate::proto) fn consumed(&mut self, ctx: &mut Ctx<'_, '_>, key: PortKey) {
-        let Some(id) = self.consumed_quietly(key) else { return };
-        let much = self.ports.get(key).is_some_and(|port| port.owed == port.owed_much());
-        if much {
-            self.timers.set(LinkTimer::Credit(id), ctx.env.now.next_multiple(limits::CREDIT_TICK));
-        } else {
-            self.timers.set_if_unset(LinkTimer::Credit(id), (ctx.env.now + CREDIT_PATIENCE).next_multiple(limits::CREDIT_TICK));
-        }
-    }
-
-    /// As [`Links::consumed`], without a timer: the next cell of the link, or nothing, will grant. Gives the link if it has
-    /// something to grant.
-    pub(super) fn consumed_quietly(&mut self, key: PortKey) -> Option<LinkId> {
-        let port = self.ports.get_mut(key)?;
+        let Some(port) = self.ports.get_mut(key) else { return };
         port.owed += 1;
         if port.owed < limits::CREDIT_QUANTUM {
-            return None;
+            return;
         }
         if !port.in_owed {
             port.in_owed = true;
@@ -47,7 +35,12 @@ impl Links {
                 link.owed.push(key);
             }
         }
-        Some(port.link)
+        let timer = LinkTimer::Credit(port.link);
+        if port.owed == port.owed_much() {
+            self.timers.set(timer, ctx.env.now.next_multiple(limits::CREDIT_TICK));
+        } else {
+            self.timers.set_if_unset(timer, (ctx.env.now + CREDIT_PATIENCE).next_multiple(limits::CREDIT_TICK));
+        }
     }
 
     /// The tick of a link: all its ports are granted what they are owed, in as few cells as fit.
@@ -82,6 +75,10 @@ impl Links {
         let Ok(count) = r.u16() else { return false };
         for _ in 0..count {
             let (Ok(circuit), Ok(quanta)) = (r.u32(), r.u8()) else { return false };
+            // A credit of nothing would keep a circuit that stands still from its end (T35).
+            if quanta == 0 {
+                return false;
+            }
             let Some(link) = self.links.get_mut(&id) else { return true };
             let Some(key) = link.circuits.get(&circuit).copied() else { continue };
             let Some(port) = self.ports.get_mut(key) else { continue };

@@ -161,7 +161,7 @@ impl Links {
                 Some(port) => Arrived::Created { owner: port.owner },
                 None => Arrived::Nothing,
             },
-            (Command::Destroy, _) => match port.and_then(|key| self.forget_port(key)) {
+            (Command::Destroy, _) => match port.and_then(|key| self.forget_port(ctx, key)) {
                 Some(owner) => Arrived::Destroyed { owner },
                 None => Arrived::Nothing,
             },
@@ -238,29 +238,29 @@ impl Links {
     /// Closes a port and tells the other end. What waited in it is dropped.
     pub(in crate::proto) fn close_port(&mut self, ctx: &mut Ctx<'_, '_>, key: PortKey) {
         if let Some((link, circuit)) = self.port_link(key) {
-            self.forget_port(key);
+            self.forget_port(ctx, key);
             self.push_control(ctx, link, Some(circuit), Command::Destroy, &[0; BODY]);
         }
     }
 
     /// Removes a port from its link.
-    fn forget_port(&mut self, key: PortKey) -> Option<Owner> {
+    fn forget_port(&mut self, ctx: &mut Ctx<'_, '_>, key: PortKey) -> Option<Owner> {
         let (link, circuit) = self.port_link(key)?;
         if let Some(link) = self.links.get_mut(&link) {
             link.circuits.remove(&circuit.get());
         }
-        self.drop_port(key)
+        self.drop_port(ctx, key)
     }
 
-    /// Removes a port whose link forgets it. The sources of what it held are owed nothing: their circuit ends with it.
-    pub(super) fn drop_port(&mut self, key: PortKey) -> Option<Owner> {
+    /// Removes a port whose link forgets it. What it held counts as used up: a circuit goes on when one of its legs ends.
+    pub(super) fn drop_port(&mut self, ctx: &mut Ctx<'_, '_>, key: PortKey) -> Option<Owner> {
         let port = self.ports.remove(key)?;
         self.queued -= port.queue.len();
         self.promised = self.promised.saturating_sub(port.window - limits::WINDOW_MIN);
         self.timers.stop(&LinkTimer::Stall(key));
         for queued in port.queue {
             if let Some(source) = queued.source {
-                self.consumed_quietly(source);
+                self.consumed(ctx, source);
             }
             self.recycle(queued.cell);
         }

@@ -366,12 +366,12 @@ impl Links {
         if self.links.contains_key(&id) {
             self.flush_one(ctx, id);
             ctx.out.push(Output::Close { link: id });
-            self.down(id);
+            self.down(ctx, id);
         }
     }
 
     /// The link is gone.
-    pub(super) fn down(&mut self, id: LinkId) {
+    pub(super) fn down(&mut self, ctx: &mut Ctx<'_, '_>, id: LinkId) {
         let Some(link) = self.links.remove(&id) else { return };
         self.lent_over(id);
         let node = link.peer.or(link.expect);
@@ -388,7 +388,7 @@ impl Links {
         self.timers.stop(&LinkTimer::Credit(id));
         self.timers.stop(&LinkTimer::Keep(id));
         self.timers.stop(&LinkTimer::Unsent(id));
-        let owners = link.circuits.values().filter_map(|key| self.drop_port(*key)).collect();
+        let owners = link.circuits.values().filter_map(|key| self.drop_port(ctx, *key)).collect();
         let was_open = matches!(link.stage, Stage::Open);
         self.events.push_back(LinkEvent::Down { link: id, owners, waiters: link.waiters, peer: node, was_open });
     }

@@ -2,6 +2,7 @@ use super::flow::Arrived;
 use super::flow::QUEUED_MAX;
 use super::*;
 use crate::base::Env;
+use crate::base::StreamId;
 use crate::proto::out::Out;
 use crate::wire::cell::Header;
 use rand::SeedableRng;
@@ -77,7 +78,7 @@ fn dials_for_the_circuits_of_others_are_shared_out_and_our_own_are_not_bounded()
     let greedy = [port(&mut bench, 250, [198, 51, 100, 1]), port(&mut bench, 251, [198, 51, 100, 2])];
     let other = port(&mut bench, 252, [192, 0, 2, 1]);
     for n in 0..=LENT_DIALS_MAX {
-        let waiter = if n % 2 == 0 { Waiter::Extend(key()) } else { Waiter::Leg(key(), crate::base::StreamId(1)) };
+        let waiter = if n % 2 == 0 { Waiter::Extend(key()) } else { Waiter::Leg(key(), StreamId(1)) };
         assert_eq!(bench.with(|links, ctx| links.lend(ctx, greedy[n % 2], node(n), addr, waiter)), None);
     }
     let most = LENT_DIALS_MAX.div_ceil(3);
@@ -92,8 +93,8 @@ fn dials_for_the_circuits_of_others_are_shared_out_and_our_own_are_not_bounded()
     bench.with(|links, ctx| links.want(ctx, node(201), addr, Waiter::Overlay(1)));
     assert_eq!(dials(&mut bench), 2, "our own");
     // Two of them failed: there is room for as many as are fewer than half of what is free.
-    bench.links.down(LinkId(DIALED_BIT | 1));
-    bench.links.down(LinkId(DIALED_BIT | 2));
+    bench.with(|links, ctx| links.down(ctx, LinkId(DIALED_BIT | 1)));
+    bench.with(|links, ctx| links.down(ctx, LinkId(DIALED_BIT | 2)));
     for n in 202..206 {
         bench.with(|links, ctx| links.lend(ctx, greedy[0], node(n), addr, Waiter::Extend(key())));
     }
@@ -223,5 +224,48 @@ fn credit_is_granted_at_once_by_quarters_of_the_window_and_soon_by_quanta() {
     bench.links.promised += 1024 - limits::WINDOW_MIN;
     assert!(!grants(&mut bench, 255, tick * 5) && grants(&mut bench, 1, tick), "a wide one by quarters");
     assert!(!grants(&mut bench, 31, tick * 20) && !grants(&mut bench, 1, tick) && grants(&mut bench, 0, tick * 10), "or soon");
+    bench.links.check();
+}
+
+#[test]
+fn a_credit_of_nothing_is_a_violation() {
+    let mut bench = Bench::new();
+    let link = LinkId(1);
+    bench.links.open_unshaken(link, None);
+    bench.links.accept_port(link, theirs(1), Owner::HopPrev(key())).unwrap();
+    let mut credit = [0; CELL];
+    Header { circuit: None, command: Command::Credit }.write(&mut credit);
+    credit[CELL - BODY..][..7].copy_from_slice(&[0, 1, 0x80, 0, 0, 1, 1]);
+    bench.with(|links, ctx| links.arrived(ctx, link, &credit));
+    assert_eq!(bench.outputs(|o| matches!(o, Output::Close { .. })), 0);
+    credit[CELL - BODY + 6] = 0;
+    bench.with(|links, ctx| links.arrived(ctx, link, &credit));
+    assert_eq!(bench.outputs(|o| matches!(o, Output::Close { .. })), 1);
+}
+
+#[test]
+fn what_an_ended_leg_held_is_granted_again() {
+    let mut bench = Bench::new();
+    for link in [LinkId(1), LinkId(2)] {
+        bench.links.open_unshaken(link, None);
+    }
+    let source = bench.links.accept_port(LinkId(1), theirs(1), Owner::HopPrev(key())).unwrap();
+    let leg = bench.links.accept_port(LinkId(2), theirs(1), Owner::Leg(key(), StreamId(1))).unwrap();
+    bench.links.starve(leg);
+    for _ in 0..limits::CREDIT_QUANTUM {
+        bench.links.ports.get_mut(source).unwrap().granted -= 1;
+        bench.with(|links, ctx| links.send(ctx, leg, Command::Relay, &[0; BODY], Some(source)));
+    }
+    let credits = |bench: &mut Bench| {
+        bench.now = bench.now + Duration::from_millis(200);
+        bench.with(|links, ctx| {
+            links.tick(ctx);
+            links.flush(ctx);
+        });
+        bench.outputs(|o| matches!(o, Output::Send { link: LinkId(1), .. }))
+    };
+    assert_eq!(credits(&mut bench), 0, "it waits in the leg");
+    bench.with(|links, ctx| links.close_port(ctx, leg));
+    assert_eq!(credits(&mut bench), 1);
     bench.links.check();
 }

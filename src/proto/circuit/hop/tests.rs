@@ -127,7 +127,7 @@ fn handshakes_that_wait_are_shared_out_and_give_their_places_back() {
     assert!(bench.hops.admit(&bench.links, LinkId(200), other).is_some(), "another's handshake has its turn");
     for (link, circuit) in waiting {
         // It does not verify, or its link is gone.
-        bench.links.down(link);
+        bench.with(|_, ctx, links| links.down(ctx, link));
         let result = (circuit.get() % 2 == 0).then(|| (vec![], secret()));
         bench.with(|hops, ctx, links| hops.created(ctx, links, link, circuit, result));
     }
