@@ -61,9 +61,11 @@ pub const WRITE_LEFT_OUT: usize = 3;
 /// Most requests of one session: bounds what one opened key can be asked.
 pub const SESSION_REQUESTS_MAX: u16 = 64;
 /// Most requests of a session that wait for their answer: several, for one that waits for each answer waits for seven machines.
-/// Fewer where they are long: those that a mute host leaves lying must fit the first credits of its leg ([`WINDOW_MIN`]), or they
-/// would use up the credits of the whole circuit.
+/// Fewer where they are long: those that a mute host leaves lying must fit the first credits of its leg ([`WINDOW_MIN`]), but for
+/// the cell that opens the session ([`CIRCUIT_LEGS`]), or they would use up the credits of the whole circuit.
 pub const SESSION_IN_FLIGHT: usize = 8;
+/// How long a session may pause before its host ends it: its place is somebody else's then.
+pub const SESSION_PAUSE_MAX: Duration = Duration::from_secs(60);
 /// Most hosts of one region on one circuit.
 pub const CIRCUIT_HOSTS_PER_REGION: usize = 3;
 /// Circuits for a document of more than one chunk.

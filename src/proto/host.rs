@@ -49,8 +49,6 @@ const LEGS_MAX: usize = 20_000;
 /// leg cell, or as soon as its client has run the handshake, and a client begins nothing that stands in a long line. What costs its
 /// sender little does not keep a place longer (T35, T36).
 const FRESH_MAX: Duration = Duration::from_secs(20);
-/// How long a leg may stand without a whole request. One that pauses longer, because its user reads slowly, opens a session anew.
-const IDLE_MAX: Duration = Duration::from_secs(60);
 /// Most openings of sessions that run beside the core or wait for it: a fifth of a second of work for one core. Shared out by
 /// [`Crowd`].
 const OPENING_MAX: usize = 2048;
@@ -62,7 +60,8 @@ const HELD_MAX: usize = 65_536;
 /// Most requests of one cell that wait, and cells that wait for the opening of their session: 70 MB. Shared out in the same way,
 /// and apart from those above: whoever begins requests and does not finish them is in nobody's way who fetches.
 const ASKED_MAX: usize = 32_768;
-/// Most requests of one leg that wait, run, or have answers here that have not left: twice what an honest client has in flight.
+/// Most requests of one leg that wait, run, or have answers here that have not left: twice what an honest client has in flight, or
+/// more.
 const PER_LEG_MAX: usize = 2 * limits::SESSION_IN_FLIGHT;
 
 /// Which chunks this host takes (D10), as plain numbers that a job can carry.
@@ -267,7 +266,7 @@ impl Host {
         match (result, self.legs.get_mut(key)) {
             (Some((session, kind)), Some(leg)) => {
                 leg.stage = Stage::Open(session, kind);
-                self.idle.set(key, ctx.env.now + if leg.input.is_empty() { IDLE_MAX } else { FRESH_MAX });
+                self.idle.set(key, ctx.env.now + if leg.input.is_empty() { limits::SESSION_PAUSE_MAX } else { FRESH_MAX });
                 if kind.request_len() > RELAY_DATA {
                     // What came meanwhile is part of something larger.
                     let came = leg.held.len();
@@ -300,7 +299,7 @@ impl Host {
             // A request has begun.
             self.idle.set(key, ctx.env.now + FRESH_MAX);
         } else if taken {
-            self.idle.set(key, ctx.env.now + IDLE_MAX);
+            self.idle.set(key, ctx.env.now + limits::SESSION_PAUSE_MAX);
         }
         if taken {
             let queue = self.by_prefix.entry(leg.seat.prefix()).or_default();
@@ -412,7 +411,7 @@ impl Host {
         while let Some(key) = self.idle.expired(ctx.env.now) {
             // One whose answers are late, here or on their way, is not idle. That excuses no request that is not finished.
             if self.legs.get(key).is_some_and(|leg| leg.input.is_empty() && leg.outstanding(links) > 0) {
-                self.idle.set(key, ctx.env.now + IDLE_MAX);
+                self.idle.set(key, ctx.env.now + limits::SESSION_PAUSE_MAX);
             } else {
                 self.end(ctx, links, key);
             }

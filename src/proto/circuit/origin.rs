@@ -3,6 +3,7 @@
 //! This file knows nothing of documents: it takes a request for a host and gives back the sealed answer, or says that it failed.
 //! Which circuit may be used for what is `proto::requests`' to decide.
 
+mod deadlines;
 mod load;
 
 pub use load::in_flight_max;
@@ -37,21 +38,13 @@ use crate::wire::cell::RelayCommand;
 use crate::wire::cell::RelayMessage;
 use crate::wire::request::Kind;
 use crate::wire::request::SessionType;
+use deadlines::BUILD_DEADLINE;
+use deadlines::LOOK_EVERY;
 use rand::RngExt;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::collections::VecDeque;
 use std::time::Duration;
-
-/// A circuit that is not built by then is given up: ten times a bad round trip to each hop.
-const BUILD_DEADLINE: Duration = Duration::from_secs(12);
-/// While its own cells have not even left, a slow line is at fault and no hop; but not for longer than this.
-const BUILD_DEADLINE_MAX: Duration = Duration::from_secs(60);
-/// A request that has no answer by then has failed, whoever waits for it: whoever does decides sooner, by the pace of all answers
-/// ([`Origins::give_up`]).
-const REQUEST_DEADLINE: Duration = Duration::from_secs(600);
-/// How often it is looked for such.
-const LOOK_EVERY: Duration = Duration::from_secs(10);
 
 /// Most streams of one circuit at once: somewhat fewer than a last hop takes legs, for it may still be busy with one that we ended.
 const STREAMS_MAX: usize = limits::CIRCUIT_LEGS - 4;
@@ -120,6 +113,8 @@ struct Stream {
     in_flight: VecDeque<(u16, RequestId, Time)>,
     next: u16,
     input: Vec<u8>,
+    /// When it last sent something, or was begun.
+    moved: Time,
 }
 
 impl Stream {
@@ -156,7 +151,7 @@ struct Origin {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Timer {
     Build(Key),
-    Requests(Key),
+    Streams(Key),
 }
 
 /// All our own circuits.
@@ -206,7 +201,8 @@ impl Origins {
 
     /// Starts a circuit over three relays of the view. `None` if one is not in it.
     pub(in crate::proto) fn build(&mut self, ctx: &mut Ctx<'_, '_>, view: &View, path: [NodeId; limits::HOPS]) -> Option<Key> {
-        let hops: Option<Vec<_>> = path.iter().map(|node| Some((*node, view.get(node)?.descriptor().onion_key))).collect();
+        let hops = path.iter().map(|node| Some((*node, view.get(node)?.descriptor().onion_key)));
+        let hops = hops.collect::<Option<Vec<_>>>()?;
         let key = self.circuits.insert(Origin {
             path,
             stage: Stage::Starting,
@@ -218,7 +214,7 @@ impl Origins {
             started: ctx.env.now,
         });
         self.timers.set(Timer::Build(key), ctx.env.now + BUILD_DEADLINE);
-        ctx.out.job(JobFor::CircuitStart(key), Job::CircuitStart { network: self.network, hops: hops? });
+        ctx.out.job(JobFor::CircuitStart(key), Job::CircuitStart { network: self.network, hops });
         Some(key)
     }
 
@@ -398,6 +394,7 @@ impl Origins {
                         in_flight: VecDeque::new(),
                         next: 0,
                         input: Vec::new(),
+                        moved: ctx.env.now,
                     },
                 );
                 circuit.say(ctx, links, Command::Relay, RelayCommand::Begin, id, host.as_ref());
@@ -410,7 +407,7 @@ impl Origins {
         if let Some(s) = circuit.streams.get_mut(&stream) {
             s.queued.push_back((request, plain));
         }
-        self.timers.set_if_unset(Timer::Requests(key), ctx.env.now + LOOK_EVERY);
+        self.timers.set_if_unset(Timer::Streams(key), ctx.env.now + LOOK_EVERY);
         self.pump(ctx, links, key, stream);
     }
 
@@ -469,6 +466,7 @@ impl Origins {
             match session.seal_request(n, &plain, s.kind.request_len()) {
                 Ok(sealed) => {
                     s.next += 1;
+                    s.moved = ctx.env.now;
                     s.in_flight.push_back((n, request, ctx.env.now));
                     for data in sealed.chunks(RELAY_DATA) {
                         circuit.say(ctx, links, Command::Relay, RelayCommand::Data, stream, data);
@@ -498,7 +496,7 @@ impl Origins {
     pub(in crate::proto) fn end(&mut self, ctx: &mut Ctx<'_, '_>, links: &mut Links, key: Key) {
         if let Some(circuit) = self.circuits.remove(key) {
             self.timers.stop(&Timer::Build(key));
-            self.timers.stop(&Timer::Requests(key));
+            self.timers.stop(&Timer::Streams(key));
             if let Some(port) = circuit.port {
                 links.close_port(ctx, port);
             }
@@ -508,44 +506,6 @@ impl Origins {
                 hops: circuit.layers.len(),
                 requests: circuit.streams.into_values().flat_map(Stream::requests).collect(),
             });
-        }
-    }
-
-    /// The earliest timer, and what it is for.
-    pub fn timeout(&self) -> Option<(Time, &'static str)> {
-        self.timers.next().map(|(at, timer)| match timer {
-            Timer::Build(_) => (at, "circuit build"),
-            Timer::Requests(_) => (at, "request deadline"),
-        })
-    }
-
-    /// Does what is due.
-    pub(in crate::proto) fn tick(&mut self, ctx: &mut Ctx<'_, '_>, links: &mut Links) {
-        while let Some(timer) = self.timers.expired(ctx.env.now) {
-            match timer {
-                Timer::Build(key) => {
-                    let Some(circuit) = self.circuits.get(key) else { continue };
-                    let leaving = circuit.port.and_then(|port| links.leaving(port)).is_some();
-                    if leaving && ctx.env.now.since(circuit.started) < BUILD_DEADLINE_MAX {
-                        self.timers.set(timer, ctx.env.now + BUILD_DEADLINE);
-                    } else {
-                        self.end(ctx, links, key);
-                    }
-                }
-                Timer::Requests(key) => {
-                    let Some(circuit) = self.circuits.get(key) else { continue };
-                    let now = ctx.env.now;
-                    let late = |s: &Stream| s.in_flight.front().is_some_and(|(_, _, sent)| now.since(*sent) >= REQUEST_DEADLINE);
-                    let late: Vec<_> = circuit.streams.iter().filter(|(_, s)| late(s)).map(|(id, _)| *id).collect();
-                    let busy = circuit.streams.values().any(|s| s.load() > 0);
-                    for stream in late {
-                        self.end_stream(ctx, links, key, stream);
-                    }
-                    if busy {
-                        self.timers.set(Timer::Requests(key), ctx.env.now + LOOK_EVERY);
-                    }
-                }
-            }
         }
     }
 

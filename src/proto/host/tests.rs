@@ -131,18 +131,18 @@ fn an_open_leg_that_asks_nothing_ends_and_one_whose_answer_is_late_does_not() {
     let (quiet, busy) = (bench.leg(link).unwrap(), bench.leg(link).unwrap());
     bench.open(quiet);
     bench.open(busy);
-    assert_eq!(bench.host.timeout().unwrap().0, Time(0) + IDLE_MAX);
-    bench.now = Time(0) + IDLE_MAX / 2;
+    assert_eq!(bench.host.timeout().unwrap().0, Time(0) + limits::SESSION_PAUSE_MAX);
+    bench.now = Time(0) + limits::SESSION_PAUSE_MAX / 2;
     bench.ask(busy, 1);
-    bench.tick(Time(0) + IDLE_MAX);
+    bench.tick(Time(0) + limits::SESSION_PAUSE_MAX);
     assert!(bench.host.legs.get(quiet).is_none(), "it asked nothing");
     for n in 2..6 {
-        bench.tick(Time(0) + IDLE_MAX * n);
+        bench.tick(Time(0) + limits::SESSION_PAUSE_MAX * n);
         assert!(bench.host.legs.get(busy).is_some(), "its request is still being served");
     }
     let at = bench.now;
     bench.with(|host, links, ctx| host.served(ctx, links, &Arc::default(), busy, 0, Some(vec![0; 4 * RELAY_DATA])));
-    bench.tick(at + IDLE_MAX);
+    bench.tick(at + limits::SESSION_PAUSE_MAX);
     assert!(bench.host.legs.is_empty() && bench.host.timeout().is_none());
 }
 

@@ -84,7 +84,8 @@ impl Requests {
         counted && outside && !path.contains(&ask.target.host) && self.origins.takes(key, &ask.target.host, ask.kind)
     }
 
-    pub(super) fn choose(&self, domain: &Domain, ask: &Ask) -> Option<Key> {
+    /// The circuit for a request, if one has room: sooner one that meets the host already, then the least busy.
+    fn choose(&self, domain: &Domain, ask: &Ask) -> Option<Key> {
         let fits = domain.circuits.keys().copied().filter(|key| self.may_serve(domain, *key, ask));
         fits.map(|key| {
             // As many again may wait behind those in flight.

@@ -19,7 +19,7 @@ pub const fn in_flight_max(kind: SessionType) -> usize {
 }
 
 impl Origins {
-    /// How many requests of a circuit are for `host` with sessions of this type, and how many more it would take at once.
+    /// How many requests of a circuit are for `host` with sessions of this type.
     pub fn load(&self, key: Key, host: &NodeId, kind: SessionType) -> usize {
         self.circuits
             .get(key)

@@ -159,3 +159,37 @@ fn fetches_leave_several_at_a_time_and_stores_while_they_fit_the_first_credits()
         assert_eq!(seen.join(" "), in_flight, "{kind:?}");
     }
 }
+
+#[test]
+fn a_session_that_pauses_is_ended_before_its_host_does_so() {
+    let mut bench = Bench::new();
+    bench.ask(0);
+    let (stream, session) = bench.session(FETCH);
+    let at = |bench: &mut Bench, seconds: u64, session: Option<ClientSession>| {
+        let mut env = Env { now: Time(seconds * 1_000_000), wall: Wall(0), rng: &mut bench.rng };
+        let mut ctx = Ctx { env: &mut env, out: &mut bench.out };
+        match session {
+            Some(session) => {
+                let opened = Some((session, vec![0; 100]));
+                bench.origins.session_open(&mut ctx, &mut bench.links, bench.key, stream, opened);
+            }
+            None => bench.origins.tick(&mut ctx, &mut bench.links),
+        }
+        bench.circuit().streams.len()
+    };
+    assert_eq!(at(&mut bench, 2, Some(session)), 1);
+    assert_eq!(at(&mut bench, 50, None), 1, "an answer is awaited");
+    bench.answer(stream, FETCH);
+    assert_eq!(at(&mut bench, 60, None), 0, "nothing is awaited, and nothing left for long");
+    assert!(matches!(bench.origins.poll_event(), Some(OriginEvent::Answer { .. })) && bench.origins.poll_event().is_none());
+    bench.ask(0);
+    assert_eq!((bench.circuit().begun, bench.circuit().streams.len()), (2, 1), "the next request opens a session anew");
+    assert_eq!(at(&mut bench, 100, None), 1, "it waits for its opening");
+    bench.circuit().streams.values_mut().for_each(|s| {
+        s.queued.clear();
+        s.moved = Time(90_000_000);
+    });
+    assert_eq!(at(&mut bench, 120, None), 1, "it pauses, and not for long");
+    assert_eq!(at(&mut bench, 130, None), 0);
+    assert!(bench.origins.timeout().is_none(), "nothing is left to look after");
+}
