@@ -213,6 +213,24 @@ fn a_damaged_share_is_dropped_counted_and_can_be_put_again() {
 }
 
 #[test]
+fn damaged_shares_keep_no_other_out() {
+    let place = Place::new();
+    let store = place.small(1 << 30);
+    let put = |index| {
+        let (address, share) = blob(5, index, 5_000);
+        store.put(1, 9, &address, index, &share, 2).unwrap()
+    };
+    assert_eq!([put(0), put(1), put(2)], [Put::Stored, Put::Stored, Put::HoldsEnough { held: 0b11 }]);
+    for slab in place.slabs() {
+        let len = std::fs::metadata(&slab).unwrap().len();
+        std::fs::write(&slab, vec![0x55; usize::try_from(len).unwrap()]).unwrap();
+    }
+    assert_eq!(put(2), Put::Stored);
+    assert_eq!((store.stats().damaged, store.stats().shares), (2, 1));
+    store.check();
+}
+
+#[test]
 fn a_lost_or_damaged_index_is_rebuilt_from_the_slabs() {
     let place = Place::new();
     let store = place.small(1 << 30);

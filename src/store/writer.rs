@@ -159,19 +159,9 @@ impl Store {
             }
             // What lies there is not this share any more: written anew below, in another slot.
             freed.push((row.slab, slot));
-        } else if rows.len() >= share.most {
-            let mut held = 0;
-            for (index, row) in rows {
-                if self.read(&share.address, index, &row)?.is_none() {
-                    continue;
-                }
-                held |= 1_u32.checked_shl(u32::from(index)).unwrap_or(0);
-                if end > row.end {
-                    self.files.write_head(row.slab, u32::from(row.slot), usize::from(row.len), end).map_err(io)?;
-                    touched.insert(row.slab);
-                    change.insert(&key(&share.address, index), Row { end, ..row })?;
-                }
-            }
+        } else if rows.len() >= share.most
+            && let Some(held) = self.renew(change, share, rows, touched, freed)?
+        {
             return Ok(Put::HoldsEnough { held });
         } else if writer.maps.totals().1.saturating_add(u64::from(class_of(share.blob.len())) * 512) > self.options.quota_bytes {
             return Ok(Put::Full);
@@ -180,6 +170,41 @@ impl Store {
         touched.insert(row.slab);
         change.insert(&this, row)?;
         Ok(Put::Stored)
+    }
+
+    /// Renews the other shares of a chunk, and says which are whole; `None` if they are fewer than this host may hold. One that is
+    /// damaged is dropped; one that cannot be read is left, and is no failure of whoever waits for this batch.
+    fn renew(
+        &self,
+        change: &mut Change<'_>,
+        share: &Share,
+        rows: Vec<(u8, Row)>,
+        touched: &mut BTreeSet<SlabId>,
+        freed: &mut Vec<(SlabId, u32)>,
+    ) -> Result<Option<u32>, StoreError> {
+        let mut held = 0_u32;
+        for (index, row) in rows {
+            let this = key(&share.address, index);
+            match self.read(&share.address, index, &row) {
+                Ok(Some(_)) => {
+                    held |= 1_u32.checked_shl(u32::from(index)).unwrap_or(0);
+                    if share.end > row.end {
+                        let (slot, len) = (u32::from(row.slot), usize::from(row.len));
+                        let written = self.files.write_head(row.slab, slot, len, share.end);
+                        written.map_err(|e| StoreError::io("writing shares", e))?;
+                        touched.insert(row.slab);
+                        change.insert(&this, Row { end: share.end, ..row })?;
+                    }
+                }
+                Ok(None) => {
+                    change.remove(&this)?;
+                    freed.push((row.slab, u32::from(row.slot)));
+                    self.damaged.fetch_add(1, Ordering::Relaxed);
+                }
+                Err(_) => {}
+            }
+        }
+        Ok((held.count_ones() as usize >= share.most).then_some(held))
     }
 
     /// Writes a blob to a free slot, in no slab that is being emptied. `None` if slab numbers have run out.

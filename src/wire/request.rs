@@ -6,10 +6,13 @@
 //! fetch          version u8 = 1 | address [32] | want u32 (bit i: share i)        padded to one cell
 //! fetched        status u8 (0 hit, 1 miss) | share blob                           padded to a share
 //! store          version u8 = 1 | lease days u16 | ticket kind u8 | ticket length u16 | ticket | share blob
-//! stored         status u8                                                        padded to one cell
+//! stored         status u8 | held u32 (status 2 alone)                            padded to one cell
 //! ```
+//!
+//! Answers have no version: what they shall say one day is a new status.
 
 use crate::base::Address;
+use crate::base::limits::SHARES_TOTAL;
 use crate::wire::cell::RELAY_DATA;
 use crate::wire::codec::DecodeError;
 use crate::wire::codec::Reader;
@@ -198,7 +201,8 @@ impl Stored {
         let stored = match r.u8()? {
             0 => Self::Stored,
             1 => Self::AlreadyHeld,
-            2 => Self::HoldsEnough { held: r.u32()? },
+            // One encoding for each value (T38): there are no shares beyond the last.
+            2 => Self::HoldsEnough { held: Some(r.u32()?).filter(|held| held >> SHARES_TOTAL == 0).ok_or(DecodeError::Invalid)? },
             3 => Self::Full,
             4 => Self::TooFar,
             5 => Self::Invalid,
@@ -222,11 +226,13 @@ mod tests {
         assert_eq!(Store::from_bytes(&store.to_bytes()).unwrap(), store);
         assert_eq!(read_fetched(&fetched(Some(&[1, 2]))).unwrap(), Some(&[1u8, 2][..]));
         assert_eq!(read_fetched(&fetched(None)).unwrap(), None);
-        for said in (0..=6).map(|code| if code == 2 { vec![2, 0x80, 0, 0, 5] } else { vec![code] }) {
+        for said in (0..=6).map(|code| if code == 2 { vec![2, 0, 0x80, 0, 5] } else { vec![code] }) {
             assert_eq!(Stored::from_bytes(&said).unwrap().to_bytes(), said);
         }
-        assert_eq!(Stored::from_bytes(&[2, 0x80, 0, 0, 5]), Ok(Stored::HoldsEnough { held: 0x8000_0005 }));
-        assert!([&[7][..], &[2], &[0, 0], &[2, 0, 0, 0, 0, 0]].iter().all(|bad| Stored::from_bytes(bad).is_err()));
+        assert_eq!(Stored::from_bytes(&[2, 0, 0x80, 0, 5]), Ok(Stored::HoldsEnough { held: 0x80_0005 }));
+        assert!(
+            [&[7][..], &[2], &[2, 1, 0, 0, 0], &[0, 0], &[2, 0, 0, 0, 0, 0]].iter().all(|bad| Stored::from_bytes(bad).is_err())
+        );
         assert!(read_fetched(&[1, 0]).is_err());
     }
 

@@ -74,8 +74,8 @@ pub struct Placement {
     elsewhere: BTreeMap<u8, usize>,
     acknowledged: BTreeSet<u8>,
     full: bool,
-    /// Hosts that took a share.
-    pub takers: BTreeSet<NodeId>,
+    /// Which shares each host says that it holds.
+    pub holders: BTreeMap<NodeId, BTreeSet<u8>>,
     /// Offers that came to nothing.
     pub refused: u64,
 }
@@ -104,7 +104,7 @@ impl Placement {
             elsewhere: BTreeMap::new(),
             acknowledged: BTreeSet::new(),
             full: false,
-            takers: BTreeSet::new(),
+            holders: BTreeMap::new(),
             refused: 0,
         };
         placement.deal(user, tag);
@@ -152,21 +152,20 @@ impl Placement {
             user.pace.caught_up(&deal.host);
             let holds: Vec<u8> = match answer {
                 Some(Stored::Stored | Stored::AlreadyHeld) => vec![deal.index],
-                // From an earlier publication of the same document. Whatever a host says, it holds no more than it may.
+                // From an earlier publication of the same document.
                 Some(Stored::HoldsEnough { held }) => {
-                    (0..limits::SHARES_TOTAL as u8).filter(|index| held >> index & 1 == 1).take(self.max_per_host).collect()
+                    (0..limits::SHARES_TOTAL as u8).filter(|index| held >> index & 1 == 1).collect()
                 }
                 Some(Stored::Full | Stored::TooFar | Stored::Invalid | Stored::TicketWanted) | None => Vec::new(),
             };
-            if !holds.is_empty() {
-                self.takers.insert(deal.host);
-            }
-            self.acknowledged.extend(holds);
-            if !self.acknowledged.contains(&deal.index) {
+            if holds.is_empty() {
                 self.full |= answer == Some(Stored::Full);
                 self.refused += 1;
-                self.elsewhere(user, tag, deal);
+            } else {
+                let held = self.holders.entry(deal.host).or_default();
+                self.acknowledged.extend(holds.into_iter().filter(|index| believed(held, *index, self.max_per_host)));
             }
+            self.elsewhere(user, tag, deal);
         }
         self.outcome()
     }
@@ -256,5 +255,22 @@ impl Placement {
     /// Whether nobody could be asked at all.
     pub fn is_stuck(&self) -> bool {
         self.asked.is_empty()
+    }
+}
+
+/// Whether a host is believed to hold this share as well: whatever it says, in however many answers, it holds no more than it may.
+fn believed(held: &mut BTreeSet<u8>, index: u8, most: usize) -> bool {
+    held.contains(&index) || (held.len() < most && held.insert(index))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_is_believed_to_hold_as_many_shares_as_it_may_and_no_more() {
+        let mut held = BTreeSet::new();
+        let said: Vec<u8> = (0..24).chain(0..24).filter(|index| believed(&mut held, *index, 2)).collect();
+        assert_eq!(said, [0, 1, 0, 1]);
     }
 }

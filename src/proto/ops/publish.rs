@@ -298,7 +298,7 @@ impl Publish {
         user.done(tag, placement.awaited());
         self.report.shares += stored as u64;
         self.report.shares_failed += placement.refused;
-        self.takers.extend(placement.takers);
+        self.takers.extend(placement.holders.into_keys());
         if let Some(full) = failed {
             return self.fail(user, Failure::not_stored(stored, full));
         }
