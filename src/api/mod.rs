@@ -23,6 +23,7 @@ use crate::client::convergent_key;
 use crate::client::daemon::CONVERGENT_HEADER;
 use crate::client::drive;
 use crate::client::failure;
+use crate::client::files::NO_KEY;
 use crate::client::lines::ChannelBody;
 use crate::client::lines::DATA_MAX;
 use crate::client::lines::Line;
@@ -187,6 +188,7 @@ async fn publish<H: Operations>(
         let Some(done) = tx.unless_gone(work).await else { return };
         let line = match done {
             Ok(done) => Line::Published { key: done.key.to_text(), report: done.report },
+            Err(why) if why.kept.is_empty() => Line::Error(Failure { kept: NO_KEY.to_owned(), ..why }),
             Err(why) => Line::Error(why),
         };
         tx.say(&line).await;
@@ -326,7 +328,7 @@ impl Source for BodySource {
                     return Err(failure(
                         ErrorKind::Usage,
                         "the document broke off before its announced length",
-                        "No key was made; what hosts already took cannot be read by anyone and expires.",
+                        NO_KEY,
                         "Send as many bytes as were announced.",
                     ));
                 }

@@ -8,6 +8,7 @@ use crate::client::files::FileSource;
 use crate::client::files::StreamSink;
 use std::path::Path;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use tempfile::TempDir;
 use tokio::io::AsyncReadExt;
 use tokio::io::AsyncWriteExt;
@@ -59,12 +60,14 @@ async fn documents_go_through_the_socket_and_back() {
         let mut seen = 0;
         let done = served.node.publish(ask(len as u64), None, &mut source, &mut |p| seen = p.bytes).await.unwrap();
         assert!(seen <= len as u64);
-        let mut sink = StreamSink::new(Vec::new());
+        let begun = AtomicBool::new(false);
+        let mut sink = StreamSink::new(Vec::new(), &begun);
         let report = served.node.get(&done.key, 0, &mut sink, &mut |_| {}).await.unwrap();
         let (bytes, found) = sink.into_parts();
         assert_eq!(bytes, document(len));
         assert_eq!((report.bytes, found.length), (len as u64, len as u64));
-        let mut sink = StreamSink::new(Vec::new());
+        let begun = AtomicBool::new(false);
+        let mut sink = StreamSink::new(Vec::new(), &begun);
         served.node.get(&done.key, len as u64 / 2, &mut sink, &mut |_| {}).await.unwrap();
         assert_eq!(sink.into_parts().0, document(len).split_off(len / 2));
     }

@@ -4,7 +4,6 @@
 use crate::base::ErrorKind;
 use crate::cli::args::Demo;
 use crate::cli::output::Out;
-use crate::cli::output::count;
 use crate::cli::output::size;
 use crate::cli::session;
 use crate::cli::stop::Stop;
@@ -22,6 +21,7 @@ use crate::node::Pool;
 use crate::node::RelayConfig;
 use crate::proto::event::Failure;
 use crate::proto::event::Report;
+use crate::proto::event::count;
 use core::net::SocketAddr;
 use core::time::Duration;
 use serde::Serialize;

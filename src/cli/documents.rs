@@ -6,7 +6,6 @@ use crate::cli::args::Get;
 use crate::cli::args::Publish;
 use crate::cli::keys;
 use crate::cli::output::Out;
-use crate::cli::output::count;
 use crate::cli::output::foreign;
 use crate::cli::output::size;
 use crate::cli::session;
@@ -23,8 +22,8 @@ use crate::config::Config;
 use crate::proto::doc::key::Key;
 use crate::proto::event::CheckReport;
 use crate::proto::event::Failure;
-use crate::proto::event::Progress;
 use crate::proto::event::Report;
+use crate::proto::event::count;
 use serde::Serialize;
 use std::path::Path;
 use std::path::PathBuf;
@@ -74,12 +73,7 @@ pub(super) async fn publish(out: Out, config: &Config, args: &Publish) -> Result
         session.close().await;
         done
     };
-    let told = || {
-        (
-            "No key was given out; what hosts already took cannot be read by anyone and expires.".to_owned(),
-            "A repeat starts from the beginning (with --convergent, under the same key).",
-        )
-    };
+    let told = || (files::NO_KEY.to_owned(), "A repeat starts from the beginning (with --convergent, under the same key).");
     let done = unless_stopped(work, told).await?;
     let key = done.key.to_text();
     out.note(&format!(
@@ -89,7 +83,10 @@ pub(super) async fn publish(out: Out, config: &Config, args: &Publish) -> Result
         done.report.shares,
         done.report.hosts
     ));
-    out.either(|| key.clone(), &PublishedJson { key: &key, report: &done.report })
+    out.either(|| key.clone(), &PublishedJson { key: &key, report: &done.report }).map_err(|why| {
+        let kept = "The document is published, and its key is lost: hosts keep what nobody can read until the lease ends.";
+        Failure { kept: kept.to_owned(), ..why }
+    })
 }
 
 // --- get
@@ -127,12 +124,8 @@ pub(super) async fn get(out: Out, config: &Config, args: &Get) -> Result<(), Fai
         let work = async {
             let session = Session::open(out, config).await?;
             let bar = out.bar("fetching");
-            let mut sink = StreamSink::new(tokio::io::stdout());
-            let mut watch = |progress: Progress| {
-                begun.store(progress.bytes > 0, Ordering::Relaxed);
-                bar.show(progress);
-            };
-            let done = session.node.get(&key, 0, &mut sink, &mut watch).await;
+            let mut sink = StreamSink::new(tokio::io::stdout(), &begun);
+            let done = session.node.get(&key, 0, &mut sink, &mut |progress| bar.show(progress)).await;
             drop(bar);
             session.close().await;
             done.map(|_| sink.into_parts().1)

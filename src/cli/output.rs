@@ -8,6 +8,7 @@ use crate::client::lines::error_json;
 use crate::client::lines::in_sentences;
 use crate::proto::event::Failure;
 use crate::proto::event::Progress;
+use crate::proto::event::count;
 use indicatif::ProgressBar;
 use indicatif::ProgressDrawTarget;
 use indicatif::ProgressStyle;
@@ -105,11 +106,6 @@ pub(super) fn foreign(text: &str) -> String {
         c => c,
     };
     text.chars().take(FOREIGN_MAX).map(harmless).collect()
-}
-
-/// So many things: `1 chunk`, `2 chunks`.
-pub(super) fn count(n: u64, thing: &str) -> String {
-    format!("{n} {thing}{}", if n == 1 { "" } else { "s" })
 }
 
 /// Bytes for people: `999 bytes`, `1.5 MiB`.

@@ -4,7 +4,6 @@ use crate::api::socket::private_dir;
 use crate::base::ErrorKind;
 use crate::base::limits;
 use crate::cli::output::Out;
-use crate::cli::output::count;
 use crate::client::Node;
 use crate::client::daemon::Daemon;
 use crate::client::drive;
@@ -18,6 +17,7 @@ use crate::node::NodeConfig;
 use crate::proto::event::Failure;
 use crate::proto::event::NodeEvent;
 use crate::proto::event::Status;
+use crate::proto::event::count;
 use core::future::Future;
 use core::time::Duration;
 use rand::Rng;
@@ -138,13 +138,13 @@ pub(super) async fn ready(mut events: mpsc::Receiver<NodeEvent>) -> Result<(), F
                 Some(NodeEvent::Ready) => return Ok(()),
                 Some(NodeEvent::NotReady(why)) => return Err(why),
                 Some(event @ (NodeEvent::Warning(_) | NodeEvent::Announced(_))) => log(&event),
-                None => return Err(stopped()),
+                None => return Err(Failure::bug("the node ended")),
             }
         }
     };
     // The node keeps this deadline itself; a little more only guards against one that says nothing at all.
     let patience = limits::COVERAGE_DEADLINE + limits::HANDSHAKE_DEADLINE;
-    tokio::time::timeout(patience, wait).await.unwrap_or_else(|_| Err(stopped()))?;
+    tokio::time::timeout(patience, wait).await.unwrap_or_else(|_| Err(Failure::nobody_answers(0)))?;
     follow(events);
     Ok(())
 }
@@ -166,10 +166,6 @@ pub(super) fn log(event: &NodeEvent) {
         NodeEvent::Ready => tracing::info!("ready: enough of the network is known"),
         NodeEvent::Announced(_) => tracing::info!("announced: other relays know this one"),
     }
-}
-
-fn stopped() -> Failure {
-    Failure::nobody_answers(0)
 }
 
 // --- what is kept in the data directory

@@ -3,6 +3,7 @@
 
 use crate::base::ErrorKind;
 use crate::client::failure;
+use crate::client::lines::keeps_nothing;
 use crate::proto::event::Failure;
 use core::future::Future;
 use core::future::pending;
@@ -68,7 +69,7 @@ pub(super) async fn unless_stopped<T>(
             let (kept, next) = told();
             Err(failure(ErrorKind::Other, "stopped by you", kept, next))
         }
-        done = work => done.map_err(|why| if why.kept.is_empty() { Failure { kept: told().0, ..why } } else { why }),
+        done = work => done.map_err(|why| if keeps_nothing(&why) { Failure { kept: told().0, ..why } } else { why }),
     }
 }
 

@@ -38,6 +38,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 use tokio::io::AsyncReadExt;
 use tokio::io::AsyncSeekExt;
@@ -50,6 +52,9 @@ const SYNC_EVERY: u64 = 1 << 20;
 const READ: usize = 64 * 1024;
 /// Bytes of the target's name that its part repeats: leaves room for tag and suffix in the usual 255.
 const PART_NAME_MAX: usize = 180;
+
+/// What is left of a publication that did not come to its end.
+pub const NO_KEY: &str = "No key was given out; what hosts already took cannot be read without one, and expires.";
 
 /// Explains an IO error of a local file.
 pub fn io_failure(doing: &str, path: &Path, error: &io::Error) -> Failure {
@@ -153,7 +158,7 @@ impl FileSource {
         failure(
             ErrorKind::Other,
             format!("{} changed while it was being published", self.shown.display()),
-            "No key was given out; what hosts already took cannot be read by anyone and expires.",
+            NO_KEY,
             "Publish it again once nothing writes to it, or publish a copy.",
         )
     }
@@ -534,15 +539,17 @@ impl Sink for Part {
 
 /// A sink over any stream: standard output, or memory.
 #[derive(Debug)]
-pub struct StreamSink<W> {
+pub struct StreamSink<'a, W> {
     to: W,
     found: Found,
+    /// Set as soon as something is written.
+    begun: &'a AtomicBool,
 }
 
-impl<W> StreamSink<W> {
-    /// Writes to `to`.
-    pub fn new(to: W) -> Self {
-        Self { to, found: Found::default() }
+impl<'a, W> StreamSink<'a, W> {
+    /// Writes to `to`, and sets `begun` before it does so for the first time.
+    pub fn new(to: W, begun: &'a AtomicBool) -> Self {
+        Self { to, found: Found::default(), begun }
     }
 
     /// What was written to, and what the publisher said of the document.
@@ -551,13 +558,14 @@ impl<W> StreamSink<W> {
     }
 }
 
-impl<W: AsyncWrite + Unpin + Send> Sink for StreamSink<W> {
+impl<W: AsyncWrite + Unpin + Send> Sink for StreamSink<'_, W> {
     async fn found(&mut self, found: Found) -> Result<(), Failure> {
         self.found = found;
         Ok(())
     }
 
     async fn data(&mut self, bytes: Bytes) -> Result<(), Failure> {
+        self.begun.store(true, Ordering::Relaxed);
         let write = async {
             self.to.write_all(&bytes).await?;
             self.to.flush().await

@@ -61,6 +61,14 @@ pub enum Line {
     Error(#[serde(serialize_with = "sentences")] Failure),
 }
 
+/// What an error says was kept when it says nothing.
+const NOTHING_KEPT: &str = "Nothing; nothing needs to be cleaned up.";
+
+/// Whether an error says nothing of what was kept: at its source, or where the API has filled that in.
+pub fn keeps_nothing(why: &Failure) -> bool {
+    why.kept.is_empty() || why.kept == NOTHING_KEPT
+}
+
 /// An error as people and programs are told it: in sentences, and with none left out.
 pub fn in_sentences(why: &Failure) -> Failure {
     let or = |text: &str, other: &str| match text {
@@ -68,7 +76,7 @@ pub fn in_sentences(why: &Failure) -> Failure {
         text if text.ends_with(['.', ':']) => text.to_owned(),
         text => format!("{text}."),
     };
-    let (kept, next) = (or(&why.kept, "Nothing; nothing needs to be cleaned up."), or(&why.next, "Repeat the command."));
+    let (kept, next) = (or(&why.kept, NOTHING_KEPT), or(&why.next, "Repeat the command."));
     Failure { kind: why.kind, what: why.what.clone(), kept, next }
 }
 

@@ -306,7 +306,12 @@ impl Failure {
     pub fn not_stored(acknowledged: usize, full: bool) -> Self {
         let (kind, why) = if full { (ErrorKind::Refused, ": hosts say that they are full") } else { (ErrorKind::NoNetwork, "") };
         let what = format!("a part could not be stored: {acknowledged} of its shares were taken, 16 are needed{why}");
-        Self::new(kind, what, "No key was made, so what was stored cannot be read by anyone and will expire.", "Try again later.")
+        Self::new(
+            kind,
+            what,
+            "No key was given out; what hosts already took cannot be read without one, and expires.",
+            "Try again later.",
+        )
     }
 
     /// There is no link to anybody; so many relays are known from earlier.
@@ -325,8 +330,8 @@ impl Failure {
         let measured = coverage.map_or_else(|| "not measured yet".into(), |c| format!("{c} %"));
         let what = format!(
             "the network is not known well enough to choose paths safely: {} in {}, coverage {measured} (97 % is needed)",
-            count(relays, "relay"),
-            count(groups, "address group"),
+            count(relays as u64, "relay"),
+            count(groups as u64, "address group"),
         );
         Self::new(
             ErrorKind::NoNetwork,
@@ -364,12 +369,12 @@ impl Failure {
 }
 
 /// So many things: `1 relay`, `2 relays`.
-pub fn count(n: usize, thing: &str) -> String {
+pub fn count(n: u64, thing: &str) -> String {
     format!("{n} {thing}{}", if n == 1 { "" } else { "s" })
 }
 
 fn were(n: usize, thing: &str) -> String {
-    format!("{} {}", count(n, thing), if n == 1 { "was" } else { "were" })
+    format!("{} {}", count(n as u64, thing), if n == 1 { "was" } else { "were" })
 }
 
 fn were_asked(hosts: usize) -> String {

@@ -85,7 +85,7 @@ impl Core {
         if counts.relays < limits::NETWORK_WEAK_BELOW {
             warnings.push({
                 let are = if counts.relays == 1 { "is" } else { "are" };
-                format!("only {} {are} known: anonymity is weak in a network this small", count(counts.relays, "relay"))
+                format!("only {} {are} known: anonymity is weak in a network this small", count(counts.relays as u64, "relay"))
             });
         }
         warnings.extend(self.requests.policy.relaxed().words());
