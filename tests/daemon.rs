@@ -233,6 +233,14 @@ async fn exit_codes_say_what_went_wrong_and_the_part_is_named() {
         let [part, _sums] = &place.names()[..] else { panic!("{:?}", place.names()) };
         assert!(text(&out.stderr).contains(part.as_str()), "{}", text(&out.stderr));
     }
+    for (after, kept) in
+        [(2_000_000, "What was written so far is verified and not the whole document."), (0, "Nothing; nothing needs")]
+    {
+        place.node.0.lock().unwrap().fail = Some((after, ErrorKind::NotFound));
+        let out = place.run(&["get", &key_text(), "-o", "-"]).await;
+        assert_eq!((out.status.code(), out.stdout.is_empty()), (Some(3), after == 0));
+        assert!(text(&out.stderr).contains(&format!("kept:  {kept}")), "{}", text(&out.stderr));
+    }
     place.node.0.lock().unwrap().fail = None;
     let out = place.run(&["get", &key_text(), "-o", "x", "--json"]).await;
     let object: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();

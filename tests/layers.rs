@@ -1,4 +1,4 @@
-//! The rooms' imports point down only: one crate cannot enforce that by itself.
+//! What one crate cannot enforce by itself: the rooms' imports point down only, and the tests that the threat model cites are there.
 
 use std::fs;
 use std::path::Path;
@@ -92,4 +92,18 @@ fn the_scan_sees_what_it_must() {
         let own = height(room).expect("a room");
         assert!(!faults(room, own, line).is_empty(), "{line}");
     }
+}
+
+#[test]
+fn the_tests_that_the_threat_model_cites_are_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = fs::read_to_string(root.join("threat-model.md")).expect("the threat model");
+    let cited: Vec<(&str, &str)> = text.split('`').filter_map(|quoted| quoted.split_once(".rs::")).collect();
+    assert!(cited.len() > 100, "{} citations", cited.len());
+    let missing = cited.iter().filter(|(file, test)| {
+        let source = fs::read_to_string(root.join(format!("{file}.rs"))).unwrap_or_default();
+        !source.contains(&format!("fn {test}("))
+    });
+    let missing: Vec<_> = missing.collect();
+    assert!(missing.is_empty(), "cited and not there: {missing:#?}");
 }
