@@ -109,6 +109,7 @@ fn a_network_of_processes() {
     // The same checker, with the same guard, sees all it saw before.
     let after = checked(&net, "checker", 0, &key);
     assert_eq!(after, before);
+    a_client_comes_back_without_its_link(&mut net, left[0], &words);
 
     sigterm(&mut net, order[0]);
     for i in &order[1..] {
@@ -116,6 +117,15 @@ fn a_network_of_processes() {
         assert_eq!(text.lines().count(), 1, "a relay prints its link and nothing else: {text}");
     }
     nothing_in_logs(&net, &[&key, &words, &long]);
+}
+
+/// The relay whose link a client came in by is gone; it knows others.
+fn a_client_comes_back_without_its_link(net: &mut Network, from: usize, words: &str) {
+    net.kill(from);
+    net.place.run("get", &["get", words, "--data-dir", "fresh", "--local-network", "-o", "again"], PATIENCE).good();
+    assert_eq!(net.place.read("again"), WORDS.as_bytes());
+    net.launch(from);
+    net.greet(from);
 }
 
 /// Shares seen and possible over all chunks.
@@ -249,7 +259,7 @@ fn full_hosts_refuse() {
     net.place.write("doc", &document(4 * MIB, 7));
     let ran = net.place.run("publish", &net.client("publisher", 0, &["publish", "doc"]), PATIENCE);
     fails(&ran, 6, "full");
-    assert!(ran.stderr.contains("No key was made"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("No key was given out"), "{}", ran.stderr);
 }
 
 /// One link is all that anybody needs, for a network's first relays too.

@@ -3,6 +3,7 @@
 //! The overlay plane (`overlay`: who exists) and the user plane (`requests`, `ops`: what this node's user wants) share the links
 //! and the view, and nothing else: no cache, no queue, no timer (T34). Circuits for others (`hops`, `host`) know of neither.
 
+mod directories;
 mod gate;
 
 use crate::base::Env;
@@ -135,7 +136,11 @@ impl Core {
             None => PathPolicy::new(me),
         };
         let bootstrap = config.bootstrap.iter().map(|(node, addr)| overlay::Peer { addr: *addr, node: *node }).collect();
-        let overlay = Overlay::new(env, overlay::Config { local: config.local_network, profile, bootstrap });
+        let directories = match config.saved.get(directories::SAVED) {
+            Some(bytes) => directories::decode(bytes).map_err(|_| Failure::newer_state())?,
+            None => Vec::new(),
+        };
+        let overlay = Overlay::new(env, overlay::Config { local: config.local_network, profile, bootstrap, directories });
         Ok(Self {
             out,
             links: Links::new(config.network, identity.clone()),

@@ -5,6 +5,7 @@ use crate::base::Time;
 use crate::base::limits;
 use crate::proto::Output;
 use crate::proto::core::Core;
+use crate::proto::core::directories;
 use crate::proto::event::Failure;
 use crate::proto::event::NodeEvent;
 use crate::proto::event::Status;
@@ -60,7 +61,13 @@ impl Core {
         if directories != self.directories {
             self.directories = directories.clone();
             let addr = |node: &NodeId| self.overlay.view().get(node).map(|d| overlay::Peer { addr: d.addr(), node: *node });
-            let peers = directories.iter().filter_map(addr).collect();
+            let peers: Vec<_> = directories.iter().filter_map(addr).collect();
+            // The rest of the sample behind them: it may be up when these are down.
+            let rest = self.requests.policy.sample().filter(|node| !directories.contains(node));
+            let known: Vec<_> = peers.iter().copied().chain(rest.filter_map(|node| addr(&node))).collect();
+            if !known.is_empty() {
+                ctx.out.push(Output::Save { name: directories::SAVED, bytes: directories::encode(&known).into() });
+            }
             self.overlay.handle(ctx.env, overlay::Input::Directories(peers));
         }
     }

@@ -71,11 +71,11 @@ pub struct Sync {
 
 impl Sync {
     pub(super) fn new(now: Time, config: &Config) -> Self {
-        // Until the path policy has chosen, the bootstrap relays serve.
+        // Until the path policy has chosen, those of an earlier run serve, or the bootstrap relays.
         let mut sync = Self { directories: Vec::new(), former: Vec::new(), next: now };
         if config.profile.is_none() {
             // Nothing is listed yet, so there is nothing to forget.
-            sync.set(now, &config.bootstrap);
+            sync.set(now, if config.directories.is_empty() { &config.bootstrap } else { &config.directories });
         }
         sync
     }
@@ -241,6 +241,10 @@ impl Overlay {
             d.failures = d.failures.saturating_add(1);
             let wait = (RETRY * 2u32.pow(d.failures.min(11))).min(POLL);
             d.at = env.now + wait.mul_f64(jitter);
+        }
+        let none_answers = self.view.counts().relays == 0 && self.sync.directories.iter().all(|d| !d.complete && d.failures > 0);
+        if none_answers && !core::mem::take(&mut self.config.directories).is_empty() && !self.config.bootstrap.is_empty() {
+            self.sync.set(env.now, &self.config.bootstrap);
         }
         self.sync.plan();
         self.count_votes(env.now);

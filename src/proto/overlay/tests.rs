@@ -106,7 +106,7 @@ impl World {
             family: vec![],
             old_addrs: vec![],
         });
-        let overlay = Overlay::new(&mut Self::env(self.now, &mut rng), Config { local, profile, bootstrap });
+        let overlay = Overlay::new(&mut Self::env(self.now, &mut rng), Config { local, profile, bootstrap, directories: vec![] });
         let node = Node {
             overlay,
             key,
@@ -464,6 +464,27 @@ fn a_client_takes_snapshots_and_deltas_and_never_sweeps_or_announces() {
     world.add(8, relay_addr(200), true, true, vec![first]);
     world.run_until(world.now + Duration::from_secs(60));
     assert_eq!(world.shares()[client], 1.0, "{quiet}");
+}
+
+/// Who gave the bootstrap link does not see every start; and a link that leads nowhere any more does no harm.
+#[test]
+fn a_client_that_starts_again_asks_its_directories_and_bootstrap_relays_only_if_none_answers() {
+    for (alive, asked) in [(true, [3, 10, 21]), (false, [2, 9, 20])] {
+        let mut world = network(30, 8, true);
+        settle(&mut world, 20);
+        let [directories, bootstrap] = [[3, 10, 21], [2, 9, 20]].map(|list| list.map(|i| world.peer(i)).to_vec());
+        let nowhere = |p: &Peer| Peer { addr: ([198, 51, 100, 7], p.addr.port()).into(), ..*p };
+        let kept: Vec<Peer> = if alive { directories } else { directories.iter().map(nowhere).collect() };
+        let client = world.add(8, "99.9.9.9:1".parse().unwrap(), false, true, bootstrap.clone());
+        let config = Config { local: true, profile: None, bootstrap, directories: kept.clone() };
+        let mut rng = StdRng::seed_from_u64(1);
+        world.nodes[client].overlay = Overlay::new(&mut World::env(world.now, &mut rng), config);
+        world.run_until(world.now + Duration::from_secs(5));
+        assert_eq!(world.shares()[client], 1.0);
+        let dialled: BTreeSet<SocketAddr> = world.dials.iter().filter(|(i, _)| *i == client).map(|(_, a)| *a).collect();
+        let wanted = asked.map(|i| world.peer(i).addr).into_iter().chain(kept.iter().map(|p| p.addr)).collect();
+        assert_eq!(dialled, wanted);
+    }
 }
 
 #[test]

@@ -389,6 +389,35 @@ fn killing_dials_does_not_walk_a_client_through_the_network() {
     }
 }
 
+/// Small networks have samples of three: all of them may well be down for hours.
+#[test]
+fn an_outage_of_all_guards_or_second_hops_is_over_soon_after_its_end() {
+    let view = world(30, 30);
+    for (seed, hops) in [(21, 0), (22, 0), (23, 1), (24, 1)] {
+        let mut user = User::new(seed);
+        let first = user.build(&view);
+        for _ in 0..6 * 60 {
+            user.seconds += 30;
+            if let Some(path) = user.choose(&view, &[]) {
+                user.failed(&path, hops);
+            }
+        }
+        // All come back but the guard itself.
+        let until = user.seconds + 90;
+        let path = loop {
+            user.seconds += 1;
+            assert!(user.seconds <= until, "seed {seed}: no path so long after the outage");
+            match user.choose(&view, &[]) {
+                Some(path) if hops == 0 && path[0] == first[0] => user.failed(&path, 0),
+                Some(path) => break path,
+                None => {}
+            }
+        };
+        user.worked(&path);
+        assert!(user.sample().len() == 3 && user.sample()[0] == first[0] && user.sample().contains(&path[0]));
+    }
+}
+
 /// In the worst case, guards leave the network one after the other, as whoever attacks them one by one would have it.
 #[test]
 fn no_more_than_the_sample_is_ever_used_within_its_time() {
