@@ -25,6 +25,8 @@ use crate::proto::event::Failure;
 use crate::proto::event::Report;
 use crate::proto::event::count;
 use serde::Serialize;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
@@ -48,20 +50,21 @@ pub(super) async fn publish(out: Out, config: &Config, args: &Publish) -> Result
             "Publish without --slow. If somebody may watch your line, publish from one that is not tied to you.",
         ));
     }
-    let mut source = if args.path == Path::new("-") {
-        FileSource::spool(tokio::io::stdin()).await?
-    } else {
-        FileSource::open(&args.path).await?
-    };
-    let convergent = if args.convergent { Some(source.digest().await?) } else { None };
-    let ask = client::Publish {
-        length: source.length(),
-        name: args.name.clone(),
-        media_type: args.media_type.clone(),
-        lease_days: args.lease.unwrap_or(config.lease_days),
-        convergent,
-    };
+    heard_of()?;
     let work = async {
+        let mut source = if args.path == Path::new("-") {
+            FileSource::spool(tokio::io::stdin()).await?
+        } else {
+            FileSource::open(&args.path).await?
+        };
+        let convergent = if args.convergent { Some(source.digest().await?) } else { None };
+        let ask = client::Publish {
+            length: source.length(),
+            name: args.name.clone(),
+            media_type: args.media_type.clone(),
+            lease_days: args.lease.unwrap_or(config.lease_days),
+            convergent,
+        };
         let session = Session::open(out, config).await?;
         let key = match convergent {
             Some(digest) if !session.is_daemon() => Some(client::convergent_key(&session::local_secret(config)?, &ask, &digest)),
@@ -87,6 +90,20 @@ pub(super) async fn publish(out: Out, config: &Config, args: &Publish) -> Result
         let kept = "The document is published, and its key is lost: hosts keep what nobody can read until the lease ends.";
         Failure { kept: kept.to_owned(), ..why }
     })
+}
+
+/// Whether the key will be seen by anybody. A standard output that was closed is /dev/null by now.
+fn heard_of() -> Result<(), Failure> {
+    let device = |path: &str| fs::metadata(path).ok().map(|meta| meta.rdev());
+    if device("/dev/null").is_some_and(|nowhere| nowhere != 0 && device("/dev/stdout") == Some(nowhere)) {
+        return Err(failure(
+            ErrorKind::Usage,
+            "standard output goes nowhere, and the key with it: without the key nobody could read the document",
+            "Nothing was sent.",
+            "Let standard output go to the terminal, a file, or another program.",
+        ));
+    }
+    Ok(())
 }
 
 // --- get

@@ -65,6 +65,8 @@ pub fn io_failure(doing: &str, path: &Path, error: &io::Error) -> Failure {
         "Check the permissions, or choose another place."
     } else if matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
         "Make room, then repeat the command."
+    } else if kind == io::ErrorKind::InvalidInput {
+        "Choose a shorter path."
     } else if kind == io::ErrorKind::BrokenPipe {
         "The program that read it has ended; repeat the command."
     } else {
@@ -92,13 +94,20 @@ pub struct FileSource {
 impl FileSource {
     /// Opens a document and takes its length.
     pub async fn open(path: &Path) -> Result<Self, Failure> {
-        let file = tokio::fs::File::open(path).await.map_err(|e| {
+        let fail = |e: io::Error| {
             if e.kind() == io::ErrorKind::NotFound {
                 return usage(format!("there is no file {}", path.display()), "Check the path.");
             }
             io_failure("open", path, &e)
-        })?;
-        Self::over(file, path).await
+        };
+        // Before it is opened: a pipe without a writer would let nobody open it.
+        ordinary(&tokio::fs::metadata(path).await.map_err(fail)?, path)?;
+        let mut source = Self::over(tokio::fs::File::open(path).await.map_err(fail)?, path).await?;
+        // What the system makes up as it is read, as in /proc, has no length.
+        if source.length == 0 && source.file.read(&mut [0]).await.map_err(|e| io_failure("read", path, &e))? > 0 {
+            return Err(not_ordinary(path));
+        }
+        Ok(source)
     }
 
     /// Everything that a stream has to give, through a nameless private file: a document's length must be known before its first
@@ -115,15 +124,7 @@ impl FileSource {
 
     async fn over(file: tokio::fs::File, path: &Path) -> Result<Self, Failure> {
         let meta = file.metadata().await.map_err(|e| io_failure("read", path, &e))?;
-        if meta.is_dir() {
-            return Err(usage(
-                format!("{} is a directory", path.display()),
-                "Publish one file; an archive of the directory is one.",
-            ));
-        }
-        if !meta.is_file() {
-            return Err(usage(format!("{} is not an ordinary file", path.display()), "Pipe it in and publish `-` instead."));
-        }
+        ordinary(&meta, path)?;
         if meta.len() > limits::DOCUMENT_MAX {
             return Err(usage(
                 format!("{} is longer than a document can be, which is 1 TiB", path.display()),
@@ -162,6 +163,17 @@ impl FileSource {
             "Publish it again once nothing writes to it, or publish a copy.",
         )
     }
+}
+
+fn ordinary(meta: &fs::Metadata, path: &Path) -> Result<(), Failure> {
+    if meta.is_dir() {
+        return Err(usage(format!("{} is a directory", path.display()), "Publish one file; an archive of the directory is one."));
+    }
+    if meta.is_file() { Ok(()) } else { Err(not_ordinary(path)) }
+}
+
+fn not_ordinary(path: &Path) -> Failure {
+    usage(format!("{} is not an ordinary file", path.display()), "Pipe it in and publish `-` instead.")
 }
 
 impl Source for FileSource {

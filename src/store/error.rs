@@ -99,11 +99,11 @@ impl StoreError {
             Self::WrongNetwork | Self::Exposed { .. } => ErrorKind::Usage,
             // Not a slip of the keyboard: the same command works when the other node has ended.
             Self::InUse(_) => ErrorKind::Other,
-            Self::DiskFull(_) => ErrorKind::Refused,
             Self::Newer { .. }
             | Self::Damaged { .. }
             | Self::Index(_)
             | Self::ReadOnly(_)
+            | Self::DiskFull(_)
             | Self::Bounds { .. }
             | Self::Name(_)
             | Self::Io { .. } => ErrorKind::Other,
