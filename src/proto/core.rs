@@ -3,7 +3,7 @@
 //! The overlay plane (`overlay`: who exists) and the user plane (`requests`, `ops`: what this node's user wants) share the links
 //! and the view, and nothing else: no cache, no queue, no timer (T34). Circuits for others (`hops`, `host`) know of neither.
 
-mod directories;
+pub mod directories;
 mod gate;
 
 use crate::base::Env;

@@ -3,6 +3,7 @@
 use super::Choices;
 use onionskin::base::NetworkId;
 use onionskin::base::NodeId;
+use onionskin::proto::core::directories;
 use onionskin::proto::doc::key::Key;
 use onionskin::proto::doc::key::ReadKey;
 use onionskin::proto::doc::key::decode_text;
@@ -151,5 +152,8 @@ pub fn paths_state(data: &[u8]) {
         let bytes = policy.encode();
         let again = PathPolicy::decode(&bytes, me).expect("our own encoding");
         assert_eq!(again.encode(), bytes);
+    }
+    if let Ok(peers) = directories::decode(choices.0) {
+        assert_eq!(directories::decode(&directories::encode(&peers)), Ok(peers));
     }
 }

@@ -8,11 +8,13 @@ use onionskin::base::StreamId;
 use onionskin::base::Wall;
 use onionskin::crypto::keys::IdentityKey;
 use onionskin::crypto::secret::Secret;
+use onionskin::proto::core::directories;
 use onionskin::proto::doc::code::BLOCK;
 use onionskin::proto::doc::key::ReadKey;
 use onionskin::proto::doc::key::decode_text;
 use onionskin::proto::doc::share::encode_chunk;
 use onionskin::proto::link_text::LinkText;
+use onionskin::proto::overlay::Peer;
 use onionskin::proto::overlay::record::sign_descriptor;
 use onionskin::proto::overlay::record::sign_receipt;
 use onionskin::wire::cell::BODY;
@@ -205,7 +207,9 @@ fn paths() -> Vec<Vec<u8>> {
         let kind = onionskin::proto::path::PathPolicy::new(None).encode();
         [&[me][..], &kind[..2], &list(1, guards), &list(100, layer2), &[0, 0, 0x50, 0, 0, 0, 0, 1], &[0]].concat()
     };
-    vec![state(0, 0, 0), state(1, 1, 0), state(0, 3, 4), state(1, 20, 8), state(0, 60, 60)]
+    let peers: Vec<Peer> = (1..4u8).map(|n| Peer { node: NodeId([n; 32]), addr: ([n; 4], 443).into() }).collect();
+    let directories = [&[0][..], &directories::encode(&peers)].concat();
+    vec![state(0, 0, 0), state(1, 1, 0), state(0, 3, 4), state(1, 20, 8), state(0, 60, 60), directories]
 }
 
 /// Which direction, how to change, and where.

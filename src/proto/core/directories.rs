@@ -18,7 +18,7 @@ const VERSION: u8 = 1;
 const MAX: usize = 8;
 
 /// The lasting form: `kind | version | count | (node, address) each | extensions`.
-pub(super) fn encode(peers: &[Peer]) -> Vec<u8> {
+pub fn encode(peers: &[Peer]) -> Vec<u8> {
     let peers = peers.get(..MAX).unwrap_or(peers);
     let mut w = Writer::default();
     w.u8(KIND).u8(VERSION).u8(u8::try_from(peers.len()).unwrap_or_default());
@@ -34,7 +34,7 @@ pub(super) fn encode(peers: &[Peer]) -> Vec<u8> {
 ///
 /// # Errors
 /// Damaged, or written by a newer version.
-pub(super) fn decode(bytes: &[u8]) -> Result<Vec<Peer>, DecodeError> {
+pub fn decode(bytes: &[u8]) -> Result<Vec<Peer>, DecodeError> {
     let mut r = Reader::new(bytes);
     if r.u8()? != KIND {
         return Err(DecodeError::Invalid);
