@@ -107,6 +107,8 @@ pub struct Core {
     /// Whether a client has read a whole snapshot since its start.
     has_snapshot: bool,
     directories: Vec<NodeId>,
+    /// What is kept of them for the next start.
+    known: Vec<overlay::Peer>,
 }
 
 /// Rounds of mutual notice in one `handle`; three are usual.
@@ -136,11 +138,9 @@ impl Core {
             None => PathPolicy::new(me),
         };
         let bootstrap = config.bootstrap.iter().map(|(node, addr)| overlay::Peer { addr: *addr, node: *node }).collect();
-        let directories = match config.saved.get(directories::SAVED) {
-            Some(bytes) => directories::decode(bytes).map_err(|_| Failure::newer_state())?,
-            None => Vec::new(),
-        };
-        let overlay = Overlay::new(env, overlay::Config { local: config.local_network, profile, bootstrap, directories });
+        // No more than a help: one that cannot be read is made anew.
+        let known = config.saved.get(directories::SAVED).and_then(|bytes| directories::decode(bytes).ok()).unwrap_or_default();
+        let overlay = Overlay::new(env, overlay::Config { local: config.local_network, profile, bootstrap, known: known.clone() });
         Ok(Self {
             out,
             links: Links::new(config.network, identity.clone()),
@@ -161,6 +161,7 @@ impl Core {
             told_not_ready: false,
             has_snapshot: false,
             directories: Vec::new(),
+            known,
         })
     }
 

@@ -1,5 +1,5 @@
-//! A client's directory relays and guards, kept for its next start: it asks the first of those, and the relays of its bootstrap links
-//! only when none answers. So one link leads in once, and who gave it does not see every later start.
+//! A client's directory relays and guards, kept with their addresses for its next start: they are asked while none of its bootstrap
+//! links leads anywhere. Not before: what one start saw must not decide what all later ones see (T29).
 
 use crate::base::NodeId;
 use crate::proto::overlay::Peer;

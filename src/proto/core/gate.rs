@@ -65,7 +65,8 @@ impl Core {
             // The rest of the sample behind them: it may be up when these are down.
             let rest = self.requests.policy.sample().filter(|node| !directories.contains(node));
             let known: Vec<_> = peers.iter().copied().chain(rest.filter_map(|node| addr(&node))).collect();
-            if !known.is_empty() {
+            if !known.is_empty() && known != self.known {
+                self.known.clone_from(&known);
                 ctx.out.push(Output::Save { name: directories::SAVED, bytes: directories::encode(&known).into() });
             }
             self.overlay.handle(ctx.env, overlay::Input::Directories(peers));

@@ -32,7 +32,7 @@ impl Hand {
             family: vec![],
             old_addrs: vec![],
         };
-        let config = Config { local: false, profile: Some(profile), bootstrap: vec![], directories: vec![] };
+        let config = Config { local: false, profile: Some(profile), bootstrap: vec![], known: vec![] };
         let machine = Overlay::new(&mut World::env(Time(0), &mut rng), config);
         Self { machine, rng, now: Time(0) }
     }

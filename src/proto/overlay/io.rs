@@ -71,8 +71,8 @@ pub struct Config {
     pub profile: Option<Profile>,
     /// Where to begin.
     pub bootstrap: Vec<Peer>,
-    /// A client's directories of an earlier run: asked before the bootstrap relays.
-    pub directories: Vec<Peer>,
+    /// Directories and guards of a client's earlier run: asked while no bootstrap relay answers.
+    pub known: Vec<Peer>,
 }
 
 /// What the machine is told.

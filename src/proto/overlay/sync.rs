@@ -19,6 +19,7 @@ use crate::wire::overlay::PAGE_MAX;
 use core::net::SocketAddr;
 use core::time::Duration;
 use rand::RngExt;
+use std::collections::VecDeque;
 
 /// Directory relays that a client reads from (D8).
 const DIRECTORIES: usize = 3;
@@ -66,22 +67,46 @@ pub struct Sync {
     directories: Vec<Directory>,
     /// Bits of those we read from before: they have a say until enough of the present ones have.
     former: Vec<u8>,
+    /// Ways in until the path policy has chosen, the next first: bootstrap relays, behind them what an earlier run knew.
+    ways_in: VecDeque<Peer>,
     next: Time,
 }
 
 impl Sync {
     pub(super) fn new(now: Time, config: &Config) -> Self {
-        // Until the path policy has chosen, those of an earlier run serve, or the bootstrap relays.
-        let mut sync = Self { directories: Vec::new(), former: Vec::new(), next: now };
+        let mut ways_in: VecDeque<Peer> = config.bootstrap.iter().copied().collect();
+        ways_in.extend(config.known.iter().filter(|peer| !config.bootstrap.contains(peer)));
+        let mut sync = Self { directories: Vec::new(), former: Vec::new(), ways_in, next: now };
         if config.profile.is_none() {
-            // Nothing is listed yet, so there is nothing to forget.
-            sync.set(now, if config.directories.is_empty() { &config.bootstrap } else { &config.directories });
+            // Nothing is listed yet, so there is nothing to forget. Bootstrap relays alone at first: who was a directory once shall not
+            // decide what later starts see.
+            let bootstrap = sync.take_ways_in(config.bootstrap.len());
+            let first = if bootstrap.is_empty() { sync.take_ways_in(DIRECTORIES) } else { bootstrap };
+            sync.set(now, now, &first);
         }
         sync
     }
 
-    /// Reads from these. Gives the bits of those that have no say any more.
-    fn set(&mut self, now: Time, peers: &[Peer]) -> u8 {
+    /// The next ways in, three relays at most, of the first `among`; they go to the end of the line.
+    fn take_ways_in(&mut self, among: usize) -> Vec<Peer> {
+        let mut taken: Vec<Peer> = Vec::new();
+        let mut at = 0;
+        for _ in 0..among.min(self.ways_in.len()) {
+            let Some(peer) = self.ways_in.get(at).copied() else { break };
+            // One with two addresses is asked at one of them.
+            if taken.len() < DIRECTORIES && taken.iter().all(|t| t.node != peer.node) {
+                self.ways_in.remove(at);
+                taken.push(peer);
+            } else {
+                at += 1;
+            }
+        }
+        self.ways_in.extend(&taken);
+        taken
+    }
+
+    /// Reads from these, from `at` on. Gives the bits of those that have no say any more.
+    fn set(&mut self, now: Time, at: Time, peers: &[Peer]) -> u8 {
         let (mut old, mut free) = (core::mem::take(&mut self.directories), 0);
         let (kept, new): (Vec<&Peer>, Vec<&Peer>) = peers.iter().take(DIRECTORIES).partition(|p| old.iter().any(|d| d.peer == **p));
         for peer in kept {
@@ -103,7 +128,7 @@ impl Sync {
             self.directories.push(Directory {
                 peer: *peer,
                 since: None,
-                at: now,
+                at,
                 failures: 0,
                 pages: 0,
                 busy: false,
@@ -161,7 +186,7 @@ impl Overlay {
 
     pub(super) fn directories(&mut self, env: &Env<'_>, list: Vec<Peer>) {
         if !self.is_relay() && !list.is_empty() {
-            let gone = self.sync.set(env.now, &list);
+            let gone = self.sync.set(env.now, env.now, &list);
             self.view.unlist(gone, true);
             self.count_votes(env.now);
         }
@@ -242,9 +267,12 @@ impl Overlay {
             let wait = (RETRY * 2u32.pow(d.failures.min(11))).min(POLL);
             d.at = env.now + wait.mul_f64(jitter);
         }
-        let none_answers = self.view.counts().relays == 0 && self.sync.directories.iter().all(|d| !d.complete && d.failures > 0);
-        if none_answers && !core::mem::take(&mut self.config.directories).is_empty() && !self.config.bootstrap.is_empty() {
-            self.sync.set(env.now, &self.config.bootstrap);
+        let none_answers =
+            self.view.counts().relays == 0 && self.sync.directories.iter().all(|d| d.since.is_none() && d.failures > 0);
+        if none_answers {
+            let next = self.sync.take_ways_in(usize::MAX);
+            let gone = self.sync.set(env.now, env.now + RETRY.mul_f64(jitter), &next);
+            self.view.unlist(gone, true);
         }
         self.sync.plan();
         self.count_votes(env.now);

@@ -106,7 +106,7 @@ impl World {
             family: vec![],
             old_addrs: vec![],
         });
-        let overlay = Overlay::new(&mut Self::env(self.now, &mut rng), Config { local, profile, bootstrap, directories: vec![] });
+        let overlay = Overlay::new(&mut Self::env(self.now, &mut rng), Config { local, profile, bootstrap, known: vec![] });
         let node = Node {
             overlay,
             key,
@@ -466,25 +466,44 @@ fn a_client_takes_snapshots_and_deltas_and_never_sweeps_or_announces() {
     assert_eq!(world.shares()[client], 1.0, "{quiet}");
 }
 
-/// Who gave the bootstrap link does not see every start; and a link that leads nowhere any more does no harm.
+/// A bootstrap link that leads nowhere any more does no harm; one that leads somewhere decides alone what a start sees first.
 #[test]
-fn a_client_that_starts_again_asks_its_directories_and_bootstrap_relays_only_if_none_answers() {
-    for (alive, asked) in [(true, [3, 10, 21]), (false, [2, 9, 20])] {
+fn a_client_asks_whom_it_knew_while_no_bootstrap_relay_answers() {
+    for (answers, wanted) in [(true, &[2, 9, 20][..]), (false, &[3, 10, 21])] {
         let mut world = network(30, 8, true);
         settle(&mut world, 20);
-        let [directories, bootstrap] = [[3, 10, 21], [2, 9, 20]].map(|list| list.map(|i| world.peer(i)).to_vec());
+        let [known, bootstrap] = [[3, 10, 21], [2, 9, 20]].map(|list| list.map(|i| world.peer(i)).to_vec());
         let nowhere = |p: &Peer| Peer { addr: ([198, 51, 100, 7], p.addr.port()).into(), ..*p };
-        let kept: Vec<Peer> = if alive { directories } else { directories.iter().map(nowhere).collect() };
+        let bootstrap: Vec<Peer> = if answers { bootstrap } else { bootstrap.iter().map(nowhere).collect() };
         let client = world.add(8, "99.9.9.9:1".parse().unwrap(), false, true, bootstrap.clone());
-        let config = Config { local: true, profile: None, bootstrap, directories: kept.clone() };
+        let config = Config { local: true, profile: None, bootstrap: bootstrap.clone(), known };
         let mut rng = StdRng::seed_from_u64(1);
         world.nodes[client].overlay = Overlay::new(&mut World::env(world.now, &mut rng), config);
-        world.run_until(world.now + Duration::from_secs(5));
+        world.run_until(world.now + Duration::from_secs(10));
         assert_eq!(world.shares()[client], 1.0);
         let dialled: BTreeSet<SocketAddr> = world.dials.iter().filter(|(i, _)| *i == client).map(|(_, a)| *a).collect();
-        let wanted = asked.map(|i| world.peer(i).addr).into_iter().chain(kept.iter().map(|p| p.addr)).collect();
+        let wanted = wanted.iter().map(|i| world.peer(*i).addr).chain(bootstrap.iter().map(|p| p.addr)).collect();
         assert_eq!(dialled, wanted);
     }
+}
+
+/// Ways in are tried three at a time, round and round, and a relay with two addresses at one of them at a time.
+#[test]
+fn ways_in_take_turns_until_one_answers() {
+    let mut world = network(12, 8, true);
+    settle(&mut world, 20);
+    let dead = |n: u8, port: u16| Peer { addr: ([198, 51, 100, n], port).into(), node: NodeId([n; 32]) };
+    let bootstrap = vec![dead(1, 1), dead(1, 2), dead(2, 1), dead(3, 1), dead(4, 1)];
+    let known = vec![dead(5, 1), dead(6, 1), world.peer(7)];
+    let client = world.add(8, "99.9.9.9:1".parse().unwrap(), false, true, vec![]);
+    let config = Config { local: true, profile: None, bootstrap, known };
+    let mut rng = StdRng::seed_from_u64(1);
+    world.nodes[client].overlay = Overlay::new(&mut World::env(world.now, &mut rng), config);
+    world.run_until(world.now + Duration::from_secs(30));
+    assert_eq!(world.shares()[client], 1.0);
+    let dials: Vec<SocketAddr> = world.dials.iter().filter(|(i, _)| *i == client).map(|(_, a)| *a).collect();
+    let different: BTreeSet<_> = dials.iter().collect();
+    assert!(different.len() == 8 && dials.len() <= 16, "{dials:?}");
 }
 
 #[test]
