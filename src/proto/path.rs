@@ -150,14 +150,13 @@ impl PathPolicy {
     pub fn choose(&mut self, view: &View, env: &mut Env<'_>, taken: &[NodeId]) -> Option<[NodeId; limits::HOPS]> {
         self.refresh(view, env);
         let now = env.now;
-        let guard =
-            self.guard(view, now).filter(|g| !self.aside(&g.node(), now)).or_else(|| self.again(&self.guards, view, now))?;
+        let guard = self.guard(view, now).filter(|g| !self.aside(&g.node(), now)).or_else(|| self.again(view, now))?;
         let other = |a: &Verified, b: &Verified, relaxed: bool| a.node() != b.node() && (relaxed || Self::apart(a, b));
         let mut seconds: Vec<&Arc<Verified>> =
             self.layer2.iter().filter(|l| !self.aside(&l.node, env.now)).filter_map(|l| view.get(&l.node)).collect();
         seconds.shuffle(&mut *env.rng);
         if seconds.is_empty() {
-            seconds.extend(self.again(&self.layer2, view, now));
+            seconds.extend(self.layer2.iter().filter(|l| self.rested(&l.node, now)).filter_map(|l| view.get(&l.node)));
         }
         // What gives way: first the middle's distance to the last hop, then to the guard. Guard and last hop see both ends: theirs
         // goes last.
@@ -207,12 +206,20 @@ impl PathPolicy {
         self.trouble.get(node).is_some_and(|t| t.aside_until > now)
     }
 
-    /// While all of them are set aside: the one that failed longest ago, if that is long enough. They are few, and trying them again
-    /// shows them to nobody new; waiting out what an outage of hours has added up would only keep a user waiting as long again.
-    fn again<'v>(&self, kept: &[Kept], view: &'v View, now: Time) -> Option<&'v Arc<Verified>> {
-        let last = |node: &NodeId| self.trouble.get(node).map_or(Time(0), |t| t.last);
-        let next = kept.iter().filter_map(|k| view.get(&k.node)).min_by_key(|r| last(&r.node()))?;
-        (now.since(last(&next.node())) >= ASIDE).then_some(next)
+    /// Of a sample, or a second layer, that is set aside as a whole: whether this one may be tried again. They are few, and trying
+    /// them shows them to nobody new; waiting out what an outage of hours has added up would keep a user waiting as long again.
+    fn rested(&self, node: &NodeId, now: Time) -> bool {
+        now.since(self.last_failure(node)) >= ASIDE
+    }
+
+    fn last_failure(&self, node: &NodeId) -> Time {
+        self.trouble.get(node).map_or(Time(0), |t| t.last)
+    }
+
+    /// While all guards are set aside: the one that failed longest ago.
+    fn again<'v>(&self, view: &'v View, now: Time) -> Option<&'v Arc<Verified>> {
+        let longest = self.guards.iter().filter_map(|g| view.get(&g.node)).min_by_key(|r| self.last_failure(&r.node()));
+        longest.filter(|r| self.rested(&r.node(), now))
     }
 
     /// Lets go of what has had its time or left the network, and fills sample and layer.

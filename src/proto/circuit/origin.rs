@@ -39,7 +39,6 @@ use crate::wire::cell::RelayMessage;
 use crate::wire::request::Kind;
 use crate::wire::request::SessionType;
 use deadlines::BUILD_DEADLINE;
-use deadlines::LOOK_EVERY;
 use rand::RngExt;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -407,7 +406,7 @@ impl Origins {
         if let Some(s) = circuit.streams.get_mut(&stream) {
             s.queued.push_back((request, plain));
         }
-        self.timers.set_if_unset(Timer::Streams(key), ctx.env.now + LOOK_EVERY);
+        self.timers.set_if_unset(Timer::Streams(key), Self::next_look(ctx));
         self.pump(ctx, links, key, stream);
     }
 

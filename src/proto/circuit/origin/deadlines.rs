@@ -8,6 +8,7 @@ use crate::proto::circuit::origin::Timer;
 use crate::proto::link::Links;
 use crate::proto::out::Ctx;
 use core::time::Duration;
+use rand::RngExt;
 
 /// A circuit that is not built by then is given up: ten times a bad round trip to each hop.
 pub(super) const BUILD_DEADLINE: Duration = Duration::from_secs(12);
@@ -16,15 +17,22 @@ const BUILD_DEADLINE_MAX: Duration = Duration::from_secs(60);
 /// A request that has no answer by then has failed, whoever waits for it: whoever does decides sooner, by the pace of all answers
 /// ([`Origins::give_up`]).
 const REQUEST_DEADLINE: Duration = Duration::from_secs(600);
-/// How often it is looked for such, and for sessions that pause.
-pub(super) const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// How often it is looked for such, and for sessions that pause; and up to so much later by chance, so that the circuits of a
+/// document do not end theirs together.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+const LOOK_LATER: Duration = Duration::from_secs(5);
 /// A session that pauses this long is ended, before its host does so: a request would cross that end, and be lost. What is left is
-/// for the next look, and for a request that is on its way at a slow line's pace. Several may end together, which tells their hosts
-/// no more than the common end of a circuit does.
+/// for the next look, and for a request that is on its way at a slow line's pace. Those of one circuit may end together, which tells
+/// their hosts no more than the circuit's own end does.
 const PAUSE_MAX: Duration = Duration::from_secs(35);
-const _: () = assert!(PAUSE_MAX.as_secs() + LOOK_EVERY.as_secs() < limits::SESSION_PAUSE_MAX.as_secs());
+const _: () = assert!(PAUSE_MAX.as_secs() + LOOK_EVERY.as_secs() + LOOK_LATER.as_secs() < limits::SESSION_PAUSE_MAX.as_secs());
 
 impl Origins {
+    /// When the streams of a circuit are looked at next.
+    pub(super) fn next_look(ctx: &mut Ctx<'_, '_>) -> Time {
+        ctx.env.now + LOOK_EVERY + LOOK_LATER.mul_f64(ctx.env.rng.random_range(0.0..1.0))
+    }
+
     /// The earliest timer, and what it is for.
     pub fn timeout(&self) -> Option<(Time, &'static str)> {
         self.timers.next().map(|(at, timer)| match timer {
@@ -58,7 +66,7 @@ impl Origins {
                         self.end_stream(ctx, links, key, stream);
                     }
                     if more {
-                        self.timers.set(Timer::Streams(key), ctx.env.now + LOOK_EVERY);
+                        self.timers.set(Timer::Streams(key), Self::next_look(ctx));
                     }
                 }
             }

@@ -180,7 +180,7 @@ fn a_session_that_pauses_is_ended_before_its_host_does_so() {
     assert_eq!(at(&mut bench, 2, Some(session)), 1);
     assert_eq!(at(&mut bench, 50, None), 1, "an answer is awaited");
     bench.answer(stream, FETCH);
-    assert_eq!(at(&mut bench, 60, None), 0, "nothing is awaited, and nothing left for long");
+    assert_eq!(at(&mut bench, 66, None), 0, "nothing is awaited, and nothing left for long");
     assert!(matches!(bench.origins.poll_event(), Some(OriginEvent::Answer { .. })) && bench.origins.poll_event().is_none());
     bench.ask(0);
     assert_eq!((bench.circuit().begun, bench.circuit().streams.len()), (2, 1), "the next request opens a session anew");
@@ -190,6 +190,6 @@ fn a_session_that_pauses_is_ended_before_its_host_does_so() {
         s.moved = Time(90_000_000);
     });
     assert_eq!(at(&mut bench, 120, None), 1, "it pauses, and not for long");
-    assert_eq!(at(&mut bench, 130, None), 0);
+    assert_eq!(at(&mut bench, 136, None), 0);
     assert!(bench.origins.timeout().is_none(), "nothing is left to look after");
 }
