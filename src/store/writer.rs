@@ -149,7 +149,8 @@ impl Store {
         if let Some(row) = old {
             end = end.max(row.end);
             let (slot, len) = (u32::from(row.slot), usize::from(row.len));
-            if self.files.read(row.slab, slot, len).map_err(io)?.as_ref() == Some(&share.blob) {
+            let there = self.files.read(row.slab, slot, len);
+            if there.as_ref().is_ok_and(|blob| blob.as_ref() == Some(&share.blob)) {
                 if end > row.end {
                     self.files.write_head(row.slab, slot, len, end).map_err(io)?;
                     touched.insert(row.slab);
@@ -157,8 +158,11 @@ impl Store {
                 }
                 return Ok(Put::AlreadyHeld);
             }
-            // What lies there is not this share any more: written anew below, in another slot.
-            freed.push((row.slab, slot));
+            // What lies there is not this share any more: written anew below, in another slot. One that the disk cannot read stays
+            // out of use.
+            if there.is_ok() {
+                freed.push((row.slab, slot));
+            }
         } else if rows.len() >= share.most
             && let Some(held) = self.renew(change, share, rows, touched, freed)?
         {
@@ -173,7 +177,8 @@ impl Store {
     }
 
     /// Renews the other shares of a chunk, and says which are whole; `None` if they are fewer than this host may hold. One that is
-    /// damaged is dropped; one that cannot be read is left, and is no failure of whoever waits for this batch.
+    /// damaged is dropped; one that the disk cannot read now counts and is not said to be whole, and is no failure of whoever waits
+    /// for this batch.
     fn renew(
         &self,
         change: &mut Change<'_>,
@@ -182,7 +187,7 @@ impl Store {
         touched: &mut BTreeSet<SlabId>,
         freed: &mut Vec<(SlabId, u32)>,
     ) -> Result<Option<u32>, StoreError> {
-        let mut held = 0_u32;
+        let (mut held, mut unreadable) = (0_u32, 0);
         for (index, row) in rows {
             let this = key(&share.address, index);
             match self.read(&share.address, index, &row) {
@@ -201,10 +206,10 @@ impl Store {
                     freed.push((row.slab, u32::from(row.slot)));
                     self.damaged.fetch_add(1, Ordering::Relaxed);
                 }
-                Err(_) => {}
+                Err(_) => unreadable += 1,
             }
         }
-        Ok((held.count_ones() as usize >= share.most).then_some(held))
+        Ok((held.count_ones() as usize + unreadable >= share.most).then_some(held))
     }
 
     /// Writes a blob to a free slot, in no slab that is being emptied. `None` if slab numbers have run out.
@@ -264,11 +269,16 @@ impl Store {
                     }
                     let [head @ .., index] = key;
                     let address = crate::base::ids::Address(*head);
-                    let Some(blob) = self.read(&address, *index, row)? else {
-                        change.remove(key)?;
-                        freed.push(row);
-                        damaged += 1;
-                        continue;
+                    let blob = match self.read(&address, *index, row) {
+                        Ok(Some(blob)) => blob,
+                        Ok(None) => {
+                            change.remove(key)?;
+                            freed.push(row);
+                            damaged += 1;
+                            continue;
+                        }
+                        // It stays where it is, and the walk goes on.
+                        Err(_) => continue,
                     };
                     let share = Share { address, index: *index, end: row.end, most: 0, blob };
                     let Some(new) = self.place(writer, &share, row.end)? else { continue };
