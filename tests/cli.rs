@@ -126,6 +126,29 @@ fn a_data_directory_that_is_a_file_is_named_and_left_alone() {
 }
 
 #[test]
+fn what_cannot_be_published_is_told_at_once() {
+    let place = Place::new();
+    assert!(Command::new("mkfifo").arg(place.0.path().join("pipe")).status().unwrap().success());
+    for path in ["pipe", "/proc/self/status", "/dev/zero"] {
+        let out = place.run(&["publish", path]);
+        let said = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert_eq!((out.status.code(), said.contains("is not an ordinary file")), (Some(2), true), "{path}: {said}");
+    }
+    // A key that nobody sees.
+    fs::write(place.0.path().join("doc"), "words").unwrap();
+    let publish = |more: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_onionskin"));
+        command.args(["publish", "doc"]).args(more).current_dir(place.0.path()).env_clear().env("HOME", place.0.path());
+        let out = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).output().unwrap();
+        (out.status.code(), String::from_utf8_lossy(&out.stderr).into_owned())
+    };
+    let (code, said) = publish(&[]);
+    assert!(code == Some(2) && said.contains("standard output goes nowhere"), "{said}");
+    let (code, said) = publish(&["--convergent"]);
+    assert!(code == Some(4) && said.contains("knows no relay"), "{said}");
+}
+
+#[test]
 fn a_setting_that_does_not_exist_is_named() {
     let place = Place::new();
     fs::write(place.0.path().join("o.toml"), "quota = \"5 GiB\"\nqouta = 7\n").unwrap();

@@ -26,6 +26,8 @@ use crate::proto::event::Report;
 use crate::proto::event::count;
 use serde::Serialize;
 use std::fs;
+use std::io;
+use std::io::IsTerminal;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::path::PathBuf;
@@ -50,7 +52,9 @@ pub(super) async fn publish(out: Out, config: &Config, args: &Publish) -> Result
             "Publish without --slow. If somebody may watch your line, publish from one that is not tied to you.",
         ));
     }
-    heard_of()?;
+    if !args.convergent {
+        key_is_heard()?;
+    }
     let work = async {
         let mut source = if args.path == Path::new("-") {
             FileSource::spool(tokio::io::stdin()).await?
@@ -73,11 +77,17 @@ pub(super) async fn publish(out: Out, config: &Config, args: &Publish) -> Result
         let bar = out.bar("publishing");
         let done = session.node.publish(ask, key, &mut source, &mut |progress| bar.show(progress)).await;
         drop(bar);
-        session.close().await;
-        done
+        match done {
+            Ok(done) => Ok((session, done)),
+            Err(why) => {
+                session.close().await;
+                Err(why)
+            }
+        }
     };
     let told = || (files::NO_KEY.to_owned(), "A repeat starts from the beginning (with --convergent, under the same key).");
-    let done = unless_stopped(work, told).await?;
+    // The key is out before anything else can go wrong.
+    let (session, done) = unless_stopped(work, told).await?;
     let key = done.key.to_text();
     out.note(&format!(
         "published {} in {}: {} shares at {} hosts",
@@ -86,14 +96,21 @@ pub(super) async fn publish(out: Out, config: &Config, args: &Publish) -> Result
         done.report.shares,
         done.report.hosts
     ));
-    out.either(|| key.clone(), &PublishedJson { key: &key, report: &done.report }).map_err(|why| {
-        let kept = "The document is published, and its key is lost: hosts keep what nobody can read until the lease ends.";
-        Failure { kept: kept.to_owned(), ..why }
+    let printed = out.either(|| key.clone(), &PublishedJson { key: &key, report: &done.report });
+    session.close().await;
+    printed.map_err(|why| {
+        let kept = if io::stderr().is_terminal() {
+            format!("The document is published. Its key: {key}")
+        } else {
+            "The document is published, and its key is lost: hosts keep what nobody can read until the lease ends.".to_owned()
+        };
+        Failure { kept, next: "Keep the key, or publish again.".to_owned(), ..why }
     })
 }
 
-/// Whether the key will be seen by anybody. A standard output that was closed is /dev/null by now.
-fn heard_of() -> Result<(), Failure> {
+/// Whether the key will be seen by anybody; a document with a convergent one can be published again for it. A standard output that
+/// was closed is /dev/null by now.
+fn key_is_heard() -> Result<(), Failure> {
     let device = |path: &str| fs::metadata(path).ok().map(|meta| meta.rdev());
     if device("/dev/null").is_some_and(|nowhere| nowhere != 0 && device("/dev/stdout") == Some(nowhere)) {
         return Err(failure(

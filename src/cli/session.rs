@@ -32,6 +32,8 @@ use tokio::sync::mpsc;
 
 /// Links of an earlier run, one a line.
 const BOOTSTRAP_FILE: &str = "bootstrap";
+/// Links that are kept: enough for some of their relays to be gone.
+const LINKS_KEPT: usize = 8;
 /// Makes keys of convergent documents; whoever has it can tell whether a guessed document was published from here.
 const SECRET_FILE: &str = "convergent-secret";
 /// How often a command that waits for the network says how far it is.
@@ -175,20 +177,29 @@ pub(super) fn links(config: &Config) -> Result<Vec<String>, Failure> {
     if !config.bootstrap.is_empty() {
         return Ok(config.bootstrap.clone());
     }
-    let path = config.data_dir()?.join(BOOTSTRAP_FILE);
-    match read(&path) {
+    saved_links(&config.data_dir()?.join(BOOTSTRAP_FILE))
+}
+
+fn saved_links(path: &Path) -> Result<Vec<String>, Failure> {
+    match read(path) {
         Ok(Some(bytes)) => {
             let text = String::from_utf8_lossy(&bytes);
             Ok(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect())
         }
         Ok(None) => Ok(Vec::new()),
-        Err(e) => Err(io_failure("read", &path, &e)),
+        Err(e) => Err(io_failure("read", path, &e)),
     }
 }
 
-/// Keeps links for later runs.
+/// Keeps links for later runs, behind them those of earlier ones: the node may have come in without the new.
 pub(super) fn keep_links(config: &Config, links: &[String]) -> Result<(), Failure> {
     let path = config.data_dir()?.join(BOOTSTRAP_FILE);
+    let mut links = links.to_vec();
+    for earlier in saved_links(&path)? {
+        if links.len() < LINKS_KEPT && !links.contains(&earlier) {
+            links.push(earlier);
+        }
+    }
     let mut text = links.join("\n");
     text.push('\n');
     write(&path, text.as_bytes()).map_err(|e| io_failure("write", &path, &e))

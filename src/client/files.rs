@@ -98,7 +98,7 @@ impl FileSource {
             if e.kind() == io::ErrorKind::NotFound {
                 return usage(format!("there is no file {}", path.display()), "Check the path.");
             }
-            io_failure("open", path, &e)
+            Failure { kept: "Nothing was sent.".to_owned(), ..io_failure("open", path, &e) }
         };
         // Before it is opened: a pipe without a writer would let nobody open it.
         ordinary(&tokio::fs::metadata(path).await.map_err(fail)?, path)?;
