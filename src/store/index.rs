@@ -80,12 +80,19 @@ impl Row {
 /// Place and bit by which a file says that it was closed in good order (redb's format, version 3: "god byte").
 const CLOSED_WELL: (usize, u8) = (9, 4);
 
+/// Places of the four roots in the head of a file: two in each of its two commit slots. The top five bits of a root's page number
+/// are the order of its page (redb's format, version 3).
+const ROOTS: [usize; 4] = [72, 104, 200, 232];
+/// Bytes of a page of order 0.
+const PAGE: u64 = 4096;
+
 /// redb's view of one file.
 ///
 /// A file that was closed in good order is used as it is, and pages are followed whose sums nobody looked at: a rotten bit in one
 /// makes redb ask for gigabytes of memory before it finds that the file has no such page. So no file was closed in good order:
 /// every page is compared with its sum before what is in it is followed. The last change of a file that was is one of redb's own,
-/// so nothing of ours is lost where that one is rotten and the change before counts.
+/// so nothing of ours is lost where that one is rotten and the change before counts. Roots alone are followed without a sum, where
+/// the newer of the two commits does not verify: no root's page may be longer than the file.
 #[derive(Debug)]
 struct Backend {
     file: Arc<dyn DiskFile>,
@@ -105,6 +112,11 @@ impl StorageBackend for Backend {
             && let Some(byte) = out.get_mut(at)
         {
             *byte &= !bit;
+            let len = self.file.len()?;
+            let orders = ROOTS.iter().filter_map(|root| out.get(root + 7)).map(|top| top >> 3);
+            if orders.into_iter().any(|order| PAGE << order > len) {
+                return Err(io::ErrorKind::InvalidData.into());
+            }
         }
         Ok(())
     }
