@@ -22,6 +22,7 @@ use crate::config::Config;
 use crate::proto::doc::key::Key;
 use crate::proto::event::CheckReport;
 use crate::proto::event::Failure;
+use crate::proto::event::NO_KEY;
 use crate::proto::event::Report;
 use crate::proto::event::count;
 use serde::Serialize;
@@ -85,7 +86,7 @@ pub(super) async fn publish(out: Out, config: &Config, args: &Publish) -> Result
             }
         }
     };
-    let told = || (files::NO_KEY.to_owned(), "A repeat starts from the beginning (with --convergent, under the same key).");
+    let told = || (NO_KEY.to_owned(), "A repeat starts from the beginning (with --convergent, under the same key).");
     // The key is out before anything else can go wrong.
     let (session, done) = unless_stopped(work, told).await?;
     let key = done.key.to_text();

@@ -23,6 +23,7 @@ use crate::crypto::kdf::LongHash;
 use crate::crypto::kdf::hash;
 use crate::proto::doc::key::ReadKey;
 use crate::proto::event::Failure;
+use crate::proto::event::NO_KEY;
 use crate::proto::event::Report;
 use bytes::Bytes;
 use bytes::BytesMut;
@@ -52,9 +53,6 @@ const SYNC_EVERY: u64 = 1 << 20;
 const READ: usize = 64 * 1024;
 /// Bytes of the target's name that its part repeats: leaves room for tag and suffix in the usual 255.
 const PART_NAME_MAX: usize = 180;
-
-/// What is left of a publication that did not come to its end.
-pub const NO_KEY: &str = "No key was given out; what hosts already took cannot be read without one, and expires.";
 
 /// Explains an IO error of a local file.
 pub fn io_failure(doing: &str, path: &Path, error: &io::Error) -> Failure {

@@ -191,6 +191,8 @@ pub struct Failure {
     pub next: String,
 }
 
+/// What is left of a publication that did not come to its end.
+pub const NO_KEY: &str = "No key was given out; what hosts already took cannot be read without one, and expires.";
 /// What to do when hosts that have something are away.
 const LATER: &str = "Try again later: hosts that are down now may come back.";
 
@@ -306,12 +308,7 @@ impl Failure {
     pub fn not_stored(acknowledged: usize, full: bool) -> Self {
         let (kind, why) = if full { (ErrorKind::Refused, ": hosts say that they are full") } else { (ErrorKind::NoNetwork, "") };
         let what = format!("a part could not be stored: {acknowledged} of its shares were taken, 16 are needed{why}");
-        Self::new(
-            kind,
-            what,
-            "No key was given out; what hosts already took cannot be read without one, and expires.",
-            "Try again later.",
-        )
+        Self::new(kind, what, NO_KEY, "Try again later.")
     }
 
     /// There is no link to anybody; so many relays are known from earlier.

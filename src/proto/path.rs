@@ -364,12 +364,7 @@ impl PathPolicy {
     /// Damaged, or written by a newer version.
     pub fn decode(bytes: &[u8], me: Option<NodeId>) -> Result<Self, DecodeError> {
         let mut r = Reader::new(bytes);
-        if r.u8()? != KIND {
-            return Err(DecodeError::Invalid);
-        }
-        if r.u8()? != VERSION {
-            return Err(DecodeError::Newer);
-        }
+        r.head(KIND, VERSION)?;
         let mut lists = [Vec::<Kept>::new(), Vec::new()];
         for (list, max) in lists.iter_mut().zip([SAMPLE_MAX, LAYER2]) {
             let count = r.u8()?;

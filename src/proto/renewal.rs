@@ -129,12 +129,7 @@ impl NodeKeys {
 
     fn decode(bytes: &[u8]) -> Result<Vec<Generation>, DecodeError> {
         let mut r = Reader::new(bytes);
-        if r.u8()? != KIND {
-            return Err(DecodeError::Invalid);
-        }
-        if r.u8()? != VERSION {
-            return Err(DecodeError::Newer);
-        }
+        r.head(KIND, VERSION)?;
         let count = usize::from(r.u8()?);
         if count > GENERATIONS_MAX {
             return Err(DecodeError::TooLarge);

@@ -63,6 +63,17 @@ impl<'a> Reader<'a> {
         Ok(*head)
     }
 
+    /// The first two bytes of a saved state: what it is, and its version.
+    ///
+    /// # Errors
+    /// It is another kind of state, or another version of this kind.
+    pub fn head(&mut self, kind: u8, version: u8) -> Result<(), DecodeError> {
+        if self.u8()? != kind {
+            return Err(DecodeError::Invalid);
+        }
+        if self.u8()? != version { Err(DecodeError::Newer) } else { Ok(()) }
+    }
+
     /// One byte.
     pub fn u8(&mut self) -> Result<u8, DecodeError> {
         Ok(u8::from_be_bytes(self.array()?))

@@ -36,12 +36,7 @@ pub fn encode(peers: &[Peer]) -> Vec<u8> {
 /// Damaged, or written by a newer version.
 pub fn decode(bytes: &[u8]) -> Result<Vec<Peer>, DecodeError> {
     let mut r = Reader::new(bytes);
-    if r.u8()? != KIND {
-        return Err(DecodeError::Invalid);
-    }
-    if r.u8()? != VERSION {
-        return Err(DecodeError::Newer);
-    }
+    r.head(KIND, VERSION)?;
     let count = usize::from(r.u8()?);
     if count > MAX {
         return Err(DecodeError::TooLarge);
