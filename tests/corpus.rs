@@ -56,4 +56,4 @@ macro_rules! replayed {
     }};
 }
 
-replayed! { cell hello overlay_message record share_manifest request key_text paths_state ntor session link store world }
+replayed! { cell hello overlay_message record share_manifest request key_text paths_state kept_view ntor session link store world }

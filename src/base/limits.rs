@@ -133,8 +133,15 @@ pub const STALL_DEADLINE: Duration = Duration::from_secs(60);
 
 // --- time (D20)
 
-/// How long a descriptor lives.
-pub const DESCRIPTOR_LIFE_SECS: u64 = 24 * 3600;
+/// Longest life of a descriptor: that of the keys in it, and a day to be read by everyone after they were renewed.
+pub const DESCRIPTOR_LIFE_SECS: u64 = KEY_LIFE_SECS + 24 * 3600;
+/// A relay makes at most one descriptor in each slot of this length, counted from 1970: two of one slot are a proof that it shows
+/// different faces, and nobody is kept busy by news of one relay (T29). Addresses and keys change far less often.
+pub const DESCRIPTOR_SLOT_SECS: u64 = 600;
+/// The same in a local network, where tests and demonstrations do not wait.
+pub const DESCRIPTOR_SLOT_LOCAL_SECS: u64 = 1;
+/// Longest life of a freshness: who has not been heard of for a day is gone (D20).
+pub const FRESHNESS_LIFE_SECS: u64 = 24 * 3600;
 /// Clock skew at which a descriptor is still accepted.
 pub const SKEW_MAX_SECS: u64 = 3 * 3600;
 /// Clock offset at which the node warns.
@@ -159,8 +166,10 @@ pub const COVERAGE_DEADLINE: Duration = Duration::from_secs(600);
 
 // --- descriptors and receipts (D8, D9)
 
-/// Longest descriptor with its signature, in bytes: the hybrid host key takes 1.2 KiB, the rest is room for families and receipts.
-pub const DESCRIPTOR_MAX: usize = 4096;
+/// Longest descriptor with its signature, in bytes: the hybrid host key takes 1.2 KiB, a full family half a KiB more, and room.
+pub const DESCRIPTOR_MAX: usize = 3072;
+/// Longest freshness with its signature, in bytes: five receipts, and room.
+pub const FRESHNESS_MAX: usize = 1024;
 /// Most relays a descriptor names as run by the same people.
 pub const FAMILY_MAX: usize = 16;
 /// Most former addresses a descriptor lists.

@@ -139,7 +139,7 @@ pub(super) async fn ready(mut events: mpsc::Receiver<NodeEvent>) -> Result<(), F
             match events.recv().await {
                 Some(NodeEvent::Ready) => return Ok(()),
                 Some(NodeEvent::NotReady(why)) => return Err(why),
-                Some(event @ (NodeEvent::Warning(_) | NodeEvent::Announced(_))) => log(&event),
+                Some(event @ (NodeEvent::Warning(_) | NodeEvent::Note(_) | NodeEvent::Announced(_))) => log(&event),
                 None => return Err(Failure::bug("the node ended")),
             }
         }
@@ -164,6 +164,7 @@ pub(super) fn follow(mut events: mpsc::Receiver<NodeEvent>) {
 pub(super) fn log(event: &NodeEvent) {
     match event {
         NodeEvent::Warning(text) => tracing::warn!("{text}"),
+        NodeEvent::Note(text) => tracing::info!("{text}"),
         NodeEvent::NotReady(why) => tracing::warn!("{}", why.what),
         NodeEvent::Ready => tracing::info!("ready: enough of the network is known"),
         NodeEvent::Announced(_) => tracing::info!("announced: other relays know this one"),

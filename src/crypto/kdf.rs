@@ -78,6 +78,10 @@ labels! {
     Descriptor = "descriptor",
     /// What a witness signs after a dial-back (D9).
     Receipt = "dial-back receipt",
+    /// Signature of a relay's freshness.
+    Freshness = "freshness",
+    /// Sum over what a client keeps of the network.
+    ViewSum = "kept view",
     /// Digest of a view.
     ViewDigest = "view digest",
     /// Token of the local API.

@@ -46,6 +46,7 @@ use bytes::BytesMut;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 use zeroize::Zeroizing;
 
 /// Name of the saved state of guards and layers.
@@ -104,13 +105,15 @@ pub struct Core {
     /// When the view was last known well enough, or the start.
     since_ready: Time,
     told_not_ready: bool,
-    /// Whether a client has read a whole snapshot since its start.
-    has_snapshot: bool,
     directories: Vec<NodeId>,
+    /// When each kind of oddity was told last: strangers decide how often they happen.
+    odd_told: BTreeMap<overlay::Odd, Time>,
     /// What is kept of them for the next start.
     known: Vec<overlay::Peer>,
 }
 
+/// Strangers decide how often odd things happen; each kind is told this often.
+const ODD_EVERY: Duration = Duration::from_secs(3600);
 /// Rounds of mutual notice in one `handle`; three are usual.
 const ROUNDS_MAX: usize = 32;
 
@@ -140,7 +143,17 @@ impl Core {
         let bootstrap = config.bootstrap.iter().map(|(node, addr)| overlay::Peer { addr: *addr, node: *node }).collect();
         // No more than a help: one that cannot be read is made anew.
         let known = config.saved.get(directories::SAVED).and_then(|bytes| directories::decode(bytes).ok()).unwrap_or_default();
-        let overlay = Overlay::new(env, overlay::Config { local: config.local_network, profile, bootstrap, known: known.clone() });
+        let saved = if profile.is_some() { overlay::announce::SAVED } else { overlay::kept::SAVED };
+        let setting = overlay::Config {
+            local: config.local_network,
+            profile,
+            bootstrap,
+            known: known.clone(),
+            guards: policy.kept_guards(env.wall).collect(),
+            network: config.network,
+            saved: config.saved.get(saved).map(|bytes| bytes.to_vec()),
+        };
+        let overlay = Overlay::new(env, setting);
         Ok(Self {
             out,
             links: Links::new(config.network, identity.clone()),
@@ -159,7 +172,7 @@ impl Core {
             failed_clock: false,
             since_ready: env.now,
             told_not_ready: false,
-            has_snapshot: false,
+            odd_told: BTreeMap::new(),
             directories: Vec::new(),
             known,
         })
@@ -480,6 +493,10 @@ impl Core {
                 let identity = self.identity.clone();
                 ctx.out.job(JobFor::Overlay(job), Job::Overlay { work, network: self.network, identity });
             }
+            overlay::Output::Save { name, bytes } => ctx.out.push(Output::Save { name, bytes: bytes.into() }),
+            overlay::Output::Ask { token, .. } => {
+                self.overlay.handle(ctx.env, overlay::Input::Told { token, from: None, answer: None });
+            }
             overlay::Output::Event(event) => self.overlay_event(ctx, event),
         }
     }
@@ -505,6 +522,17 @@ impl Core {
                 let words = "others see this relay at another address than the one it advertises: check --advertise".into();
                 ctx.out.push(Output::Node(NodeEvent::Warning(words)));
             }
+            overlay::Event::OneWayIn => {
+                let words = "this start believes what one relay says of the network: with links of two or more, they are compared";
+                ctx.out.push(Output::Node(NodeEvent::Warning(words.into())));
+            }
+            overlay::Event::Odd(odd) => {
+                let now = ctx.env.now;
+                if self.odd_told.get(&odd).is_none_or(|at| *at + ODD_EVERY <= now) {
+                    self.odd_told.insert(odd, now);
+                    ctx.out.push(Output::Node(NodeEvent::Note(odd.words())));
+                }
+            }
             overlay::Event::SelfUsable(usable) => {
                 if let (true, false, Some(keys)) = (usable, self.announced, &self.keys) {
                     self.announced = true;
@@ -519,7 +547,8 @@ impl Core {
             RequestEvent::Sample { node, data } => {
                 let Some(group) = self.overlay.view().get(&node).map(|d| d.group()) else { return };
                 let (hints, _) = data.as_chunks::<8>();
-                let known = hints.iter().filter(|h| self.overlay.knows(u64::from_be_bytes(**h))).count();
+                let knows = |h: &[u8; 8]| self.overlay.view().by_hint(u64::from_be_bytes(*h)).is_some_and(|e| e.usable);
+                let known = hints.iter().filter(|h| knows(h)).count();
                 let sample = overlay::Input::CoverageSample {
                     group,
                     known: u32::try_from(known).unwrap_or(u32::MAX),

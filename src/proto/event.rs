@@ -437,4 +437,6 @@ pub enum NodeEvent {
     Announced(NodeId),
     /// Something the operator should know, in words without addresses or ids.
     Warning(String),
+    /// Something that may be of interest, and asks nothing of anybody; as seldom and as wordless about others.
+    Note(&'static str),
 }

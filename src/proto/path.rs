@@ -193,6 +193,11 @@ impl PathPolicy {
         chosen.iter().map(|c| c.node()).collect()
     }
 
+    /// Guards of an earlier run that were in use, and whose time is not over.
+    pub fn kept_guards(&self, now: Wall) -> impl Iterator<Item = NodeId> {
+        self.guards.iter().filter(move |g| g.worked && g.until > now).map(|g| g.node)
+    }
+
     /// The guards of the sample, in the order of their use.
     pub fn sample(&self) -> impl Iterator<Item = NodeId> {
         self.guards.iter().map(|g| g.node)

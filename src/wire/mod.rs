@@ -7,6 +7,7 @@
 
 pub mod cell;
 pub mod codec;
+pub mod freshness;
 pub mod hello;
 pub mod manifest;
 pub mod overlay;

@@ -15,12 +15,13 @@ use serde::de;
 
 /// Most relays in one answer to [`Message::Near`].
 pub const NEAR_MAX: usize = 64;
-/// Most descriptors asked for at once.
+/// Most relays whose records are asked for at once; with the longest records the answer fits a message.
 pub const FETCH_MAX: usize = 60;
-/// Most descriptors of one snapshot page; with `DESCRIPTOR_MAX` bytes each they fit a message.
-pub const PAGE_MAX: usize = 60;
-/// Buckets of a view digest.
-pub const DIGEST_BUCKETS: usize = 16;
+/// Most entries of one page of a list: 26 kB, which come within seconds over the slowest line, and over a circuit in one answer.
+pub const PAGE_MAX: usize = 1024;
+
+/// The first half of a descriptor's hash: what directories vote on. Who can make two descriptors with one tag has done 2^64 work.
+pub type Tag = [u8; 16];
 
 /// The bytes of one signed record.
 #[derive(Clone, PartialEq, Eq)]
@@ -65,31 +66,47 @@ impl de::Visitor<'_> for BlobVisitor {
     }
 }
 
-/// A relay in short: the first 8 bytes of its id as a big-endian number, and the sequence number of its newest descriptor.
+/// A relay in short: the first 8 bytes of its id as a big-endian number, of its descriptor's hash, and when it last said that it is
+/// there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Hint {
     /// First 8 bytes of the node id.
     pub id: u64,
-    /// Sequence number of the descriptor.
-    pub seq: u64,
+    /// First 8 bytes of the descriptor's hash.
+    pub tag: u64,
+    /// When its freshness was made, in seconds since 1970.
+    pub fresh: u64,
 }
 
-/// A place in the answerer's log of arrivals. Another epoch means another log: start again.
+/// A relay as a directory lists it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Listed {
+    /// First 8 bytes of the node id.
+    pub id: u64,
+    /// Of its descriptor.
+    pub tag: Tag,
+    /// Whether it hosts shares.
+    pub host: bool,
+}
+
+/// A place in the answerer's log of changes. Another epoch means another log: start again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cursor {
     /// Which log: random at every start of the answerer.
     pub epoch: u64,
-    /// Everything up to this arrival is known.
+    /// Everything up to this change is known.
     pub number: u64,
 }
 
-/// A digest of a view, by the top four bits of the position.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Digest {
-    /// Usable relays by bucket.
-    pub counts: [u32; DIGEST_BUCKETS],
-    /// XOR of 8-byte hashes over (id, sequence number) by bucket. Says where views differ; proves nothing.
-    pub sums: [u64; DIGEST_BUCKETS],
+/// Which records of a relay are wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Part {
+    /// The descriptor alone: all that clients need.
+    Descriptor,
+    /// The freshness alone: the descriptor is known.
+    Freshness,
+    /// The descriptor, and behind it the freshness.
+    Both,
 }
 
 /// One message of the overlay plane. Numbers in front are request numbers.
@@ -111,61 +128,65 @@ pub enum Message {
         /// At most [`NEAR_MAX`].
         hints: Vec<Hint>,
     },
-    /// Give me these descriptors.
+    /// Give me these records.
     Fetch {
         /// Request number.
         id: u32,
         /// At most [`FETCH_MAX`], as in [`Hint::id`].
         ids: Vec<u64>,
+        /// Which of them.
+        part: Part,
     },
-    /// Those that are known, in any order.
+    /// Those that are known, in any order, and as many as fit.
     FetchReply {
         /// Request number.
         id: u32,
-        /// Signed descriptors.
+        /// Signed records.
         records: Vec<Blob>,
     },
-    /// Here I am: my descriptor.
+    /// Here I am.
     Announce {
         /// Request number.
         id: u32,
-        /// A signed descriptor of the sender.
-        record: Blob,
+        /// The sender's descriptor.
+        descriptor: Blob,
+        /// Its freshness.
+        freshness: Blob,
     },
     /// The announcement was read.
     AnnounceAck {
         /// Request number.
         id: u32,
     },
-    /// All usable relays, or those that arrived since.
-    Snapshot {
+    /// All usable relays, or what changed since.
+    List {
         /// Request number.
         id: u32,
-        /// Where the last one ended.
+        /// Where the last page ended.
         since: Option<Cursor>,
     },
     /// One page of it.
-    SnapshotPage {
+    ListPage {
         /// Request number.
         id: u32,
         /// Ask on from here.
         next: Cursor,
+        /// Whether this is the first page of a whole list.
+        anew: bool,
         /// Whether more is waiting.
         more: bool,
-        /// Signed descriptors, at most [`PAGE_MAX`].
-        records: Vec<Blob>,
+        /// Relays that are listed no more. They come before those that are: one may be in both.
+        gone: Vec<u64>,
+        /// Relays that are listed, new or changed.
+        listed: Vec<Listed>,
     },
-    /// What does your view amount to?
-    Digest {
-        /// Request number.
-        id: u32,
-    },
-    /// It amounts to this.
-    DigestReply {
-        /// Request number.
-        id: u32,
-        /// The digest.
-        digest: Digest,
+    /// A relay shows different faces: two of its descriptors from one slot of time. Passed on by whoever learns it first; nobody
+    /// answers.
+    Faces {
+        /// One.
+        one: Blob,
+        /// The other.
+        other: Blob,
     },
     /// Dial the address you see me at, at this port, and sign that I answered (D9).
     DialBack {
@@ -195,14 +216,13 @@ impl Message {
         let fits = match &message {
             Self::NearReply { hints, .. } => hints.len() <= NEAR_MAX,
             Self::Fetch { ids, .. } => ids.len() <= FETCH_MAX,
-            Self::FetchReply { records, .. } => records.len() <= FETCH_MAX,
-            Self::SnapshotPage { records, .. } => records.len() <= PAGE_MAX,
+            Self::FetchReply { records, .. } => records.len() <= 2 * FETCH_MAX,
+            Self::ListPage { gone, listed, .. } => gone.len() + listed.len() <= PAGE_MAX,
             Self::Near { .. }
             | Self::Announce { .. }
             | Self::AnnounceAck { .. }
-            | Self::Snapshot { .. }
-            | Self::Digest { .. }
-            | Self::DigestReply { .. }
+            | Self::List { .. }
+            | Self::Faces { .. }
             | Self::DialBack { .. }
             | Self::DialBackReply { .. } => true,
         };
@@ -216,17 +236,26 @@ mod tests {
 
     #[test]
     fn messages_round_trip_and_lists_are_capped() {
-        let page = Message::SnapshotPage {
-            id: 9,
+        let record = |len| Blob(vec![5; len]);
+        let records: Vec<Blob> =
+            (0..FETCH_MAX).flat_map(|_| [record(limits::DESCRIPTOR_MAX), record(limits::FRESHNESS_MAX)]).collect();
+        let reply = Message::FetchReply { id: 9, records };
+        let bytes = reply.encode().expect("a full answer fits a message");
+        assert_eq!(Message::decode(&bytes).unwrap(), reply);
+        let listed = Listed { id: 1, tag: [2; 16], host: true };
+        let page = |n| Message::ListPage {
+            id: 1,
             next: Cursor { epoch: 1, number: 2 },
+            anew: true,
             more: true,
-            records: vec![Blob(vec![5; limits::DESCRIPTOR_MAX]); PAGE_MAX],
+            gone: vec![3],
+            listed: vec![listed; n],
         };
-        let bytes = page.encode().expect("a full page fits a message");
-        assert_eq!(Message::decode(&bytes).unwrap(), page);
-        let long = Message::Fetch { id: 1, ids: vec![0; FETCH_MAX + 1] };
+        assert_eq!(Message::decode(&page(PAGE_MAX - 1).encode().unwrap()).unwrap(), page(PAGE_MAX - 1));
+        assert!(Message::decode(&page(PAGE_MAX).encode().unwrap()).is_err());
+        let long = Message::Fetch { id: 1, ids: vec![0; FETCH_MAX + 1], part: Part::Both };
         assert!(Message::decode(&long.encode().unwrap()).is_err());
-        let fat = Message::Announce { id: 1, record: Blob(vec![0; limits::DESCRIPTOR_MAX + 1]) };
+        let fat = Message::Announce { id: 1, descriptor: record(limits::DESCRIPTOR_MAX + 1), freshness: record(1) };
         assert!(Message::decode(&fat.encode().unwrap()).is_err());
         for n in 0..bytes.len().min(300) {
             assert!(Message::decode(&bytes[..n]).is_err());

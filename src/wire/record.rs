@@ -1,19 +1,19 @@
 //! Lasting signed records of the overlay plane: relay descriptors and dial-back receipts (D8, D9, D19).
 //!
 //! ```text
-//! descriptor  kind u8 = 1 | version u8 = 1 | node 32 | seq u64 | published u64 | expires u64 | flags u8
+//! descriptor  kind u8 = 1 | version u8 = 2 | node 32 | published u64 | expires u64 | flags u8
 //!             | addresses: count u8 (1..2), each address | onion key 32
 //!             | host key (if flag 2): id u32, x25519 32, until u64, ML-KEM-768 1184
 //!             | family: count u8 (0..16), each 32, increasing | old addresses: count u8 (0..4), each address, until u64
-//!             | receipts: count u8 (0..5), each witness 32, address index u8, day u32, signature 64; increasing
 //!             | extensions | signature 64
 //! receipt     kind u8 = 2 | version u8 = 1 | witness 32 | subject 32 | address | day u32 | signature 64
 //! address     family u8 (4 or 6) | ip 4 or 16 | port u16
 //! flags       1 carries circuits, 2 hosts shares; other bits are zero
 //! ```
 //!
-//! The network id is in every signature and not in the bytes. What is parsed here is *unverified*: `proto::overlay::record` checks
-//! it.
+//! A descriptor is what changes in days: clients read nothing else. That its relay is there, and who vouches for it, changes in
+//! hours and is said apart ([`crate::wire::freshness`]). The network id is in every signature and not in the bytes. What is parsed
+//! here is *unverified*: `proto::overlay::record` checks it.
 
 use crate::base::NodeId;
 use crate::base::Wall;
@@ -31,8 +31,10 @@ use core::net::SocketAddr;
 pub const KIND_DESCRIPTOR: u8 = 1;
 /// Kind byte of a receipt.
 pub const KIND_RECEIPT: u8 = 2;
-/// Version of both formats.
-pub const VERSION: u8 = 1;
+/// Version of a descriptor; the first held what a freshness holds now.
+pub const VERSION_DESCRIPTOR: u8 = 2;
+/// Version of a receipt.
+pub const VERSION_RECEIPT: u8 = 1;
 /// Bytes of an ML-KEM-768 public key.
 pub const MLKEM_PUBLIC: usize = 1184;
 
@@ -83,7 +85,7 @@ impl Receipt {
     /// What the witness signs (with the network id in front): everything but the signature.
     pub fn signed_bytes(&self) -> Vec<u8> {
         let mut w = Writer::with_capacity(96);
-        w.u8(KIND_RECEIPT).u8(VERSION).raw(&self.witness.0).raw(&self.subject.0);
+        w.u8(KIND_RECEIPT).u8(VERSION_RECEIPT).raw(&self.witness.0).raw(&self.subject.0);
         write_addr(&mut w, &self.addr);
         w.u32(self.day);
         w.into_bytes()
@@ -99,7 +101,7 @@ impl Receipt {
     /// Parses a receipt; the signature is not checked.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let mut r = Reader::new(bytes);
-        head(&mut r, KIND_RECEIPT)?;
+        r.head(KIND_RECEIPT, VERSION_RECEIPT)?;
         let receipt = Self {
             witness: NodeId(r.array()?),
             subject: NodeId(r.array()?),
@@ -112,16 +114,14 @@ impl Receipt {
     }
 }
 
-/// What a relay says about itself.
+/// What a relay says about itself for days.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Descriptor {
     /// Its identity.
     pub node: NodeId,
-    /// The newest number wins.
-    pub seq: u64,
-    /// When it was made.
+    /// When it was made. The newest counts; a relay makes at most one in each slot of time ([`limits::DESCRIPTOR_SLOT_SECS`]).
     pub published: Wall,
-    /// When it stops counting: at most 24 hours after `published`.
+    /// When it stops counting: at most [`limits::DESCRIPTOR_LIFE_SECS`] after `published`.
     pub expires: Wall,
     /// Where it answers: one IPv4, one IPv6, or both, IPv4 first. Positions come from the first (D9).
     pub addrs: Vec<SocketAddr>,
@@ -135,8 +135,6 @@ pub struct Descriptor {
     pub family: Vec<NodeId>,
     /// Former first addresses, each with the time until which their positions are served.
     pub old_addrs: Vec<(SocketAddr, Wall)>,
-    /// Receipts for `addrs`, sorted by witness and address; their `subject` is `node`.
-    pub receipts: Vec<Receipt>,
     /// Room for what comes later.
     pub extensions: Extensions,
 }
@@ -150,7 +148,7 @@ impl Descriptor {
     /// What the relay signs (with the network id in front): everything but the signature. Sort lists first: [`Descriptor::tidy`].
     pub fn signed_bytes(&self) -> Vec<u8> {
         let mut w = Writer::with_capacity(2048);
-        w.u8(KIND_DESCRIPTOR).u8(VERSION).raw(&self.node.0).u64(self.seq).u64(self.published.0).u64(self.expires.0);
+        w.u8(KIND_DESCRIPTOR).u8(VERSION_DESCRIPTOR).raw(&self.node.0).u64(self.published.0).u64(self.expires.0);
         let hosts = if self.host_key.is_some() { FLAG_HOSTS } else { 0 };
         w.u8(hosts | if self.carries { FLAG_CARRIES } else { 0 });
         w.u8(count(self.addrs.len()));
@@ -170,16 +168,11 @@ impl Descriptor {
             write_addr(&mut w, addr);
             w.u64(until.0);
         }
-        w.u8(count(self.receipts.len()));
-        for receipt in &self.receipts {
-            w.raw(&receipt.witness.0).u8(self.addr_index(&receipt.addr)).u32(receipt.day).raw(&receipt.sig);
-        }
         self.extensions.write(&mut w);
         w.into_bytes()
     }
 
-    /// Puts lists into their one order and drops what the format does not allow: foreign receipts, too many entries, family members
-    /// twice.
+    /// Puts lists into their one order and drops what the format does not allow: too many entries, family members twice.
     pub fn tidy(&mut self) {
         self.addrs.sort_by_key(SocketAddr::is_ipv6);
         self.addrs.dedup_by_key(|a| a.is_ipv6());
@@ -187,16 +180,6 @@ impl Descriptor {
         self.family.dedup();
         self.family.truncate(limits::FAMILY_MAX);
         self.old_addrs.truncate(limits::OLD_ADDRS_MAX);
-        let (node, addrs) = (self.node, self.addrs.clone());
-        self.receipts.retain(|r| r.subject == node && addrs.contains(&r.addr));
-        let index = |r: &Receipt| addrs.iter().position(|a| *a == r.addr);
-        self.receipts.sort_by_key(|r| (r.witness, index(r)));
-        self.receipts.dedup_by_key(|r| (r.witness, index(r)));
-        self.receipts.truncate(limits::RECEIPTS_MAX);
-    }
-
-    fn addr_index(&self, addr: &SocketAddr) -> u8 {
-        count(self.addrs.iter().position(|a| a == addr).unwrap_or(usize::MAX))
     }
 }
 
@@ -223,9 +206,8 @@ impl SignedDescriptor {
             return Err(DecodeError::TooLarge);
         }
         let mut r = Reader::new(bytes);
-        head(&mut r, KIND_DESCRIPTOR)?;
+        r.head(KIND_DESCRIPTOR, VERSION_DESCRIPTOR)?;
         let node = NodeId(r.array()?);
-        let seq = r.u64()?;
         let published = Wall(r.u64()?);
         let expires = Wall(r.u64()?);
         if expires <= published || expires.0.saturating_sub(published.0) > limits::DESCRIPTOR_LIFE_SECS {
@@ -251,61 +233,28 @@ impl SignedDescriptor {
             return Err(DecodeError::Invalid);
         }
         let old_addrs = list(&mut r, limits::OLD_ADDRS_MAX, |r| Ok((read_addr(r)?, Wall(r.u64()?))))?;
-        let keyed = list(&mut r, limits::RECEIPTS_MAX, |r| {
-            let (witness, index) = (NodeId(r.array()?), r.u8()?);
-            let addr = *addrs.get(usize::from(index)).ok_or(DecodeError::Invalid)?;
-            let receipt = Receipt { witness, subject: node, addr, day: r.u32()?, sig: r.array()? };
-            Ok(((witness, index), receipt))
-        })?;
-        if !keyed.is_sorted_by(|(a, _), (b, _)| a < b) {
-            return Err(DecodeError::Invalid);
-        }
-        let receipts = keyed.into_iter().map(|(_, receipt)| receipt).collect();
         let extensions = Extensions::read(&mut r, &[])?;
         let sig = r.array()?;
         r.finish()?;
         let carries = flags & FLAG_CARRIES != 0;
-        let descriptor = Descriptor {
-            node,
-            seq,
-            published,
-            expires,
-            addrs,
-            carries,
-            onion_key,
-            host_key,
-            family,
-            old_addrs,
-            receipts,
-            extensions,
-        };
+        let descriptor =
+            Descriptor { node, published, expires, addrs, carries, onion_key, host_key, family, old_addrs, extensions };
         Ok(Self { descriptor, sig })
     }
 }
 
-/// Node and sequence number of a descriptor, without reading the rest: enough to see that it is known already.
-pub fn peek(bytes: &[u8]) -> Option<(NodeId, u64)> {
+/// Whose descriptor this is, without reading the rest.
+pub fn peek(bytes: &[u8]) -> Option<NodeId> {
     let mut r = Reader::new(bytes);
-    head(&mut r, KIND_DESCRIPTOR).ok()?;
-    Some((NodeId(r.array().ok()?), r.u64().ok()?))
+    r.head(KIND_DESCRIPTOR, VERSION_DESCRIPTOR).ok()?;
+    Some(NodeId(r.array().ok()?))
 }
 
-fn count(n: usize) -> u8 {
+pub(super) fn count(n: usize) -> u8 {
     u8::try_from(n).unwrap_or(u8::MAX)
 }
 
-fn head(r: &mut Reader<'_>, kind: u8) -> Result<(), DecodeError> {
-    if r.u8()? != kind {
-        return Err(DecodeError::Invalid);
-    }
-    match r.u8()? {
-        VERSION => Ok(()),
-        0 => Err(DecodeError::Invalid),
-        _ => Err(DecodeError::Newer),
-    }
-}
-
-fn list<'a, T>(
+pub(super) fn list<'a, T>(
     r: &mut Reader<'a>,
     max: usize,
     mut item: impl FnMut(&mut Reader<'a>) -> Result<T, DecodeError>,
@@ -356,19 +305,16 @@ mod tests {
 
     fn sample() -> SignedDescriptor {
         let addrs: Vec<SocketAddr> = vec!["9.8.7.6:443".parse().unwrap(), "[2a00:1::1]:443".parse().unwrap()];
-        let receipt = |w: u8, addr| Receipt { witness: NodeId([w; 32]), subject: NodeId([7; 32]), addr, day: 19_000, sig: [w; 64] };
         let mut descriptor = Descriptor {
             node: NodeId([7; 32]),
-            seq: 3,
             published: Wall(1_000),
             expires: Wall(1_000 + 3600),
-            addrs: addrs.clone(),
+            addrs,
             carries: true,
             onion_key: [1; 32],
             host_key: Some(HostKey { id: 5, x25519: [2; 32], until: Wall(9), mlkem: Box::new([3; MLKEM_PUBLIC]) }),
             family: vec![NodeId([9; 32]), NodeId([8; 32]), NodeId([9; 32])],
             old_addrs: vec![("1.2.3.4:5".parse().unwrap(), Wall(77))],
-            receipts: vec![receipt(4, addrs[1]), receipt(2, addrs[0]), receipt(4, addrs[0]), receipt(2, addrs[0])],
             extensions: Extensions::default(),
         };
         descriptor.tidy();
@@ -380,7 +326,6 @@ mod tests {
     fn descriptor_round_trips_to_the_same_bytes() {
         let signed = sample();
         assert_eq!(signed.descriptor.family.len(), 2);
-        assert_eq!(signed.descriptor.receipts.len(), 3);
         let bytes = signed.encode();
         let parsed = SignedDescriptor::decode(&bytes).unwrap();
         assert_eq!(parsed, signed);
@@ -397,7 +342,7 @@ mod tests {
         long.push(0);
         assert_eq!(SignedDescriptor::decode(&long), Err(DecodeError::Trailing));
         let mut newer = bytes.clone();
-        newer[1] = 2;
+        newer[1] = 3;
         assert_eq!(SignedDescriptor::decode(&newer), Err(DecodeError::Newer));
     }
 
@@ -425,13 +370,13 @@ mod tests {
         assert_eq!(SignedDescriptor::decode(&swapped.encode()), Err(DecodeError::Invalid));
         let mut none = sample();
         none.descriptor.addrs.clear();
-        none.descriptor.receipts.clear();
         assert_eq!(SignedDescriptor::decode(&none.encode()), Err(DecodeError::Invalid));
     }
 
     #[test]
     fn receipt_round_trips() {
-        let receipt = sample().descriptor.receipts.remove(0);
+        let addr = "9.8.7.6:443".parse().unwrap();
+        let receipt = Receipt { witness: NodeId([4; 32]), subject: NodeId([7; 32]), addr, day: 19_000, sig: [4; 64] };
         let bytes = receipt.encode();
         assert_eq!(Receipt::decode(&bytes).unwrap(), receipt);
         for n in 0..bytes.len() {

@@ -10,13 +10,17 @@ use onionskin::proto::doc::key::decode_text;
 use onionskin::proto::doc::key::encode_text;
 use onionskin::proto::doc::share::verify_share;
 use onionskin::proto::link_text::LinkText;
-use onionskin::proto::overlay::record::verify_descriptor;
+use onionskin::proto::overlay::kept::Kept;
+use onionskin::proto::overlay::record::verify_faces;
+use onionskin::proto::overlay::record::verify_record;
 use onionskin::proto::path::PathPolicy;
 use onionskin::wire::cell::BODY;
 use onionskin::wire::cell::CELL;
 use onionskin::wire::cell::Header;
 use onionskin::wire::cell::RelayMessage;
 use onionskin::wire::codec::Reader;
+use onionskin::wire::freshness;
+use onionskin::wire::freshness::SignedFreshness;
 use onionskin::wire::hello::Hello;
 use onionskin::wire::manifest::ManifestNode;
 use onionskin::wire::manifest::Private;
@@ -74,12 +78,12 @@ pub fn overlay_message(data: &[u8]) {
     }
 }
 
-/// Descriptors and receipts.
+/// Descriptors, freshnesses, receipts, and two descriptors as a proof.
 pub fn record(data: &[u8]) {
     let known = record::peek(data);
     if let Ok(signed) = SignedDescriptor::decode(data) {
         assert_eq!(signed.encode(), data);
-        assert_eq!(known, Some((signed.descriptor.node, signed.descriptor.seq)));
+        assert_eq!(known, Some(signed.descriptor.node));
         let mut tidy = signed.descriptor.clone();
         tidy.tidy();
         assert_eq!(tidy, signed.descriptor);
@@ -87,7 +91,27 @@ pub fn record(data: &[u8]) {
     if let Ok(receipt) = Receipt::decode(data) {
         assert_eq!(receipt.encode(), data);
     }
-    drop(verify_descriptor(&NetworkId([7; 32]), data));
+    if let Ok(signed) = SignedFreshness::decode(data) {
+        assert_eq!(signed.encode(), data);
+        assert_eq!(freshness::peek(data), Some((signed.freshness.node, signed.freshness.published)));
+        let mut tidy = signed.freshness.clone();
+        tidy.tidy();
+        assert_eq!(tidy, signed.freshness);
+    }
+    drop(verify_record(&NetworkId([7; 32]), data));
+    let (one, other) = data.split_at(data.len() / 2);
+    drop(verify_faces(&NetworkId([7; 32]), one, other, true));
+}
+
+/// What a client kept of the network.
+pub fn kept_view(data: &[u8]) {
+    // Its sum is the last check a mutation would pass, so the bytes get a right one.
+    if let Some((head, _)) = data.split_last_chunk::<32>() {
+        drop(Kept::decode(&NetworkId([7; 32]), &Kept::sealed(head.to_vec())));
+    }
+    if let Ok(kept) = Kept::decode(&NetworkId([7; 32]), data) {
+        assert_eq!(kept.encode(), data);
+    }
 }
 
 /// Share blobs, manifest nodes and their private part.

@@ -15,7 +15,7 @@ pub mod world;
 pub type Body = fn(&[u8]);
 
 /// All targets, by name.
-pub const TARGETS: [(&str, Body); 13] = [
+pub const TARGETS: [(&str, Body); 14] = [
     ("cell", formats::cell),
     ("hello", formats::hello),
     ("overlay_message", formats::overlay_message),
@@ -24,6 +24,7 @@ pub const TARGETS: [(&str, Body); 13] = [
     ("request", formats::request),
     ("key_text", formats::key_text),
     ("paths_state", formats::paths_state),
+    ("kept_view", formats::kept_view),
     ("ntor", handshakes::ntor),
     ("session", handshakes::session),
     ("link", link::link),

@@ -15,7 +15,9 @@ use onionskin::proto::doc::key::decode_text;
 use onionskin::proto::doc::share::encode_chunk;
 use onionskin::proto::link_text::LinkText;
 use onionskin::proto::overlay::Peer;
+use onionskin::proto::overlay::kept::Kept;
 use onionskin::proto::overlay::record::sign_descriptor;
+use onionskin::proto::overlay::record::sign_freshness;
 use onionskin::proto::overlay::record::sign_receipt;
 use onionskin::wire::cell::BODY;
 use onionskin::wire::cell::CELL;
@@ -24,15 +26,18 @@ use onionskin::wire::cell::Header;
 use onionskin::wire::cell::RelayCommand;
 use onionskin::wire::cell::RelayMessage;
 use onionskin::wire::codec::Extensions;
+use onionskin::wire::codec::Writer;
+use onionskin::wire::freshness::Freshness;
 use onionskin::wire::hello::Hello;
 use onionskin::wire::hello::Proof;
 use onionskin::wire::manifest::ManifestNode;
 use onionskin::wire::manifest::Private;
 use onionskin::wire::overlay::Blob;
 use onionskin::wire::overlay::Cursor;
-use onionskin::wire::overlay::Digest;
 use onionskin::wire::overlay::Hint;
+use onionskin::wire::overlay::Listed;
 use onionskin::wire::overlay::Message;
+use onionskin::wire::overlay::Part;
 use onionskin::wire::record::Descriptor;
 use onionskin::wire::record::HostKey;
 use onionskin::wire::record::MLKEM_PUBLIC;
@@ -54,6 +59,7 @@ pub(crate) fn of(target: &str) -> Vec<Vec<u8>> {
         "request" => requests(),
         "key_text" => texts(),
         "paths_state" => paths(),
+        "kept_view" => views(),
         "ntor" => handshakes(2),
         "session" => handshakes(3),
         "link" => links(),
@@ -100,19 +106,20 @@ fn hellos() -> Vec<Vec<u8>> {
 }
 
 fn messages() -> Vec<Vec<u8>> {
-    let hints = (0..3).map(|id| Hint { id, seq: 9 }).collect();
+    let hints = (0..3).map(|id| Hint { id, tag: 7, fresh: 9 }).collect();
+    let listed = (0..3).map(|id| Listed { id, tag: [4; 16], host: id == 1 }).collect();
+    let since = Cursor { epoch: 1, number: 2 };
     let records = vec![Blob(vec![1; 20]), Blob(vec![])];
     let all = [
         Message::Near { id: 1, target: [2; 32], max: 8 },
         Message::NearReply { id: 1, hints },
-        Message::Fetch { id: 2, ids: vec![1, 2, 3] },
-        Message::FetchReply { id: 2, records: records.clone() },
-        Message::Announce { id: 3, record: Blob(vec![5; 100]) },
+        Message::Fetch { id: 2, ids: vec![1, 2, 3], part: Part::Both },
+        Message::FetchReply { id: 2, records },
+        Message::Announce { id: 3, descriptor: Blob(vec![5; 100]), freshness: Blob(vec![6; 50]) },
         Message::AnnounceAck { id: 3 },
-        Message::Snapshot { id: 4, since: Some(Cursor { epoch: 1, number: 2 }) },
-        Message::SnapshotPage { id: 4, next: Cursor { epoch: 1, number: 9 }, more: true, records },
-        Message::Digest { id: 5 },
-        Message::DigestReply { id: 5, digest: Digest::default() },
+        Message::List { id: 4, since: Some(since) },
+        Message::ListPage { id: 4, next: since, anew: true, more: true, gone: vec![8, 9], listed },
+        Message::Faces { one: Blob(vec![1; 20]), other: Blob(vec![2; 20]) },
         Message::DialBack { id: 6, port: 9001 },
         Message::DialBackReply { id: 6, receipt: Some(Blob(vec![7; 90])) },
     ];
@@ -127,7 +134,6 @@ fn records() -> Vec<Vec<u8>> {
     let receipts = keys[1..].iter().map(|key| sign_receipt(key, &NET, node, four, 20_000)).collect();
     let small = Descriptor {
         node,
-        seq: 3,
         published: Wall(1_800_000_000),
         expires: Wall(1_800_003_600),
         addrs: vec![four],
@@ -136,7 +142,6 @@ fn records() -> Vec<Vec<u8>> {
         host_key: None,
         family: Vec::new(),
         old_addrs: Vec::new(),
-        receipts: Vec::new(),
         extensions: Extensions::default(),
     };
     let mut large = Descriptor {
@@ -144,14 +149,24 @@ fn records() -> Vec<Vec<u8>> {
         host_key: Some(HostKey { id: 5, x25519: [2; 32], until: Wall(9), mlkem: Box::new([3; MLKEM_PUBLIC]) }),
         family: keys[1..].iter().map(IdentityKey::node_id).collect(),
         old_addrs: vec![("1.2.3.4:5".parse().expect("an address"), Wall(77))],
-        receipts,
         ..small.clone()
     };
     large.extensions.set(3, vec![1, 2, 3]);
-    let signed = [small, large].map(|d| sign_descriptor(&keys[0], &NET, d).expect("a descriptor").encode());
+    let large = sign_descriptor(&keys[0], &NET, large).expect("a descriptor");
+    let freshness = Freshness {
+        node,
+        descriptor: *large.digest(),
+        published: Wall(1_800_000_000),
+        expires: Wall(1_800_003_600),
+        receipts,
+        extensions: Extensions::default(),
+    };
+    let fresh = sign_freshness(&keys[0], &NET, freshness).expect("a freshness").encode();
+    let small = sign_descriptor(&keys[0], &NET, small).expect("a descriptor").encode();
+    let large = large.encode();
     let receipt = |addr| sign_receipt(&keys[1], &NET, node, addr, 20_000).encode();
-    let [small, large] = signed;
-    vec![small.clone(), large.clone(), receipt(four), receipt(six), small[..50].to_vec(), large[..1400].to_vec()]
+    let cut = [small[..50].to_vec(), large[..1400].to_vec()];
+    [vec![small.clone(), large, fresh, receipt(four), receipt(six), [small.clone(), small].concat()], cut.to_vec()].concat()
 }
 
 fn shares() -> Vec<Vec<u8>> {
@@ -212,6 +227,46 @@ fn paths() -> Vec<Vec<u8>> {
     vec![state(0, 0, 0), state(1, 1, 0), state(0, 3, 4), state(1, 20, 8), state(0, 60, 60), directories]
 }
 
+/// Kept views: nothing; two relays; a list; samples; all of it; and one cut off.
+fn views() -> Vec<Vec<u8>> {
+    let key = IdentityKey::from_seed(&Secret::new([1; 32]));
+    let addr = "9.8.7.6:443".parse().expect("an address");
+    let body = |onion: u8| {
+        let d = Descriptor {
+            node: key.node_id(),
+            published: Wall(1_800_000_000),
+            expires: Wall(1_800_003_600),
+            addrs: vec![addr],
+            carries: true,
+            onion_key: [onion; 32],
+            host_key: None,
+            family: Vec::new(),
+            old_addrs: Vec::new(),
+            extensions: Extensions::default(),
+        };
+        sign_descriptor(&key, &NET, d).expect("a descriptor").encode()
+    };
+    let view = |relays: u32, lists: u8, samples: u8| {
+        let mut w = Writer::default();
+        w.u8(36).u8(1).u64(1_800_000_000).u32(relays);
+        for n in 0..relays {
+            w.u8(1).bytes16(&body(n as u8));
+        }
+        w.u8(lists);
+        for n in 0..lists {
+            w.raw(&[n; 32]).u64(5).u64(9).u32(1).u64(u64::from(n)).raw(&[n; 16]).u8(1);
+        }
+        w.u8(samples);
+        for n in 0..samples {
+            w.raw(&[4, n, 0, 0, 0]).u32(31).u32(32).u32(32).u32(32);
+        }
+        w.u8(0);
+        Kept::sealed(w.into_bytes())
+    };
+    let all = view(2, 3, 9);
+    vec![view(0, 0, 0), view(2, 0, 0), view(0, 1, 0), view(0, 0, 5), all[..200].to_vec(), all]
+}
+
 /// Which direction, how to change, and where.
 fn handshakes(kinds: u8) -> Vec<Vec<u8>> {
     let mut all: Vec<Vec<u8>> = Vec::new();
@@ -249,9 +304,9 @@ fn links() -> Vec<Vec<u8>> {
     ];
     for message in [
         Message::Near { id: 1, target: [2; 32], max: 8 },
-        Message::Snapshot { id: 4, since: None },
+        Message::List { id: 4, since: None },
         Message::DialBack { id: 6, port: 9001 },
-        Message::Announce { id: 3, record: Blob(records().swap_remove(0)) },
+        Message::Announce { id: 3, descriptor: Blob(records().swap_remove(1)), freshness: Blob(records().swap_remove(2)) },
     ] {
         all.push([&[0][..], &overlay(&message)].concat());
     }

@@ -5,6 +5,7 @@ use onionskin::base::{LinkId, NodeId};
 use onionskin::crypto::keys::IdentityKey;
 use onionskin::crypto::secret::Secret;
 use onionskin::proto::overlay::record;
+use onionskin::proto::overlay::{JobOutcome, OverlayJob, OwnBody};
 use onionskin::wire::cell::{BODY, Command};
 use onionskin::wire::codec::{Extensions, Writer};
 use onionskin::wire::overlay::{Blob, Message};
@@ -24,7 +25,8 @@ pub struct Crowd {
     /// Who they are.
     pub ids: Vec<NodeId>,
     keys: Vec<IdentityKey>,
-    records: Vec<Vec<u8>>,
+    /// Descriptor and freshness of each.
+    records: Vec<[Vec<u8>; 2]>,
 }
 
 impl Crowd {
@@ -44,7 +46,6 @@ impl Crowd {
             world.rng().fill_bytes(&mut bytes);
             let descriptor = Descriptor {
                 node,
-                seq: wall.0,
                 published: wall,
                 expires: wall.plus(86_400),
                 addrs: vec![addr],
@@ -53,10 +54,12 @@ impl Crowd {
                 host_key: Some(HostKey { id: 1, x25519: bytes, until: wall.plus(600_000), mlkem: Box::new([2; MLKEM_PUBLIC]) }),
                 family: vec![],
                 old_addrs: vec![],
-                receipts: witnesses.iter().map(|w| record::sign_receipt(w, &world.network, node, addr, wall.day())).collect(),
                 extensions: Extensions::default(),
             };
-            records.push(record::sign_descriptor(key, &world.network, descriptor).unwrap().encode());
+            let receipts = witnesses.iter().map(|w| record::sign_receipt(w, &world.network, node, addr, wall.day())).collect();
+            let job = OverlayJob::SignOwn { body: OwnBody::New(Box::new(descriptor)), receipts, now: wall };
+            let JobOutcome::Signed(Some(relay)) = job.run(&world.network, Some(key)) else { panic!("not signed") };
+            records.push([relay.body().encode(), relay.fresh().unwrap().encode()]);
         }
         Self { ids: keys.iter().map(IdentityKey::node_id).collect(), keys, records }
     }
@@ -77,7 +80,8 @@ impl Crowd {
             }
             world.run(Duration::from_secs(1));
             for (link, member) in &links {
-                let message = Message::Announce { id: 1, record: Blob(self.records[*member].clone()) };
+                let [descriptor, freshness] = self.records[*member].clone().map(Blob);
+                let message = Message::Announce { id: 1, descriptor, freshness };
                 world.say_overlay(puppet, *link, &message);
             }
             world.nodes[puppet].letters = Some(Vec::new());
@@ -108,7 +112,7 @@ impl World {
     }
 
     /// A message of the overlay plane, cut into cells: `flags | length | [total, first only] | data`.
-    fn say_overlay(&mut self, puppet: usize, link: LinkId, message: &Message) {
+    pub fn say_overlay(&mut self, puppet: usize, link: LinkId, message: &Message) {
         let bytes = message.encode().unwrap();
         let total = u32::try_from(bytes.len()).unwrap();
         let mut whole = total.to_be_bytes().to_vec();

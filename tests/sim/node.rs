@@ -8,7 +8,7 @@ use onionskin::base::{Env, Time, Wall};
 use onionskin::base::{LinkId, NetworkId, NodeId, OpId};
 use onionskin::crypto::secret::Secret;
 use onionskin::proto::core::{Core, CoreConfig, Role};
-use onionskin::proto::overlay::record::{RecordError, Verified, verify_descriptor};
+use onionskin::proto::overlay::record::{Body, Record, RecordError, Verified, verify_record};
 use onionskin::proto::overlay::{JobOutcome, OverlayJob};
 use onionskin::proto::{Event, Input, Job, JobResult, NodeEvent, Output};
 use onionskin::wire::cell::CELL;
@@ -30,10 +30,10 @@ const SOCKET: u64 = 256 * 1024;
 /// The shortest way between two nodes.
 pub const LATENCY_MIN: Duration = Duration::from_millis(5);
 
-/// Tables of checked descriptors.
+/// Tables of checked records.
 const SHELVES: usize = 64;
 
-type Checked = Result<Arc<Verified>, RecordError>;
+type Checked = Result<Record, RecordError>;
 
 /// What all nodes stand on. Nothing in it changes what a node does: checks are remembered, and give what they would give again.
 pub struct Ground {
@@ -41,14 +41,14 @@ pub struct Ground {
     pub by_addr: BTreeMap<SocketAddr, usize>,
     /// Bytes a second that each link of a node carries, each way; who is not here has a line without limit.
     pub lines: BTreeMap<usize, u64>,
-    /// Descriptors that were checked, so that a thousand nodes share one copy of each; on many shelves, so that threads rarely
+    /// Records that were checked, so that a thousand nodes share one copy of each; on many shelves, so that threads rarely
     /// meet.
     verified: [Mutex<BTreeMap<Tagged, Checked>>; SHELVES],
     /// Proofs that were just signed, by link, end and signer: whoever gets one unchanged need not compute that it holds.
     proofs: Mutex<BTreeSet<Signed>>,
 }
 
-/// The bytes of a descriptor behind the first of its signature, which tell nearly all apart.
+/// The bytes of a record behind the first of its signature, which tell nearly all apart.
 type Tagged = (u64, Vec<u8>);
 type Signed = ([u8; 32], bool, NetworkId, NodeId, [u8; 64]);
 
@@ -65,8 +65,14 @@ impl Ground {
 
     /// What was just signed went through the check already.
     fn note(&self, own: &Arc<Verified>) {
-        let bytes = tagged(own.encode());
-        self.shelf(&bytes).lock().unwrap().insert(bytes, Ok(Arc::clone(own)));
+        let records = [Some(Record::Body(Arc::clone(own.body()))), own.fresh().cloned().map(Record::Fresh)];
+        for record in records.into_iter().flatten() {
+            let bytes = tagged(match &record {
+                Record::Body(body) => body.encode(),
+                Record::Fresh(fresh) => fresh.encode(),
+            });
+            self.shelf(&bytes).lock().unwrap().insert(bytes, Ok(record));
+        }
     }
 
     fn check(&self, network: &NetworkId, bytes: Vec<u8>) -> Checked {
@@ -75,14 +81,15 @@ impl Ground {
         if let Some(known) = shelf.lock().unwrap().get(&bytes) {
             return known.clone();
         }
-        let result = verify_descriptor(network, &bytes.1);
+        let result = verify_record(network, &bytes.1);
         shelf.lock().unwrap().entry(bytes).or_insert(result).clone()
     }
 
-    /// Those that were checked, and are good, of a kind.
-    pub fn of(&self, kind: impl Fn(&Verified) -> bool) -> Vec<Arc<Verified>> {
-        let good = |shelf: &Mutex<BTreeMap<Tagged, Checked>>| -> Vec<Arc<Verified>> {
-            shelf.lock().unwrap().values().flatten().filter(|d| kind(d)).cloned().collect()
+    /// Descriptors that were checked, and are good, of a kind.
+    pub fn bodies(&self, kind: impl Fn(&Body) -> bool) -> Vec<Arc<Body>> {
+        let body = |record: &Record| if let Record::Body(body) = record { Some(Arc::clone(body)) } else { None };
+        let good = |shelf: &Mutex<BTreeMap<Tagged, Checked>>| -> Vec<Arc<Body>> {
+            shelf.lock().unwrap().values().flatten().filter_map(body).filter(|d| kind(d)).collect()
         };
         self.verified.iter().flat_map(good).collect()
     }
@@ -391,7 +398,7 @@ impl Node {
                 let checked = list.into_iter().map(|bytes| ground.check(&network, bytes)).collect();
                 JobResult::Overlay(JobOutcome::Verified(checked))
             }
-            Job::Overlay { work: OverlayJob::SignDescriptor(_), .. } => {
+            Job::Overlay { work: OverlayJob::SignOwn { .. }, .. } => {
                 let result = work.run(&mut self.rng, None);
                 if let JobResult::Overlay(JobOutcome::Signed(Some(own))) = &result {
                     ground.note(own);

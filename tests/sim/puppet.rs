@@ -41,8 +41,8 @@ impl World {
 
     /// The newest descriptor of a relay that anybody checked.
     pub fn descriptor(&self, relay: usize) -> Arc<Verified> {
-        let own = self.ground.of(|d| Some(d.node()) == self.nodes[relay].id);
-        own.into_iter().max_by_key(|d| d.descriptor().seq).expect("a relay that announced itself")
+        let own = self.ground.bodies(|d| Some(d.descriptor().node) == self.nodes[relay].id);
+        Verified::listed(own.into_iter().max_by_key(|d| d.descriptor().published).expect("a relay that announced itself"))
     }
 
     /// A link from a puppet to a relay, past the first cells; with an identity it is a relay's, else a client's.

@@ -47,9 +47,8 @@ impl Core {
 
     /// A client's overlay plane needs to know its directory relays, and samples taken through circuits.
     pub(super) fn guide_client(&mut self, ctx: &mut Ctx<'_, '_>) {
-        // Before a whole snapshot is read, kept guards may be missing from the view only because they come later in it.
-        self.has_snapshot |= self.overlay.snapshots_read(ctx.env.now);
-        if !self.has_snapshot {
+        // Before its directories agree, kept guards may be missing from the view only because somebody hides them.
+        if !self.overlay.has_view() {
             return;
         }
         if self.overlay.wants_samples(ctx.env.now) {
@@ -58,7 +57,7 @@ impl Core {
             self.requests.probe(target);
         }
         let directories = self.requests.policy.directories(self.overlay.view(), ctx.env);
-        if directories != self.directories {
+        if directories != self.directories || (self.overlay.wants_directories() && !directories.is_empty()) {
             self.directories = directories.clone();
             let addr = |node: &NodeId| self.overlay.view().get(node).map(|d| overlay::Peer { addr: d.addr(), node: *node });
             let peers: Vec<_> = directories.iter().filter_map(addr).collect();

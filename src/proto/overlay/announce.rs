@@ -1,19 +1,28 @@
-//! A relay's own descriptor: made, signed, renewed every eight hours or on change, and told to those who should know first.
+//! A relay's own records: a descriptor, signed anew when something in it changed, and a freshness every half day or when witnesses
+//! changed; both are told to those who should know first.
+//!
+//! The descriptor is kept over restarts, and there is one in each slot of time at the most: two of one slot would be a proof that
+//! this relay shows different faces (T29).
 
 use crate::base::Env;
 use crate::base::LinkId;
 use crate::base::NodeId;
 use crate::base::Time;
+use crate::base::Wall;
 use crate::base::limits;
 use crate::proto::overlay::Asked;
 use crate::proto::overlay::Overlay;
 use crate::proto::overlay::Purpose;
 use crate::proto::overlay::Work;
+use crate::proto::overlay::io::Config;
 use crate::proto::overlay::io::Event;
 use crate::proto::overlay::io::Output;
 use crate::proto::overlay::io::OverlayJob;
+use crate::proto::overlay::io::OwnBody;
 use crate::proto::overlay::io::Peer;
 use crate::proto::overlay::io::Profile;
+use crate::proto::overlay::record;
+use crate::proto::overlay::record::Body;
 use crate::proto::overlay::record::Verified;
 use crate::wire::codec::Extensions;
 use crate::wire::overlay::Blob;
@@ -25,8 +34,14 @@ use std::collections::BTreeSet;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// A descriptor is renewed after about this long, a third of its life.
-const RENEW_SECS: u64 = 8 * 3600;
+/// A freshness is renewed after about this long, half its life: the other half is for the way to everyone.
+const RENEW_SECS: u64 = 12 * 3600;
+/// By so much earlier, by chance, so that relays that started together do not go on together.
+const RENEW_EARLIER_SECS: u64 = 3600;
+/// A descriptor that says nothing new is signed anew after this long. Its keys are renewed at that age, so mostly they come first.
+const DESCRIPTOR_RENEW_SECS: u64 = limits::KEY_LIFE_SECS;
+/// Name of the saved descriptor.
+pub(in crate::proto) const SAVED: &str = "descriptor";
 /// Relays next to the own position that are told, besides those linked.
 const NEAREST: usize = 20;
 /// Changes are gathered for this long before one descriptor tells them all.
@@ -38,11 +53,12 @@ const PACE: Duration = Duration::from_millis(50);
 /// Relays remembered as told; beyond, some are told twice.
 const TOLD_MAX: usize = 256;
 
-/// The own descriptor and who knows it.
+/// The own records and who knows them.
 #[derive(Debug)]
 pub struct Own {
     relay: Option<Arc<Verified>>,
-    seq: u64,
+    /// The last descriptor, of this run or an earlier one.
+    body: Option<Arc<Body>>,
     /// When to sign anew.
     sign_at: Time,
     signing: bool,
@@ -57,10 +73,15 @@ pub struct Own {
 }
 
 impl Own {
-    pub(super) const fn new(now: Time) -> Self {
+    pub(super) fn new(env: &Env<'_>, config: &Config) -> Self {
+        let now = env.now;
+        let kept = config.saved.as_ref().and_then(|bytes| Body::kept(&config.network, bytes).ok());
+        let ours = |b: &Arc<Body>| config.profile.as_ref().is_some_and(|p| p.node == b.descriptor().node);
+        // One from a clock that was wrong counts nowhere, so it is in nobody's way.
+        let counts = |b: &Arc<Body>| b.descriptor().published <= env.wall.plus(limits::SKEW_MAX_SECS);
         Self {
             relay: None,
-            seq: 0,
+            body: kept.filter(|b| ours(b) && counts(b)),
             sign_at: now,
             signing: false,
             told: BTreeSet::new(),
@@ -111,7 +132,7 @@ impl Overlay {
 
     pub(super) fn tick_own(&mut self, env: &mut Env<'_>) {
         if env.now >= self.own.sign_at {
-            let jitter = env.rng.random_range(0..1800);
+            let jitter = env.rng.random_range(0..RENEW_EARLIER_SECS);
             self.own.sign_at = env.now + Duration::from_secs(RENEW_SECS - jitter);
             self.sign_own(env);
         }
@@ -134,11 +155,8 @@ impl Overlay {
             self.own.sign_at = env.now + GATHER_LOCAL;
             return;
         }
-        // Numbers follow the clock, so they grow over restarts too.
-        let seq = env.wall.0.max(self.own.seq.saturating_add(1));
-        let descriptor = Descriptor {
+        let said = Descriptor {
             node: p.node,
-            seq,
             published: env.wall,
             expires: env.wall.plus(limits::DESCRIPTOR_LIFE_SECS),
             addrs: p.addrs.clone(),
@@ -147,12 +165,26 @@ impl Overlay {
             host_key: p.host_key.clone(),
             family: p.family.clone(),
             old_addrs: p.old_addrs.iter().copied().filter(|(_, until)| *until > env.wall).collect(),
-            receipts: self.witness.receipts(env.wall),
             extensions: Extensions::default(),
         };
-        self.own.seq = seq;
+        let body = match self.own.body.clone() {
+            Some(old) if says(&old, said.clone(), env.wall) => OwnBody::Kept(old),
+            Some(old) if old.slot(self.view.is_local()) >= record::slot(env.wall, self.view.is_local()) => {
+                // Once in each slot: the change waits for the next. Meanwhile nothing is said, for what was said holds no more.
+                self.own.sign_at = env.now + Duration::from_secs(self.slot_secs() - env.wall.0 % self.slot_secs());
+                return;
+            }
+            _ => OwnBody::New(Box::new(said)),
+        };
         self.own.signing = true;
-        self.job(Work::SignOwn, OverlayJob::SignDescriptor(Box::new(descriptor)));
+        // The newest counts, so no two are of one second.
+        let last = self.own.relay.as_ref().map_or(Wall(0), |r| r.published());
+        let now = env.wall.max(last.plus(1));
+        self.job(Work::SignOwn, OverlayJob::SignOwn { body, receipts: self.witness.receipts(env.wall), now });
+    }
+
+    const fn slot_secs(&self) -> u64 {
+        if self.view.is_local() { limits::DESCRIPTOR_SLOT_LOCAL_SECS } else { limits::DESCRIPTOR_SLOT_SECS }
     }
 
     /// The signature did not come about.
@@ -164,6 +196,11 @@ impl Overlay {
     pub(super) fn signed_own(&mut self, env: &mut Env<'_>, own: Option<Arc<Verified>>) {
         self.own.signing = false;
         let Some(own) = own else { return };
+        if self.own.body.as_ref().is_none_or(|b| b.digest() != own.body().digest()) {
+            self.own.body = Some(Arc::clone(own.body()));
+            // Before anybody hears of it: a restart must not sign another one in the same slot.
+            self.out.push_back(Output::Save { name: SAVED, bytes: own.body().encode() });
+        }
         self.view.insert(Arc::clone(&own), env.wall);
         // We know our own address; others need receipts.
         self.view.prove(&own.node(), &own.addr(), env.now);
@@ -202,9 +239,20 @@ impl Overlay {
         if self.own.told.contains(&node) {
             return;
         }
-        let record = Blob(own.encode());
-        if self.request(env, link, Asked::Announce, |id| Message::Announce { id, record }) && self.own.told.len() < TOLD_MAX {
+        let Some(fresh) = own.fresh() else { return };
+        let (descriptor, freshness) = (Blob(own.body().encode()), Blob(fresh.encode()));
+        if self.request(env, link, Asked::Announce, |id| Message::Announce { id, descriptor, freshness })
+            && self.own.told.len() < TOLD_MAX
+        {
             self.own.told.insert(node);
         }
     }
+}
+
+/// Whether a descriptor says what is to be said, and is not too old.
+fn says(old: &Body, mut said: Descriptor, now: Wall) -> bool {
+    let before = old.descriptor();
+    said.tidy();
+    (said.published, said.expires) = (before.published, before.expires);
+    *before == said && now < before.published.plus(DESCRIPTOR_RENEW_SECS)
 }

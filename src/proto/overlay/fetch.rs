@@ -1,10 +1,12 @@
-//! Descriptors on their way into the view: asked for, checked beside the machine, taken in.
+//! Records on their way into a relay's view: asked for, checked beside the machine, taken in.
 
 use crate::base::Env;
 use crate::base::JobId;
 use crate::base::LinkId;
 use crate::base::NodeId;
 use crate::base::Time;
+use crate::crypto::kdf;
+use crate::crypto::kdf::Label;
 use crate::proto::overlay::Asked;
 use crate::proto::overlay::EVIDENCE_MAX;
 use crate::proto::overlay::FETCH_AGAIN;
@@ -12,25 +14,34 @@ use crate::proto::overlay::FETCHING_MAX;
 use crate::proto::overlay::JOBS_MAX;
 use crate::proto::overlay::Overlay;
 use crate::proto::overlay::Work;
+use crate::proto::overlay::io::Event;
 use crate::proto::overlay::io::JobOutcome;
+use crate::proto::overlay::io::Odd;
 use crate::proto::overlay::io::Output;
 use crate::proto::overlay::io::OverlayJob;
 use crate::proto::overlay::record;
+use crate::proto::overlay::record::Body;
+use crate::proto::overlay::record::Faces;
+use crate::proto::overlay::record::Fresh;
+use crate::proto::overlay::record::Record;
+use crate::proto::overlay::record::RecordError;
 use crate::proto::overlay::record::Verified;
 use crate::proto::overlay::view::Inserted;
+use crate::wire::freshness;
 use crate::wire::overlay::Blob;
 use crate::wire::overlay::FETCH_MAX;
 use crate::wire::overlay::Message;
+use crate::wire::overlay::Part;
 use crate::wire::record as wire_record;
-use crate::wire::record::SignedDescriptor;
 use core::net::SocketAddr;
 use rand::seq::SliceRandom;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 impl Overlay {
-    /// Asks a link for descriptors, less those asked for lately. Of more than fit, chance takes some: else whoever names relays that do
+    /// Asks a link for records, less those asked for lately. Of more than fit, chance takes some: else whoever names relays that do
     /// not exist, early in the order, keeps us from ever asking for the others.
-    pub(super) fn fetch(&mut self, env: &mut Env<'_>, link: LinkId, ids: &[u64]) {
+    pub(super) fn fetch(&mut self, env: &mut Env<'_>, link: LinkId, ids: &[u64], part: Part) {
         let room = FETCHING_MAX.saturating_sub(self.fetching.len()).min(FETCH_MAX);
         let lately = |id: &u64| self.fetching.get(id).is_some_and(|(until, _)| *until > env.now);
         let mut wanted: Vec<u64> = ids.iter().copied().filter(|id| !lately(id)).collect();
@@ -42,7 +53,7 @@ impl Overlay {
             return;
         }
         let marked = wanted.clone();
-        if self.request(env, link, Asked::Fetch, |id| Message::Fetch { id, ids: wanted }) {
+        if self.request(env, link, Asked::Fetch, |id| Message::Fetch { id, ids: wanted, part }) {
             let request = self.next_request;
             self.fetching.extend(marked.into_iter().map(|id| (id, (env.now + FETCH_AGAIN, request))));
         }
@@ -58,34 +69,31 @@ impl Overlay {
         }
     }
 
-    /// Hands records to a job, less those that are known. `directory`: they are of its list. Gives whether there is a job to wait
-    /// for, or `None` if there are too many already and they were dropped.
-    pub(super) fn verify(&mut self, link: LinkId, directory: Option<NodeId>, records: Vec<Blob>) -> Option<bool> {
-        let unknown = |b: &Blob| {
-            let newer = |(node, seq): (NodeId, u64)| self.view.entry(&node).is_none_or(|e| e.seq() < seq);
-            wire_record::peek(&b.0).is_some_and(newer)
-        };
-        let (fresh, known): (Vec<Blob>, Vec<Blob>) = records.into_iter().partition(unknown);
-        for (node, _) in known.iter().filter_map(|b| wire_record::peek(&b.0)) {
-            self.fetching.remove(&record::hint_id(&node));
+    /// Whose record this is, and whether it says what is not known here.
+    fn look(&self, blob: &Blob) -> Option<(NodeId, bool)> {
+        if let Some((node, published)) = freshness::peek(&blob.0) {
+            return Some((node, self.view.entry(&node).is_none_or(|e| e.fresh() < published)));
         }
-        if let Some(directory) = directory {
-            // It names the relay, at an address: at no other does that count.
-            for d in known.iter().filter_map(|b| SignedDescriptor::decode(&b.0).ok()).map(|s| s.descriptor) {
-                if let Some(addr) = d.first_addr() {
-                    self.listed(directory, &d.node, &addr);
+        let node = wire_record::peek(&blob.0)?;
+        let same = |e: &Arc<Verified>| *e.body().digest() == kdf::hash(Label::ViewDigest, &[&blob.0]);
+        Some((node, self.view.entry(&node).is_none_or(|e| !same(&e.relay))))
+    }
+
+    /// Hands records to a job, less those that are known.
+    pub(super) fn verify(&mut self, link: LinkId, records: Vec<Blob>) {
+        let mut fresh = Vec::new();
+        for blob in records {
+            match self.look(&blob) {
+                Some((node, false)) => {
+                    self.fetching.remove(&record::hint_id(&node));
                 }
+                // What is no record at all is found out by the job, like any forgery.
+                _ => fresh.push(blob.0),
             }
         }
-        let fresh: Vec<Vec<u8>> = fresh.into_iter().map(|b| b.0).collect();
-        if fresh.is_empty() {
-            return Some(false);
+        if !fresh.is_empty() && self.jobs.len() < JOBS_MAX {
+            self.job(Work::Verify { link }, OverlayJob::Verify(fresh));
         }
-        if self.jobs.len() >= JOBS_MAX {
-            return None;
-        }
-        self.job(Work::Verify { link, directory }, OverlayJob::Verify(fresh));
-        Some(true)
     }
 
     pub(super) fn job(&mut self, work: Work, job: OverlayJob) {
@@ -97,15 +105,15 @@ impl Overlay {
 
     pub(super) fn done(&mut self, env: &mut Env<'_>, job: JobId, outcome: JobOutcome) {
         match (self.jobs.remove(&job), outcome) {
-            (Some(Work::Verify { link, directory }), outcome) => {
-                let whole = matches!(outcome, JobOutcome::Verified(_));
-                if let JobOutcome::Verified(list) = outcome {
-                    self.verified(env, link, directory, list);
-                }
-                if let Some(directory) = directory {
-                    self.page_checked(env, directory, whole);
-                }
+            (Some(Work::Verify { link }), JobOutcome::Verified(list)) => self.verified(env, link, list),
+            (Some(Work::Bodies { directory, batch }), outcome) => {
+                let list = if let JobOutcome::Verified(list) = outcome { Some(list) } else { None };
+                self.bodies_checked(env, directory, batch, list);
             }
+            (Some(Work::Faces), JobOutcome::Faces(faces)) => match faces {
+                Some(faces) => self.strike_out(env.now, *faces),
+                None => self.odd(Odd::NoProof),
+            },
             (Some(Work::SignOwn), JobOutcome::Signed(own)) => self.signed_own(env, own),
             (Some(Work::SignReceipt { link, id }), JobOutcome::Receipt(receipt)) => {
                 let receipt = receipt.map(|r| Blob(r.encode()));
@@ -114,56 +122,111 @@ impl Overlay {
             (Some(Work::CheckReceipt), JobOutcome::Receipt(Some(receipt))) => self.receipt_checked(env, *receipt),
             // Without a new signature the own descriptor would expire.
             (Some(Work::SignOwn), _) => self.sign_again(env),
-            // Descriptors are asked for again, and so are receipts.
+            // Records are asked for again, and so are receipts.
             _ => {}
         }
     }
 
-    fn verified(
-        &mut self,
-        env: &mut Env<'_>,
-        link: LinkId,
-        directory: Option<NodeId>,
-        list: Vec<Result<Arc<Verified>, record::RecordError>>,
-    ) {
-        let mut missing = Vec::new();
-        for relay in list {
-            let Ok(relay) = relay else {
+    /// What a job found: each freshness goes with the descriptor that came with it, or with the one that is known.
+    fn verified(&mut self, env: &mut Env<'_>, link: LinkId, list: Vec<Result<Record, RecordError>>) {
+        let (mut missing, mut bodies) = (Vec::new(), BTreeMap::new());
+        for record in list {
+            let Ok(record) = record else {
                 // Whoever passes on forged records without looking, or makes them, is no use as a source.
+                self.odd(Odd::Forged);
                 self.out.push_back(Output::Blame { link });
                 continue;
             };
-            let node = relay.node();
-            self.fetching.remove(&relay.hint_id());
-            let outcome = self.view.insert(Arc::clone(&relay), env.wall);
-            if let Some(directory) = directory {
-                self.listed(directory, &node, &relay.addr());
-                self.view_changed = true;
-            }
-            if outcome == Inserted::Newer {
-                self.stirs(env.now, &node);
-            }
-            if !matches!(outcome, Inserted::New | Inserted::Newer) {
-                continue;
-            }
-            self.view_changed = true;
-            if outcome == Inserted::New {
-                self.sweep.grew(env.now, self.view.counts().relays);
-            }
-            if let Some(addr) = self.evidence.remove(&node) {
-                self.view.prove(&node, &addr, env.now);
-            }
-            // Whoever waits for its witnesses needs them known; and in a network that only begins, they are how its first relays
-            // meet.
-            if self.is_relay() && (self.view.get(&node).is_none() || !self.sweep.ready()) {
-                let strangers = relay.descriptor().receipts.iter().map(|r| r.witness);
-                missing.extend(strangers.filter(|w| self.view.entry(w).is_none()).map(|w| record::hint_id(&w)));
+            match record {
+                Record::Body(body) => {
+                    self.compare(env.now, &body);
+                    bodies.insert(body.descriptor().node, body);
+                }
+                Record::Fresh(fresh) => self.freshened(env, fresh, &bodies, &mut missing),
             }
         }
         missing.sort_unstable();
         missing.dedup();
         if !missing.is_empty() {
-            self.fetch(env, link, &missing);
+            self.fetch(env, link, &missing, Part::Both);
         }
+    }
+
+    fn freshened(&mut self, env: &mut Env<'_>, fresh: Arc<Fresh>, came: &BTreeMap<NodeId, Arc<Body>>, missing: &mut Vec<u64>) {
+        let node = fresh.freshness().node;
+        self.fetching.remove(&record::hint_id(&node));
+        let known = self.view.entry(&node).map(|e| e.relay.body());
+        let both = came.get(&node).into_iter().chain(known);
+        let Some(relay) = both.cloned().find_map(|body| Verified::new(body, Arc::clone(&fresh))) else {
+            // It belongs to a descriptor that did not come with it, or to none.
+            return self.odd(Odd::Misfit);
+        };
+        let outcome = self.view.insert(Arc::clone(&relay), env.wall);
+        match outcome {
+            Inserted::Faces => return self.tell_faces(env.now, &node),
+            Inserted::New | Inserted::Newer | Inserted::Fresher => {}
+            Inserted::Known | Inserted::Time | Inserted::Address | Inserted::Full | Inserted::Struck => return,
+        }
+        self.view_changed = true;
+        if outcome == Inserted::New {
+            self.sweep.grew(env.now, self.view.counts().relays);
+        } else {
+            self.stirs(env.now, &node);
+        }
+        if let Some(addr) = self.evidence.remove(&node) {
+            self.view.prove(&node, &addr, env.now);
+        }
+        // Whoever waits for its witnesses needs them known; and in a network that only begins, they are how its first relays meet.
+        if self.is_relay() && (self.view.get(&node).is_none() || !self.sweep.ready()) {
+            let strangers = relay.receipts().iter().map(|r| r.witness);
+            missing.extend(strangers.filter(|w| self.view.entry(w).is_none()).map(|w| record::hint_id(&w)));
+        }
+    }
+
+    // --- different faces (T29)
+
+    /// Whether a descriptor and the one that is known are a proof against their relay.
+    pub(super) fn compare(&mut self, now: Time, body: &Arc<Body>) {
+        let known = self.view.entry(&body.descriptor().node).map(|e| Arc::clone(e.relay.body()));
+        if let Some(faces) = known.and_then(|known| Faces::new(known, Arc::clone(body), self.view.is_local())) {
+            self.strike_out(now, faces);
+        }
+    }
+
+    /// Somebody says that a relay shows different faces. Worth the look only if it counts here: else anybody could keep us busy with
+    /// proofs against relays of his own.
+    pub(super) fn accused(&mut self, one: Blob, other: Blob) {
+        let minds = wire_record::peek(&one.0).is_some_and(|node| self.view.minds(&node));
+        if minds && self.jobs.len() < JOBS_MAX / 2 {
+            self.job(Work::Faces, OverlayJob::Faces(one.0, other.0, self.view.is_local()));
+        }
+    }
+
+    fn strike_out(&mut self, now: Time, faces: Faces) {
+        let node = faces.node();
+        if self.view.strike_out(faces) == Inserted::Faces {
+            self.tell_faces(now, &node);
+        }
+    }
+
+    /// A relay was struck out just now: the proof goes to everyone we have a link to.
+    fn tell_faces(&mut self, now: Time, node: &NodeId) {
+        self.view_changed = true;
+        self.odd(Odd::Faces);
+        let links: Vec<LinkId> = self.by_node.values().copied().collect();
+        for link in links {
+            self.prove_faces(now, link, node);
+        }
+    }
+
+    /// Tells one link what proves that a relay shows different faces.
+    pub(super) fn prove_faces(&mut self, now: Time, link: LinkId, node: &NodeId) {
+        if let Some(faces) = self.view.faces_of(node).cloned() {
+            self.send(now, link, &Message::Faces { one: Blob(faces.one.encode()), other: Blob(faces.other.encode()) });
+        }
+    }
+
+    pub(super) fn odd(&mut self, odd: Odd) {
+        self.out.push_back(Output::Event(Event::Odd(odd)));
     }
 }

@@ -3,15 +3,22 @@
 use super::*;
 use crate::base::NetworkId;
 use crate::base::Wall;
+use crate::base::limits;
+use crate::crypto::keys::IdentityKey;
 use crate::proto::overlay::links::BUDGET_BURST;
+use crate::proto::overlay::record::Body;
 use crate::proto::overlay::tests::EPOCH;
 use crate::proto::overlay::tests::NET;
 use crate::proto::overlay::tests::World;
 use crate::proto::overlay::tests::key;
+use crate::wire::codec::Extensions;
+use crate::wire::freshness::Freshness;
 use crate::wire::overlay::Blob;
+use crate::wire::record::Descriptor;
 use crate::wire::record::SignedDescriptor;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
+use std::sync::Arc;
 
 /// A link to a machine by hand: what a stranger can do.
 struct Hand {
@@ -32,7 +39,7 @@ impl Hand {
             family: vec![],
             old_addrs: vec![],
         };
-        let config = Config { local: false, profile: Some(profile), bootstrap: vec![], known: vec![] };
+        let config = Config { profile: Some(profile), ..testing::config(false) };
         let machine = Overlay::new(&mut World::env(Time(0), &mut rng), config);
         Self { machine, rng, now: Time(0) }
     }
@@ -60,6 +67,8 @@ fn dials(outputs: &[Output]) -> Vec<(SocketAddr, u64)> {
         | Output::Release { .. }
         | Output::Blame { .. }
         | Output::Job(..)
+        | Output::Ask { .. }
+        | Output::Save { .. }
         | Output::Event(_) => None,
     };
     outputs.iter().filter_map(pick).collect()
@@ -101,49 +110,157 @@ fn dial_back_goes_to_the_observed_address_only_and_rarely() {
     assert!(out.iter().any(|o| matches!(o, Output::Job(_, OverlayJob::SignReceipt { subject, .. }) if *subject == asker)));
 }
 
+/// A relay that announces itself at the machine over link 1.
+struct Owner {
+    key: IdentityKey,
+}
+
+impl Owner {
+    fn new(hand: &mut Hand) -> Self {
+        let key = key(1, 9);
+        hand.link(1, Some(key.node_id()), "9.9.9.9:50000");
+        Self { key }
+    }
+
+    fn said(&self, at: u64, onion: u8) -> Descriptor {
+        let mut d = testing::plain(self.key.node_id(), "13.1.1.1:443".parse().unwrap());
+        (d.onion_key, d.published, d.expires) = ([onion; 32], Wall(at), Wall(at + 3600));
+        d
+    }
+
+    fn body(&self, at: u64, onion: u8) -> Arc<Body> {
+        record::sign_descriptor(&self.key, &NET, self.said(at, onion)).unwrap()
+    }
+
+    fn fresh(&self, body: &Body, at: u64) -> Vec<u8> {
+        let freshness = Freshness {
+            node: self.key.node_id(),
+            descriptor: *body.digest(),
+            published: Wall(at),
+            expires: Wall(at + 3600),
+            receipts: vec![],
+            extensions: Extensions::default(),
+        };
+        record::sign_freshness(&self.key, &NET, freshness).unwrap().encode()
+    }
+
+    /// What the machine wants after these records: checks are done at once.
+    fn offer(hand: &mut Hand, descriptor: Vec<u8>, freshness: Vec<u8>) -> Vec<Output> {
+        let out = hand.say(1, &Message::Announce { id: 1, descriptor: Blob(descriptor), freshness: Blob(freshness) });
+        let (jobs, mut rest): (Vec<_>, Vec<_>) = out.into_iter().partition(|o| matches!(o, Output::Job(_, OverlayJob::Verify(_))));
+        for job in jobs {
+            let Output::Job(job, work) = job else { continue };
+            rest.extend(hand.feed(Input::Done { job, outcome: work.run(&NET, None) }));
+        }
+        rest
+    }
+
+    /// When the descriptor that the machine holds was made.
+    fn held(&self, hand: &Hand) -> Option<u64> {
+        hand.machine.view().entry(&self.key.node_id()).map(|e| e.relay.descriptor().published.0)
+    }
+}
+
+fn odd(outputs: &[Output]) -> Vec<Odd> {
+    outputs.iter().filter_map(|o| if let Output::Event(Event::Odd(odd)) = o { Some(*odd) } else { None }).collect()
+}
+
 #[test]
 fn forged_stale_and_replayed_descriptors_change_nothing() {
     let mut hand = Hand::new();
-    hand.link(1, Some(key(1, 9).node_id()), "9.9.9.9:50000");
-    let owner = key(1, 9);
-    let mut d = testing::plain(owner.node_id(), "13.1.1.1:443".parse().unwrap());
-    d.published = Wall(EPOCH);
-    d.expires = Wall(EPOCH + 3600);
-    d.seq = 7;
-    let good = record::sign_descriptor(&owner, &NET, d.clone()).unwrap().encode();
-    let offer = |hand: &mut Hand, bytes: Vec<u8>| {
-        let out = hand.say(1, &Message::Announce { id: 1, record: Blob(bytes) });
-        let jobs: Vec<_> = out
-            .into_iter()
-            .filter_map(|o| if let Output::Job(id, w @ OverlayJob::Verify(_)) = o { Some((id, w)) } else { None })
-            .collect();
-        jobs.into_iter().flat_map(|(job, work)| hand.feed(Input::Done { job, outcome: work.run(&NET, None) })).collect::<Vec<_>>()
-    };
+    let owner = Owner::new(&mut hand);
+    let slot = limits::DESCRIPTOR_SLOT_SECS;
+    let body = owner.body(EPOCH, 1);
+    let (good, fresh) = (body.encode(), owner.fresh(&body, EPOCH));
     let mut forged = SignedDescriptor::decode(&good).unwrap();
     forged.descriptor.onion_key = [9; 32];
-    let out = offer(&mut hand, forged.encode());
-    assert!(out.iter().any(|o| matches!(o, Output::Blame { .. })));
-    assert!(hand.machine.view().entry(&owner.node_id()).is_none());
+    let out = Owner::offer(&mut hand, forged.encode(), fresh.clone());
+    assert!(out.iter().any(|o| matches!(o, Output::Blame { .. })) && odd(&out).contains(&Odd::Forged));
     // From another network.
-    let foreign = record::sign_descriptor(&owner, &NetworkId([1; 32]), d.clone()).unwrap().encode();
-    offer(&mut hand, foreign);
-    assert!(hand.machine.view().entry(&owner.node_id()).is_none());
-    offer(&mut hand, good.clone());
-    assert_eq!(hand.machine.view().entry(&owner.node_id()).unwrap().relay.descriptor().seq, 7);
-    // An older one, well signed, and a replay, cost no signature check.
-    d.seq = 6;
-    let older = record::sign_descriptor(&owner, &NET, d.clone()).unwrap().encode();
-    for bytes in [older, good] {
-        let out = hand.say(1, &Message::Announce { id: 1, record: Blob(bytes) });
-        assert!(!out.iter().any(|o| matches!(o, Output::Job(..))));
+    let foreign = record::sign_descriptor(&owner.key, &NetworkId([1; 32]), owner.said(EPOCH, 1)).unwrap().encode();
+    Owner::offer(&mut hand, foreign, fresh.clone());
+    assert_eq!(owner.held(&hand), None);
+    Owner::offer(&mut hand, good.clone(), fresh.clone());
+    assert_eq!(owner.held(&hand), Some(EPOCH));
+    // A replay costs no signature check.
+    let out = hand.say(1, &Message::Announce { id: 1, descriptor: Blob(good.clone()), freshness: Blob(fresh.clone()) });
+    assert!(!out.iter().any(|o| matches!(o, Output::Job(..))));
+    // An older one; one that has ended by our clock.
+    for at in [EPOCH - slot, EPOCH - 86_400] {
+        let old = owner.body(at, 2);
+        Owner::offer(&mut hand, old.encode(), owner.fresh(&old, at + 60));
+        assert_eq!(owner.held(&hand), Some(EPOCH));
     }
-    // Expired at our clock.
-    d.seq = 8;
-    d.published = Wall(EPOCH - 86_400);
-    d.expires = Wall(EPOCH - 4 * 3600);
-    let stale = record::sign_descriptor(&owner, &NET, d).unwrap().encode();
-    offer(&mut hand, stale);
-    assert_eq!(hand.machine.view().entry(&owner.node_id()).unwrap().relay.descriptor().seq, 7);
+    // A newer one, and then the old one once more with a new freshness, signed by the relay itself or somebody else.
+    let newer = owner.body(EPOCH + slot, 2);
+    Owner::offer(&mut hand, newer.encode(), owner.fresh(&newer, EPOCH + slot));
+    assert_eq!(owner.held(&hand), Some(EPOCH + slot));
+    Owner::offer(&mut hand, good.clone(), owner.fresh(&body, EPOCH + slot + 60));
+    assert_eq!(owner.held(&hand), Some(EPOCH + slot));
+}
+
+/// A freshness of another descriptor, of another relay, or forged: told, and nothing else.
+#[test]
+fn a_freshness_that_fits_nothing_is_told_and_passed_over() {
+    let mut hand = Hand::new();
+    let owner = Owner::new(&mut hand);
+    let (one, other) = (owner.body(EPOCH, 1), owner.body(EPOCH + 3600, 2));
+    let misfit = owner.fresh(&other, EPOCH);
+    assert_eq!(odd(&Owner::offer(&mut hand, one.encode(), misfit)), [Odd::Misfit]);
+    assert_eq!(owner.held(&hand), None);
+    let mut forged = owner.fresh(&one, EPOCH);
+    forged[80] ^= 1;
+    assert!(odd(&Owner::offer(&mut hand, one.encode(), forged)).contains(&Odd::Forged));
+    // Nobody announces another.
+    let stranger = key(1, 10);
+    let d = testing::plain(stranger.node_id(), "13.2.1.1:443".parse().unwrap());
+    let theirs = record::sign_descriptor(&stranger, &NET, d).unwrap().encode();
+    let out = Owner::offer(&mut hand, theirs, owner.fresh(&one, EPOCH));
+    assert!(odd(&out).is_empty() && owner.held(&hand).is_none());
+    Owner::offer(&mut hand, one.encode(), owner.fresh(&one, EPOCH));
+    assert_eq!(owner.held(&hand), Some(EPOCH));
+}
+
+/// Two faces of one slot strike a relay out, and the proof goes to all linked relays; a proof that comes from others is checked if
+/// its relay counts here, a false one is told, and one against anybody else costs nothing.
+#[test]
+fn a_proof_of_different_faces_is_passed_on_and_a_false_one_is_not() {
+    let mut hand = Hand::new();
+    let owner = Owner::new(&mut hand);
+    hand.link(2, Some(key(1, 20).node_id()), "14.9.9.9:50000");
+    let (one, other) = (owner.body(EPOCH, 1), owner.body(EPOCH + 1, 2));
+    let accuse = |hand: &mut Hand, a: &[u8], b: &[u8]| {
+        let out = hand.say(2, &Message::Faces { one: Blob(a.to_vec()), other: Blob(b.to_vec()) });
+        let job = out.into_iter().find_map(|o| if let Output::Job(id, work) = o { Some((id, work)) } else { None });
+        job.map(|(job, work)| hand.feed(Input::Done { job, outcome: work.run(&NET, None) }))
+    };
+    assert!(accuse(&mut hand, &one.encode(), &other.encode()).is_none(), "a relay that does not count here");
+    Owner::offer(&mut hand, one.encode(), owner.fresh(&one, EPOCH));
+    hand.machine.prove(Time(0), owner.key.node_id(), one.descriptor().addrs[0]);
+    let mut forged = other.encode();
+    forged[60] ^= 1;
+    for (a, b) in [(one.encode(), one.encode()), (one.encode(), forged), (one.encode(), owner.body(EPOCH + 3600, 2).encode())] {
+        assert_eq!(odd(&accuse(&mut hand, &a, &b).unwrap()), [Odd::NoProof]);
+        assert_eq!(owner.held(&hand), Some(EPOCH));
+    }
+    let out = Owner::offer(&mut hand, other.encode(), owner.fresh(&other, EPOCH));
+    assert!(odd(&out).contains(&Odd::Faces) && owner.held(&hand).is_none());
+    let told = |o: &Output| match o {
+        Output::Send { link, bytes } => matches!(Message::decode(bytes), Ok(Message::Faces { .. })).then_some(*link),
+        Output::Dial { .. }
+        | Output::Release { .. }
+        | Output::Blame { .. }
+        | Output::Job(..)
+        | Output::Ask { .. }
+        | Output::Save { .. }
+        | Output::Event(_) => None,
+    };
+    let mut links: Vec<LinkId> = out.iter().filter_map(told).collect();
+    links.sort_unstable();
+    assert_eq!(links, [LinkId(1), LinkId(2)]);
+    // Once is enough.
+    assert!(accuse(&mut hand, &one.encode(), &other.encode()).is_none());
+    hand.machine.view().check();
 }
 
 #[test]

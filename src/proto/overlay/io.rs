@@ -5,12 +5,18 @@ use crate::base::LinkId;
 use crate::base::NetworkId;
 use crate::base::NodeId;
 use crate::base::Wall;
+use crate::base::limits;
 use crate::base::net::Group;
 use crate::crypto::keys::IdentityKey;
 use crate::proto::overlay::record;
+use crate::proto::overlay::record::Body;
+use crate::proto::overlay::record::Faces;
+use crate::proto::overlay::record::Record;
 use crate::proto::overlay::record::RecordError;
 use crate::proto::overlay::record::Verified;
 use crate::proto::renewal::NodeKeys;
+use crate::wire::codec::Extensions;
+use crate::wire::freshness::Freshness;
 use crate::wire::record::Descriptor;
 use crate::wire::record::HostKey;
 use crate::wire::record::Receipt;
@@ -73,6 +79,12 @@ pub struct Config {
     pub bootstrap: Vec<Peer>,
     /// Directories and guards of a client's earlier run: asked while no bootstrap relay answers.
     pub known: Vec<Peer>,
+    /// Guards of a client's earlier run: a list that lacks most of them is not believed.
+    pub guards: Vec<NodeId>,
+    /// Of which network records must be.
+    pub network: NetworkId,
+    /// What an earlier run saved: a relay its last descriptor, a client what it knew of the network ([`Output::Save`]).
+    pub saved: Option<Vec<u8>>,
 }
 
 /// What the machine is told.
@@ -131,6 +143,15 @@ pub enum Input {
         /// All its hints.
         total: u32,
     },
+    /// Answer to [`Output::Ask`].
+    Told {
+        /// The number given out.
+        token: u64,
+        /// Which relay spoke.
+        from: Option<NodeId>,
+        /// An encoded message, unchecked; `None` if there is none.
+        answer: Option<Vec<u8>>,
+    },
     /// Time passed.
     Tick,
 }
@@ -156,6 +177,15 @@ pub enum Output {
         /// Whether an open link will not do (dial-back).
         fresh: bool,
     },
+    /// Ask a relay about the public view, through a circuit that ends at it, and answer with [`Input::Told`].
+    Ask {
+        /// Number of the answer.
+        token: u64,
+        /// Which relay; `None`: any.
+        to: Option<NodeId>,
+        /// An encoded message.
+        bytes: Vec<u8>,
+    },
     /// The overlay has no more use for this link; close it unless circuits run on it.
     Release {
         /// The link.
@@ -168,6 +198,13 @@ pub enum Output {
     },
     /// Work with keys, to be done beside the machine.
     Job(JobId, OverlayJob),
+    /// Keep these bytes for the next start.
+    Save {
+        /// The name.
+        name: &'static str,
+        /// What to keep.
+        bytes: Vec<u8>,
+    },
     /// News.
     Event(Event),
 }
@@ -183,6 +220,47 @@ pub enum Event {
     AddressDiffers,
     /// The own descriptor counts receipts enough to be usable, or no more.
     SelfUsable(bool),
+    /// A client began with what one relay says alone, because it was given no other way in.
+    OneWayIn,
+    /// Something odd came from others, was passed over, and changes nothing: for whoever wants to know.
+    Odd(Odd),
+}
+
+/// What came and was passed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Odd {
+    /// A record whose signature does not verify, or that is none.
+    Forged,
+    /// A freshness that belongs to no descriptor which came with it or is known.
+    Misfit,
+    /// Two descriptors that were to prove different faces, and do not.
+    NoProof,
+    /// A relay shows different faces; nobody uses it any more.
+    Faces,
+    /// A directory's list that goes on beyond any network, or repeats itself.
+    EndlessList,
+    /// A directory's list that agrees with no other, or lacks most of our guards.
+    LoneList,
+    /// A directory lists what it cannot show.
+    EmptyList,
+    /// What an earlier run saved of the network is damaged, newer than this program, or too old to be of use.
+    SavedView,
+}
+
+impl Odd {
+    /// In words for whoever wants to know.
+    pub const fn words(self) -> &'static str {
+        match self {
+            Self::Forged => "a record that does not verify was passed over",
+            Self::Misfit => "a relay's freshness that fits no descriptor of it was passed over",
+            Self::NoProof => "two descriptors that were to prove something, and do not, were passed over",
+            Self::Faces => "a relay shows different faces: it is not used any more",
+            Self::EndlessList => "a directory's list without end was passed over",
+            Self::LoneList => "directories' lists do not agree: what was known before holds on",
+            Self::EmptyList => "a directory lists relays that it cannot show",
+            Self::SavedView => "what an earlier run knew of the network is of no use any more: it is read anew",
+        }
+    }
 }
 
 /// How much of the network is known.
@@ -210,10 +288,19 @@ pub enum ClockLevel {
 /// Public-key work. [`OverlayJob::run`] does it.
 #[derive(Debug)]
 pub enum OverlayJob {
-    /// Check descriptors.
+    /// Check records.
     Verify(Vec<Vec<u8>>),
-    /// Sign the own descriptor.
-    SignDescriptor(Box<Descriptor>),
+    /// Check two descriptors that prove different faces, in a local network or not.
+    Faces(Vec<u8>, Vec<u8>, bool),
+    /// Sign what this relay says of itself: its descriptor, if it is not as before, and its freshness.
+    SignOwn {
+        /// The descriptor.
+        body: OwnBody,
+        /// Who vouches.
+        receipts: Vec<Receipt>,
+        /// When.
+        now: Wall,
+    },
     /// Sign that this subject answered at this address on this day.
     SignReceipt {
         /// Who.
@@ -227,12 +314,23 @@ pub enum OverlayJob {
     VerifyReceipt(Box<Receipt>),
 }
 
+/// A relay's own descriptor.
+#[derive(Debug)]
+pub enum OwnBody {
+    /// As it was.
+    Kept(Arc<Body>),
+    /// To be signed.
+    New(Box<Descriptor>),
+}
+
 /// What a job found.
 #[derive(Debug)]
 pub enum JobOutcome {
-    /// Descriptors, in order of the job.
-    Verified(Vec<Result<Arc<Verified>, RecordError>>),
-    /// The own descriptor; `None` if there is no key or it does not fit the format.
+    /// Records, in order of the job.
+    Verified(Vec<Result<Record, RecordError>>),
+    /// A proof of different faces, if it is one.
+    Faces(Option<Box<Faces>>),
+    /// The own records; `None` if there is no key or they do not fit the format.
     Signed(Option<Arc<Verified>>),
     /// A receipt; `None` if there is no key or it does not verify.
     Receipt(Option<Box<Receipt>>),
@@ -242,15 +340,32 @@ pub enum JobOutcome {
 
 impl OverlayJob {
     /// Does the work. Pure; slow (about 0.1 ms per signature), so it runs beside the core. Worlds of many nodes may answer
-    /// [`OverlayJob::Verify`] from a cache over the bytes instead, and so share one copy of each descriptor.
+    /// [`OverlayJob::Verify`] from a cache over the bytes instead, and so share one copy of each record.
     pub fn run(self, net: &NetworkId, key: Option<&IdentityKey>) -> JobOutcome {
         match self {
-            Self::Verify(list) => JobOutcome::Verified(list.iter().map(|b| record::verify_descriptor(net, b)).collect()),
-            Self::SignDescriptor(d) => JobOutcome::Signed(key.and_then(|k| record::sign_descriptor(k, net, *d).ok())),
+            Self::Verify(list) => JobOutcome::Verified(list.iter().map(|b| record::verify_record(net, b)).collect()),
+            Self::Faces(one, other, local) => JobOutcome::Faces(record::verify_faces(net, &one, &other, local).ok().map(Box::new)),
+            Self::SignOwn { body, receipts, now } => JobOutcome::Signed(key.and_then(|k| sign_own(k, net, body, receipts, now))),
             Self::SignReceipt { subject, addr, day } => {
                 JobOutcome::Receipt(key.map(|k| Box::new(record::sign_receipt(k, net, subject, addr, day))))
             }
             Self::VerifyReceipt(r) => JobOutcome::Receipt(record::verify_receipt(net, &r).is_ok().then_some(r)),
         }
     }
+}
+
+fn sign_own(key: &IdentityKey, net: &NetworkId, body: OwnBody, receipts: Vec<Receipt>, now: Wall) -> Option<Arc<Verified>> {
+    let body = match body {
+        OwnBody::Kept(body) => body,
+        OwnBody::New(descriptor) => record::sign_descriptor(key, net, *descriptor).ok()?,
+    };
+    let freshness = Freshness {
+        node: body.descriptor().node,
+        descriptor: *body.digest(),
+        published: now,
+        expires: now.plus(limits::FRESHNESS_LIFE_SECS),
+        receipts,
+        extensions: Extensions::default(),
+    };
+    Verified::new(body, record::sign_freshness(key, net, freshness).ok()?)
 }

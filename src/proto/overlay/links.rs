@@ -17,6 +17,7 @@ use crate::proto::overlay::Purpose;
 use crate::proto::overlay::Request;
 use crate::proto::overlay::record;
 use crate::wire::overlay::Message;
+use crate::wire::overlay::Part;
 use core::net::SocketAddr;
 use core::time::Duration;
 
@@ -24,6 +25,9 @@ use core::time::Duration;
 pub(super) const REQUESTS_MAX: usize = 64;
 /// An answer later than this is none.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
+/// The same of an answer that is long, for a client: what a directory says at once comes over a line of 500 bytes a second. Nothing
+/// is chosen meanwhile, so a slow line costs time and nothing else (T29).
+const LONG_DEADLINE: Duration = Duration::from_secs(60);
 /// Most dials under way that the overlay asked for, dial-backs aside.
 const DIALS_MAX: usize = 8;
 /// The core gives up a dial after its handshake deadline; this is for answers that never come.
@@ -78,8 +82,8 @@ impl Overlay {
             self.stirs(env.now, &node);
             self.announce_on(env, link, node);
         }
-        if self.view.entry(&node).is_none() {
-            self.fetch(env, link, &[record::hint_id(&node)]);
+        if self.is_relay() && self.view.entry(&node).is_none() {
+            self.fetch(env, link, &[record::hint_id(&node)], Part::Both);
         }
     }
 
@@ -141,7 +145,7 @@ impl Overlay {
             Purpose::Bootstrap => self.joined(env, link),
             Purpose::Sweep(target) => self.ask_near(env, link, target),
             Purpose::Ask => self.ask_receipt(env, link),
-            Purpose::Directory => self.ask_snapshot(env, link, dial.expect),
+            Purpose::Directory => self.linked_directory(env, dial.expect),
             Purpose::Announce | Purpose::Check | Purpose::DialBack { .. } => {}
         }
     }
@@ -167,7 +171,11 @@ impl Overlay {
         }
         self.next_request = self.next_request.wrapping_add(1);
         let id = self.next_request;
-        self.requests.insert(id, Request { link, deadline: env.now + REQUEST_DEADLINE, asked });
+        let deadline = match asked {
+            Asked::List { .. } | Asked::Bodies { .. } => LONG_DEADLINE,
+            Asked::Near | Asked::Fetch | Asked::Announce | Asked::DialBack => REQUEST_DEADLINE,
+        };
+        self.requests.insert(id, Request { link, deadline: env.now + deadline, asked });
         self.send(env.now, link, &message(id));
         true
     }
@@ -182,8 +190,7 @@ impl Overlay {
     pub(super) fn lost(&mut self, env: &mut Env<'_>, id: u32, request: &Request) {
         match request.asked {
             Asked::Fetch => self.fetching.retain(|_, (_, by)| *by != id),
-            Asked::Snapshot { directory } => self.directory_failed(env, directory),
-            Asked::Near | Asked::Announce | Asked::DialBack => {}
+            asked => self.unanswered(env, asked),
         }
     }
 

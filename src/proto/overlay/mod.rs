@@ -3,8 +3,9 @@
 //!
 //! One [`Overlay`] per node. A **relay** joins at bootstrap addresses, has its address witnessed (`witness.rs`), describes and
 //! announces itself (`announce.rs`), fills its view by asking for random regions on a timer (`sweep.rs`), and dials a part of it to
-//! see what holds (`check.rs`). A **client** describes nothing and sweeps nothing: it takes snapshots and deltas from a few
-//! persistent directory relays (`sync.rs`), and the core feeds it coverage samples taken through circuits.
+//! see what holds (`check.rs`). A **client** describes nothing and sweeps nothing: it reads the lists of a few persistent directory
+//! relays and believes what they agree on (`sync.rs`, `lists.rs`), keeps that for its next start (`kept.rs`), and samples through
+//! circuits how much of the network it is (`sweep.rs`).
 //!
 //! Work with keys leaves as jobs. Every table has a bound beside it; no message costs work linear in the view.
 
@@ -13,9 +14,12 @@ mod check;
 pub mod clock;
 mod fetch;
 pub mod io;
+pub mod kept;
 mod links;
+mod lists;
 pub mod record;
 pub mod region;
+mod serve;
 pub mod sweep;
 pub mod sync;
 pub mod view;
@@ -34,8 +38,10 @@ pub use io::Coverage;
 pub use io::Event;
 pub use io::Input;
 pub use io::JobOutcome;
+pub use io::Odd;
 pub use io::Output;
 pub use io::OverlayJob;
+pub use io::OwnBody;
 pub use io::Peer;
 pub use io::Profile;
 
@@ -46,6 +52,7 @@ use crate::base::NodeId;
 use crate::base::Time;
 use crate::proto::overlay::links::REQUESTS_MAX;
 use crate::proto::overlay::view::View;
+use crate::wire::freshness;
 use crate::wire::overlay::Message;
 use crate::wire::record as wire_record;
 use core::net::SocketAddr;
@@ -65,13 +72,6 @@ const EVIDENCE_MAX: usize = 256;
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 /// How often the whole view is looked through for what had its time.
 const EXPIRE_EVERY: Duration = Duration::from_secs(300);
-/// When this part of the usable relays is gone since the last time, whoever reads our list is told to read it anew. So reading anew
-/// costs no more than a small multiple of what changed.
-const LOST_PART: usize = 16;
-/// Or when anything is gone, after this long.
-const LOST_AFTER: Duration = Duration::from_secs(24 * 3600);
-/// The same in a local network.
-const LOST_AFTER_LOCAL: Duration = Duration::from_secs(20);
 /// An open link, as the overlay sees it.
 #[derive(Debug)]
 struct Link {
@@ -91,7 +91,15 @@ enum Asked {
     Near,
     Fetch,
     Announce,
-    Snapshot { directory: NodeId },
+    /// A page of a directory's list.
+    List {
+        directory: NodeId,
+    },
+    /// Descriptors that it lists.
+    Bodies {
+        directory: NodeId,
+        batch: u32,
+    },
     DialBack,
 }
 
@@ -132,11 +140,17 @@ struct Dial {
 /// What a job was for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Work {
-    /// Check descriptors that came from this link; of a client, from which directory.
+    /// Check records that came from this link.
     Verify {
         link: LinkId,
-        directory: Option<NodeId>,
     },
+    /// Check descriptors that this directory of a client listed.
+    Bodies {
+        directory: NodeId,
+        batch: u32,
+    },
+    /// Check a proof of different faces.
+    Faces,
     SignOwn,
     SignReceipt {
         link: LinkId,
@@ -154,7 +168,6 @@ pub struct Overlay {
     config: Config,
     view: View,
     epoch: u64,
-    epoch_since: Time,
     links: BTreeMap<LinkId, Link>,
     by_node: BTreeMap<NodeId, LinkId>,
     requests: BTreeMap<u32, Request>,
@@ -184,15 +197,11 @@ pub struct Overlay {
 impl Overlay {
     /// A machine that begins at the first tick.
     pub fn new(env: &mut Env<'_>, config: Config) -> Self {
-        let mut view = View::new(config.local);
-        if config.profile.is_none() {
-            view.rely_on_directories();
-        }
-        let sync = sync::Sync::new(env.now, &config);
-        Self {
+        let is_client = config.profile.is_none();
+        let view = if is_client { View::of_client(config.local) } else { View::new(config.local) };
+        let mut this = Self {
             view,
             epoch: env.rng.next_u64(),
-            epoch_since: env.now,
             links: BTreeMap::new(),
             by_node: BTreeMap::new(),
             requests: BTreeMap::new(),
@@ -208,15 +217,19 @@ impl Overlay {
             sweep: sweep::Sweep::new(env.now),
             check: check::Check::new(env.now),
             witness: witness::Witness::new(env.now),
-            own: announce::Own::new(env.now),
-            sync,
+            own: announce::Own::new(env, &config),
+            sync: sync::Sync::new(env.now, &config),
             clock: clock::Clock::default(),
             housekeeping: env.now + HOUSEKEEPING,
             expire_at: env.now + EXPIRE_EVERY,
             view_changed: false,
             coverage: Coverage::default(),
             config,
+        };
+        if is_client {
+            this.begin(env);
         }
+        this
     }
 
     /// What is known of the network.
@@ -244,11 +257,6 @@ impl Overlay {
         !self.is_relay() && self.sweep.wants_samples(now, &self.view)
     }
 
-    /// Whether a hint names a relay that is no news here: usable, or looked at and found wanting.
-    pub fn knows(&self, hint: u64) -> bool {
-        self.view.knows(hint)
-    }
-
     /// Handles one input; drain [`Overlay::poll_output`] afterwards.
     pub fn handle(&mut self, env: &mut Env<'_>, input: Input) {
         match input {
@@ -260,6 +268,7 @@ impl Overlay {
             Input::Profile(profile) => self.profile(env, *profile),
             Input::Directories(list) => self.directories(env, list),
             Input::CoverageSample { group, known, total } => self.sample(env, group, known, total),
+            Input::Told { token, answer, .. } => self.told(env, token, answer),
             Input::Tick => {}
         }
         self.tick(env);
@@ -296,6 +305,7 @@ impl Overlay {
             self.tick_check(env);
         } else {
             self.tick_sync(env);
+            self.save_view(env);
         }
         if env.now >= self.housekeeping {
             self.housekeep(env);
@@ -326,13 +336,6 @@ impl Overlay {
             self.view.lapse(now);
         }
         self.recount(now);
-        let lost = self.view.lost();
-        if lost * LOST_PART > self.view.counts().relays
-            || (lost > 0 && now.since(self.epoch_since) > self.local_or(LOST_AFTER_LOCAL, LOST_AFTER))
-        {
-            self.view.forget_lost();
-            (self.epoch, self.epoch_since) = (env.rng.next_u64(), now);
-        }
     }
 
     fn message(&mut self, env: &mut Env<'_>, link: LinkId, bytes: &[u8]) {
@@ -350,21 +353,24 @@ impl Overlay {
                 }
             }
             Message::FetchReply { id, records } => {
-                if self.answered(link, id, |a| a == Asked::Fetch).is_some() {
-                    // What did not come may be asked of another at once.
-                    let came: Vec<u64> =
-                        records.iter().filter_map(|b| wire_record::peek(&b.0)).map(|(n, _)| record::hint_id(&n)).collect();
-                    self.fetching.retain(|hint, (_, by)| *by != id || came.contains(hint));
-                    self.verify(link, None, records);
+                match self.answered(link, id, |a| matches!(a, Asked::Fetch | Asked::Bodies { .. })) {
+                    Some(Request { asked: Asked::Bodies { directory, batch }, .. }) => self.bodies(env, directory, batch, records),
+                    Some(_) => {
+                        // What did not come may be asked of another at once.
+                        let came: Vec<u64> = records.iter().filter_map(|b| peek(&b.0)).map(|n| record::hint_id(&n)).collect();
+                        self.fetching.retain(|hint, (_, by)| *by != id || came.contains(hint));
+                        self.verify(link, records);
+                    }
+                    None => {}
                 }
             }
             Message::AnnounceAck { id } => {
                 self.answered(link, id, |a| a == Asked::Announce);
             }
-            Message::SnapshotPage { id, next, more, records } => {
-                let request = self.answered(link, id, |a| matches!(a, Asked::Snapshot { .. }));
-                if let Some(Asked::Snapshot { directory }) = request.map(|r| r.asked) {
-                    self.snapshot_page(env, link, directory, next, more, records);
+            Message::ListPage { id, next, anew, more, gone, listed } => {
+                let request = self.answered(link, id, |a| matches!(a, Asked::List { .. }));
+                if let Some(Asked::List { directory }) = request.map(|r| r.asked) {
+                    self.list_page(env, directory, lists::Page { next, anew, more, gone, listed });
                 }
             }
             Message::DialBackReply { id, receipt } => {
@@ -372,47 +378,16 @@ impl Overlay {
                     self.receipt_reply(env, link, receipt);
                 }
             }
-            // Digests are asked for through circuits, by the core.
-            Message::DigestReply { .. } => {}
+            Message::Faces { one, other } => {
+                if self.spend(env.now, link) {
+                    self.accused(one, other);
+                }
+            }
             Message::Near { .. }
             | Message::Fetch { .. }
             | Message::Announce { .. }
-            | Message::Snapshot { .. }
-            | Message::Digest { .. }
+            | Message::List { .. }
             | Message::DialBack { .. } => self.serve(env, link, message),
-        }
-    }
-
-    fn serve(&mut self, env: &mut Env<'_>, link: LinkId, message: Message) {
-        if !self.is_relay() || !self.spend(env.now, link) {
-            return;
-        }
-        match message {
-            Message::Announce { id, record } => {
-                // Everyone speaks for itself: who announces others could fill views, and the time of whoever checks (T29, T36).
-                // Answers to our own questions keep half of the places.
-                let sender = self.links.get(&link).and_then(|l| l.node);
-                let own = wire_record::peek(&record.0).is_some_and(|(node, _)| Some(node) == sender);
-                if own && self.jobs.len() < JOBS_MAX / 2 {
-                    self.verify(link, None, vec![record]);
-                }
-                self.send(env.now, link, &Message::AnnounceAck { id });
-            }
-            Message::DialBack { id, port } => self.dial_back(env, link, id, port),
-            Message::Near { .. }
-            | Message::NearReply { .. }
-            | Message::Fetch { .. }
-            | Message::FetchReply { .. }
-            | Message::AnnounceAck { .. }
-            | Message::Snapshot { .. }
-            | Message::SnapshotPage { .. }
-            | Message::Digest { .. }
-            | Message::DigestReply { .. }
-            | Message::DialBackReply { .. } => {
-                if let Some(answer) = self.answer(&message) {
-                    self.send(env.now, link, &answer);
-                }
-            }
         }
     }
 
@@ -422,5 +397,11 @@ impl Overlay {
         assert!(self.requests.len() <= REQUESTS_MAX && self.fetching.len() <= FETCHING_MAX);
         assert!(self.by_node.iter().all(|(node, link)| self.links.get(link).is_some_and(|l| l.node == Some(*node))));
         assert!(self.jobs.len() <= JOBS_MAX + witness::IN_FLIGHT_MAX + 8);
+        self.sync.check();
     }
+}
+
+/// Whose record this is, of either kind.
+fn peek(bytes: &[u8]) -> Option<NodeId> {
+    freshness::peek(bytes).map(|(node, _)| node).or_else(|| wire_record::peek(bytes))
 }

@@ -19,6 +19,7 @@ use crate::proto::overlay::io::Peer;
 use crate::proto::overlay::view::View;
 use crate::wire::overlay::Hint;
 use crate::wire::overlay::Message;
+use crate::wire::overlay::Part;
 use core::time::Duration;
 use rand::RngExt;
 use rand::seq::IndexedRandom;
@@ -62,9 +63,9 @@ const CLIENT_SAMPLE_LATER: Duration = Duration::from_secs(1800);
 
 /// Of some hints, how many were known.
 #[derive(Clone, Copy, Debug, Default)]
-struct Sample {
-    known: u32,
-    total: u32,
+pub(super) struct Sample {
+    pub(super) known: u32,
+    pub(super) total: u32,
 }
 
 /// When to sweep, and what the answers say.
@@ -135,6 +136,17 @@ impl Sweep {
             self.new = 0;
             self.grown = now;
         }
+    }
+
+    /// The samples, for the next start.
+    pub(super) fn samples(&self) -> Vec<(Group, [Sample; 2])> {
+        self.order.iter().filter_map(|group| Some((*group, *self.samples.get(group)?))).collect()
+    }
+
+    /// Takes up samples of a run that ended not long ago.
+    pub(super) fn resume(&mut self, samples: Vec<(Group, [Sample; 2])>) {
+        self.order = samples.iter().map(|(group, _)| *group).collect();
+        self.samples = samples.into_iter().collect();
     }
 
     pub(super) fn wants_samples(&self, now: Time, view: &View) -> bool {
@@ -276,15 +288,27 @@ impl Overlay {
 
     pub(super) fn near_reply(&mut self, env: &mut Env<'_>, link: LinkId, hints: &[Hint]) {
         let Some(remote) = self.links.get(&link).map(|l| l.remote) else { return };
-        let (mut known, mut wanted) = (0, Vec::new());
+        let (mut known, mut wanted, mut stale, mut struck) = (0, Vec::new(), Vec::new(), None);
         for hint in hints {
+            if let Some(faces) = self.view.faces_by_hint(hint.id) {
+                known += 1;
+                struck = Some(faces.node());
+                continue;
+            }
             let entry = self.view.by_hint(hint.id);
             known += usize::from(entry.is_some_and(|e| self.view.is_no_news(e)));
-            if entry.is_none_or(|e| e.seq() < hint.seq) {
-                wanted.push(hint.id);
+            match entry {
+                // Another descriptor: newer, older, or another face.
+                Some(e) if e.tag() == hint.tag => stale.extend((e.fresh().0 < hint.fresh).then_some(hint.id)),
+                _ => wanted.push(hint.id),
             }
         }
-        self.fetch(env, link, &wanted);
+        // One at a time: whoever named it names it no more.
+        if let Some(node) = struck {
+            self.prove_faces(env.now, link, &node);
+        }
+        self.fetch(env, link, &wanted, Part::Both);
+        self.fetch(env, link, &stale, Part::Freshness);
         self.sweep.answers += 1;
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         self.sample(env, Group::of(&remote), count(known), count(hints.len()));
@@ -298,6 +322,8 @@ impl Overlay {
     /// Measures the coverage anew, after a sample or a change of the view.
     pub(super) fn measure(&mut self, now: Time) {
         self.coverage = self.sweep.coverage(&self.view, self.me());
+        // What a client kept from an earlier run may be of a network that is no more.
+        self.coverage.ready &= self.is_relay() || self.sync.is_current();
         if !core::mem::replace(&mut self.sweep.ready, self.coverage.ready) && self.coverage.ready {
             self.witness.widen(now);
         }

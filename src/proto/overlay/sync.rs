@@ -1,74 +1,143 @@
-//! Answers to others, and a client's snapshots: pages of all usable relays, then only what arrived since (D8).
+//! A client's reading: lists of its directories, and the descriptors that they agree on (D8).
+//!
+//! At a first start the directories are the relays behind its links, read over links of their own, all at once, until two complete
+//! lists agree: nothing is believed before that, however long it takes. From then on they are the client's guard, over the link that
+//! it has anyhow, and two more, through circuits: the client's line shows one relay, and nobody else learns who reads.
+//!
+//! A list is short, and after the first time only what changed in it comes. Descriptors are asked of one directory, those alone that
+//! are agreed on and not known. What was agreed on once stays until another agreement says otherwise.
 
 use crate::base::Env;
-use crate::base::LinkId;
 use crate::base::NodeId;
 use crate::base::Time;
+use crate::base::Wall;
+use crate::base::limits;
+use crate::base::net::Group;
 use crate::proto::overlay::Asked;
+use crate::proto::overlay::JOBS_MAX;
 use crate::proto::overlay::Overlay;
 use crate::proto::overlay::Purpose;
+use crate::proto::overlay::Work;
 use crate::proto::overlay::io::Config;
+use crate::proto::overlay::io::Event;
+use crate::proto::overlay::io::Odd;
+use crate::proto::overlay::io::Output;
+use crate::proto::overlay::io::OverlayJob;
 use crate::proto::overlay::io::Peer;
+use crate::proto::overlay::kept;
+use crate::proto::overlay::kept::Kept;
+use crate::proto::overlay::kept::KeptList;
+use crate::proto::overlay::lists;
+use crate::proto::overlay::lists::AGREE;
+use crate::proto::overlay::lists::List;
+use crate::proto::overlay::lists::Page;
+use crate::proto::overlay::lists::Vote;
+use crate::proto::overlay::record;
+use crate::proto::overlay::record::Record;
+use crate::proto::overlay::record::RecordError;
 use crate::wire::overlay::Blob;
 use crate::wire::overlay::Cursor;
-use crate::wire::overlay::FETCH_MAX;
-use crate::wire::overlay::Hint;
 use crate::wire::overlay::Message;
-use crate::wire::overlay::NEAR_MAX;
-use crate::wire::overlay::PAGE_MAX;
-use core::net::SocketAddr;
+use crate::wire::overlay::Part;
+use crate::wire::overlay::Tag;
 use core::time::Duration;
 use rand::RngExt;
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::collections::VecDeque;
 
 /// Directory relays that a client reads from (D8).
 const DIRECTORIES: usize = 3;
-/// A client asks each directory relay for changes about this often.
-const POLL: Duration = Duration::from_secs(3600);
+/// A client asks each directory relay for changes about this often: descriptors hold for days, so it is newcomers that wait.
+const POLL: Duration = Duration::from_secs(2 * 3600);
 /// The same in a local network.
 const POLL_LOCAL: Duration = Duration::from_secs(10);
 /// The same until the view is known well enough to choose paths.
 const POLL_GROWING: Duration = Duration::from_secs(15);
 /// The same in a local network.
 const POLL_GROWING_LOCAL: Duration = Duration::from_millis(400);
-/// A client waits so long for the snapshots of all its directories before it goes on with those it has.
-const SNAPSHOT_WAIT: Duration = Duration::from_secs(5);
 /// First wait after a failure; doubles up to `POLL`.
 const RETRY: Duration = Duration::from_secs(2);
-/// Pages that one snapshot may have: a full view and room.
-const PAGES_MAX: u32 = 1024;
+/// Failures of every directory in a row after which the ways in are asked again: two minutes, so that a line which is down for one
+/// shows nobody new.
+const LOST_AFTER: u32 = 6;
+/// Pages that one list may have: twice a full view.
+const PAGES_MAX: u32 = 64;
+/// Descriptors asked for at once: they come in one answer through a circuit, and in seconds over the slowest line.
+const BATCH: usize = 20;
+/// Batches under way with one directory over a link: a line of 10 Mbit/s stays busy.
+const BATCHES: usize = 4;
+/// What an earlier run knew is good for choosing paths for so long; after that it is only good for finding the directories.
+const CURRENT_SECS: u64 = 3 * 3600;
+/// Between two times that the view is saved.
+const SAVE_EVERY: Duration = Duration::from_secs(600);
+/// The same in a local network.
+const SAVE_EVERY_LOCAL: Duration = Duration::from_secs(5);
+/// Descriptors of one directory that are looked at because it alone lists them: another face of a relay shows there.
+const FACES_LOOKED_AT: usize = 8;
+/// Most of them remembered; beyond it they are looked at again.
+const LOOKED_AT_MAX: usize = 4096;
 
 #[derive(Debug)]
 struct Directory {
     peer: Peer,
+    list: List,
+    /// A whole list that is being read.
+    reading: Option<List>,
     since: Option<Cursor>,
+    /// Whether the list is whole.
+    complete: bool,
     at: Time,
     failures: u32,
+    /// Pages of the present reading.
     pages: u32,
-    /// A dial or request is under way.
+    /// A dial or a page is under way.
     busy: bool,
-    /// When we began to read from it.
-    began: Time,
-    /// Its bit in the view.
-    bit: u8,
-    /// A whole snapshot is being read, not changes.
-    whole: bool,
-    /// The last page of it came.
-    ended: bool,
-    /// Pages whose records are being checked.
-    checking: u32,
-    /// Whether a whole snapshot came from it.
-    complete: bool,
+}
+
+impl Directory {
+    const fn new(peer: Peer, at: Time) -> Self {
+        let list = List::new();
+        Self { peer, list, reading: None, since: None, complete: false, at, failures: 0, pages: 0, busy: false }
+    }
 }
 
 /// A client's directories.
 #[derive(Debug)]
 pub struct Sync {
     directories: Vec<Directory>,
-    /// Bits of those we read from before: they have a say until enough of the present ones have.
-    former: Vec<u8>,
-    /// Ways in until the path policy has chosen, the next first: bootstrap relays, behind them what an earlier run knew.
+    /// Ways in, the next first: bootstrap relays, behind them what an earlier run knew.
     ways_in: VecDeque<Peer>,
+    /// There is one way in, or all of them lie together: nobody to compare with.
+    one_way: bool,
+    /// The directories are ways in.
+    starting: bool,
+    /// They agreed, and what they agree on was asked of them.
+    reviewed: bool,
+    /// Hints of guards of an earlier run: a list that lacks most of them is not believed.
+    guards: Vec<u64>,
+    /// What the directories said when they last agreed.
+    votes: BTreeMap<u64, Vote>,
+    /// Agreed on and not known yet.
+    wanted: BTreeMap<u64, Tag>,
+    /// Batches under way.
+    batches: BTreeMap<u32, (NodeId, Vec<(u64, Tag)>)>,
+    next_batch: u32,
+    /// What a directory lists and did not show.
+    refused: BTreeSet<(NodeId, Tag)>,
+    /// Descriptors that one directory lists alone, to be looked at; and those that were.
+    lone: Vec<(NodeId, u64, Tag)>,
+    looked_at: BTreeSet<Tag>,
+    /// Questions under way through circuits.
+    questions: BTreeMap<u64, Asked>,
+    /// All that was agreed on is known, or was asked of everyone.
+    read: bool,
+    /// When the directories last agreed.
+    taken: Option<Wall>,
+    /// Lists of an earlier run.
+    kept: Vec<KeptList>,
+    changed: bool,
+    saved: Option<Time>,
     next: Time,
 }
 
@@ -76,158 +145,200 @@ impl Sync {
     pub(super) fn new(now: Time, config: &Config) -> Self {
         let mut ways_in: VecDeque<Peer> = config.bootstrap.iter().copied().collect();
         ways_in.extend(config.known.iter().filter(|peer| !config.bootstrap.contains(peer)));
-        let mut sync = Self { directories: Vec::new(), former: Vec::new(), ways_in, next: now };
-        if config.profile.is_none() {
-            // Nothing is listed yet, so there is nothing to forget. Bootstrap relays alone at first: who was a directory once shall not
-            // decide what later starts see.
-            let bootstrap = sync.take_ways_in(config.bootstrap.len());
-            let first = if bootstrap.is_empty() { sync.take_ways_in(DIRECTORIES) } else { bootstrap };
-            sync.set(now, now, &first);
+        let mut apart: Vec<(Group, NodeId)> = Vec::new();
+        for peer in &ways_in {
+            let group = Group::of(&peer.addr);
+            if apart.iter().all(|(g, n)| *n != peer.node && (config.local || *g != group)) {
+                apart.push((group, peer.node));
+            }
         }
-        sync
+        Self {
+            directories: Vec::new(),
+            one_way: apart.len() < AGREE,
+            ways_in,
+            starting: false,
+            reviewed: false,
+            guards: config.guards.iter().map(record::hint_id).collect(),
+            votes: BTreeMap::new(),
+            wanted: BTreeMap::new(),
+            batches: BTreeMap::new(),
+            next_batch: 0,
+            refused: BTreeSet::new(),
+            lone: Vec::new(),
+            looked_at: BTreeSet::new(),
+            questions: BTreeMap::new(),
+            read: false,
+            taken: None,
+            kept: Vec::new(),
+            changed: false,
+            saved: None,
+            next: now,
+        }
     }
 
-    /// The next ways in, three relays at most, of the first `among`; they go to the end of the line.
-    fn take_ways_in(&mut self, among: usize) -> Vec<Peer> {
+    /// The next ways in, three relays at most and none of those in use; they go to the end of the line. Those in other groups than
+    /// one another first, for only they can agree.
+    fn take_ways_in(&mut self, most: usize) -> Vec<Peer> {
         let mut taken: Vec<Peer> = Vec::new();
-        let mut at = 0;
-        for _ in 0..among.min(self.ways_in.len()) {
-            let Some(peer) = self.ways_in.get(at).copied() else { break };
-            // One with two addresses is asked at one of them.
-            if taken.len() < DIRECTORIES && taken.iter().all(|t| t.node != peer.node) {
-                self.ways_in.remove(at);
-                taken.push(peer);
-            } else {
-                at += 1;
+        for apart in [true, false] {
+            let mut at = 0;
+            for _ in 0..self.ways_in.len() {
+                let Some(peer) = self.ways_in.get(at).copied() else { break };
+                let used = || self.directories.iter().map(|d| &d.peer).chain(&taken);
+                let lies_apart = used().all(|t| Group::of(&t.addr) != Group::of(&peer.addr));
+                // One with two addresses is asked at one of them.
+                if taken.len() < most && used().all(|t| t.node != peer.node) && (lies_apart || !apart) {
+                    self.ways_in.remove(at);
+                    taken.push(peer);
+                } else {
+                    at += 1;
+                }
             }
         }
         self.ways_in.extend(&taken);
         taken
     }
 
-    /// Reads from these, from `at` on. Gives the bits of those that have no say any more.
-    fn set(&mut self, now: Time, at: Time, peers: &[Peer]) -> u8 {
-        let (mut old, mut free) = (core::mem::take(&mut self.directories), 0);
-        let (kept, new): (Vec<&Peer>, Vec<&Peer>) = peers.iter().take(DIRECTORIES).partition(|p| old.iter().any(|d| d.peer == **p));
-        for peer in kept {
-            self.directories.extend(old.iter().position(|d| d.peer == *peer).map(|i| old.swap_remove(i)));
-        }
-        for gone in old {
-            if gone.complete {
-                self.former.push(gone.bit);
-            } else {
-                free |= gone.bit;
+    /// Reads from these, from `now` on.
+    fn set(&mut self, now: Time, peers: &[Peer]) {
+        let mut old = core::mem::take(&mut self.directories);
+        for peer in peers.iter().take(DIRECTORIES) {
+            let before = old.iter().position(|d| d.peer == *peer).map(|i| old.swap_remove(i));
+            let mut directory = before.unwrap_or_else(|| Directory::new(*peer, now));
+            if let Some(i) = self.kept.iter().position(|k| k.node == peer.node) {
+                let kept = self.kept.swap_remove(i);
+                if directory.since.is_none() {
+                    (directory.list, directory.since) = (kept.list, Some(kept.next));
+                }
             }
-        }
-        for peer in new {
-            let used = |s: &Self| s.directories.iter().map(|d| d.bit).chain(s.former.iter().copied()).fold(0, |all, bit| all | bit);
-            if used(self) == u8::MAX && !self.former.is_empty() {
-                free |= self.former.remove(0);
-            }
-            let bit = 1u8.checked_shl(used(self).trailing_ones()).unwrap_or(0);
-            self.directories.push(Directory {
-                peer: *peer,
-                since: None,
-                at,
-                failures: 0,
-                pages: 0,
-                busy: false,
-                began: now,
-                bit,
-                whole: true,
-                ended: false,
-                checking: 0,
-                complete: false,
-            });
+            self.directories.push(directory);
         }
         self.next = now;
-        free
-    }
-
-    /// Whether an answer of this directory is not to be waited for: it came, or failed, or had its time.
-    fn heard(d: &Directory, now: Time) -> bool {
-        d.complete || d.failures > 0 || now.since(d.began) > SNAPSHOT_WAIT
-    }
-
-    /// Who has a say, and the bits of those that have none any more: former directories, once two of the present ones have (or the
-    /// only one).
-    fn voters(&mut self, now: Time) -> (u8, u8) {
-        let complete = self.directories.iter().filter(|d| d.complete).fold(0, |all, d| all | d.bit);
-        let enough = complete.count_ones() as usize >= self.directories.len().min(2);
-        let mut free = 0;
-        if enough && complete != 0 && self.directories.iter().all(|d| Self::heard(d, now)) {
-            free = core::mem::take(&mut self.former).into_iter().fold(0, |all, bit| all | bit);
-        }
-        (self.former.iter().fold(complete, |all, bit| all | bit), free)
-    }
-
-    pub(super) const fn next(&self) -> Time {
-        self.next
     }
 
     fn get(&mut self, node: NodeId) -> Option<&mut Directory> {
         self.directories.iter_mut().find(|d| d.peer.node == node)
     }
 
+    /// Whether a directory is read over a link of its own: the ways in, and then the guard alone, which comes first.
+    fn is_direct(&self, node: &NodeId) -> bool {
+        self.starting || self.directories.first().is_some_and(|d| d.peer.node == *node)
+    }
+
     fn plan(&mut self) {
         let soonest = self.directories.iter().filter(|d| !d.busy).map(|d| d.at).min();
         self.next = soonest.unwrap_or(Time(u64::MAX));
     }
+
+    /// The lists that count, and how many of them must name a relay. None, while no two agree.
+    fn voters(&self, local: bool) -> (Vec<&Directory>, usize) {
+        let complete = || self.directories.iter().filter(|d| d.complete);
+        if self.one_way && self.starting {
+            return (complete().take(1).collect(), 1);
+        }
+        // Who lacks most of our guards is not believed, unless all that can be asked do: then the network is another than it was.
+        let all_in = self.directories.iter().all(|d| d.complete) && self.directories.len() >= AGREE;
+        let none_has = all_in && complete().all(|d| !d.list.names_most(&self.guards));
+        let believed: Vec<&Directory> = complete().filter(|d| none_has || d.list.names_most(&self.guards)).collect();
+        let apart = |a: &Directory, b: &Directory| {
+            a.peer.node != b.peer.node && (local || Group::of(&a.peer.addr) != Group::of(&b.peer.addr))
+        };
+        let agrees = |d: &&&Directory| believed.iter().any(|other| apart(d, other) && d.list.agrees(&other.list));
+        (believed.iter().filter(agrees).copied().collect(), AGREE)
+    }
+
+    /// Descriptors that one directory alone lists, of relays that all agree on: newer ones mostly, which others will list soon; or
+    /// another face, which is looked at once, and shows what it is beside the one that is known.
+    fn lone_faces(&self, votes: &BTreeMap<u64, Vote>) -> Vec<(NodeId, u64, Tag)> {
+        let mut lone = Vec::new();
+        for d in self.directories.iter().filter(|d| d.complete) {
+            let others = d.list.iter().filter(|l| votes.get(&l.id).is_some_and(|v| v.tag.is_some_and(|tag| tag != l.tag)));
+            let unseen = others.filter(|l| !self.looked_at.contains(&l.tag));
+            lone.extend(unseen.take(FACES_LOOKED_AT).map(|l| (d.peer.node, l.id, l.tag)));
+        }
+        lone
+    }
+
+    /// Whether what is known of the network is of today: read in this run, or not long before it.
+    pub(super) const fn is_current(&self) -> bool {
+        self.read
+    }
+
+    pub(super) const fn next(&self) -> Time {
+        self.next
+    }
+
+    pub(super) fn check(&self) {
+        assert!(self.directories.len() <= DIRECTORIES && self.batches.len() <= DIRECTORIES * BATCHES);
+        assert!(self.questions.len() <= DIRECTORIES * (BATCHES + 1));
+    }
 }
 
 impl Overlay {
-    /// Whether a client has read what it is going to read before it chooses anything: all directories gave a whole snapshot, or
-    /// failed, or had their time; and one at least gave one. The first answer alone must not decide: it may be a liar's, and short
-    /// (T29).
-    pub fn snapshots_read(&self, now: Time) -> bool {
-        let directories = &self.sync.directories;
-        directories.iter().any(|d| d.complete) && directories.iter().all(|d| Sync::heard(d, now))
+    /// Whether a client knows a network that its directories agreed on, now or in an earlier run: guards and paths may be chosen
+    /// from it. The first answer alone must not decide: it may be a liar's, and short (T29).
+    pub const fn has_view(&self) -> bool {
+        self.sync.read || self.sync.taken.is_some()
     }
 
-    pub(super) fn directories(&mut self, env: &Env<'_>, list: Vec<Peer>) {
-        if !self.is_relay() && !list.is_empty() {
-            let gone = self.sync.set(env.now, env.now, &list);
-            self.view.unlist(gone, true);
-            self.count_votes(env.now);
-        }
+    /// Whether a client has a view, from an earlier run or from the ways in, and should go on with its guard and through circuits.
+    pub const fn wants_directories(&self) -> bool {
+        self.has_view() && (self.sync.directories.is_empty() || (self.sync.starting && self.sync.reviewed))
     }
 
-    /// Who has a say may have changed.
-    fn count_votes(&mut self, now: Time) {
-        let (voters, gone) = self.sync.voters(now);
-        if gone != 0 {
-            self.view.unlist(gone, true);
-        }
-        self.view.set_voters(voters);
-        self.view_changed = true;
-    }
-
-    /// The directory lists this relay.
-    pub(super) fn listed(&mut self, directory: NodeId, node: &NodeId, addr: &SocketAddr) {
-        if let Some(d) = self.sync.get(directory) {
-            let (bit, whole) = (d.bit, d.whole);
-            self.view.list(node, addr, bit, whole);
-        }
-    }
-
-    /// The records of one page were checked; or that failed, and what they listed must be read again.
-    pub(super) fn page_checked(&mut self, env: &Env<'_>, directory: NodeId, done: bool) {
-        if let Some(d) = self.sync.get(directory) {
-            d.checking = d.checking.saturating_sub(1);
-            if !done {
-                (d.since, d.whole, d.ended) = (None, true, false);
+    /// A client's first step: what it kept, or the ways in.
+    pub(super) fn begin(&mut self, env: &Env<'_>) {
+        if let Some(bytes) = self.config.saved.take() {
+            if Kept::decode(&self.config.network, &bytes).is_ok_and(|kept| self.restore(env, kept)) {
+                return;
             }
+            self.odd(Odd::SavedView);
         }
-        self.close_snapshot(env.now, directory);
+        self.sync.starting = true;
+        let first = self.sync.take_ways_in(DIRECTORIES);
+        self.sync.set(env.now, &first);
     }
 
-    /// The whole snapshot was read and checked: from here on its directory has a say.
-    fn close_snapshot(&mut self, now: Time, directory: NodeId) {
-        let Some(d) = self.sync.get(directory).filter(|d| d.whole && d.ended && d.checking == 0) else { return };
-        let bit = d.bit;
-        (d.whole, d.ended, d.complete) = (false, false, true);
-        self.view.listed_whole(bit);
-        self.count_votes(now);
+    /// Takes up what an earlier run kept. False if too little of it counts still.
+    fn restore(&mut self, env: &Env<'_>, kept: Kept) -> bool {
+        for (body, host) in &kept.relays {
+            self.view.adopt(body, *host, env.wall);
+        }
+        let counts = self.view.counts();
+        if counts.relays < limits::NETWORK_MIN_RELAYS || counts.relays * 2 < kept.relays.len() {
+            let all: Vec<NodeId> = self.view.entries().map(|e| e.relay.node()).collect();
+            all.iter().for_each(|node| self.view.remove(node));
+            return false;
+        }
+        self.sync.taken = Some(kept.taken);
+        self.sync.kept = kept.lists;
+        // A clock that went back makes nothing current.
+        let age = env.wall.0.checked_sub(kept.taken.0);
+        if age.is_some_and(|age| age < CURRENT_SECS) {
+            self.sync.read = true;
+            self.sweep.resume(kept.samples);
+            self.measure(env.now);
+        }
+        self.view_changed = true;
+        true
+    }
+
+    /// A client's directories, its guard first.
+    pub(super) fn directories(&mut self, env: &Env<'_>, list: Vec<Peer>) {
+        if self.is_relay() || list.is_empty() {
+            return;
+        }
+        let guard = list.first().map(|p| p.node);
+        self.sync.starting = false;
+        self.sync.set(env.now, &list);
+        // Lines to others show who we are, and were for the start only.
+        let others: Vec<_> = self.links.iter().filter(|(_, l)| l.dialled && l.node != guard).map(|(id, _)| *id).collect();
+        for link in others {
+            if let Some(l) = self.links.get_mut(&link) {
+                l.ours = false;
+            }
+            self.out.push_back(Output::Release { link });
+        }
     }
 
     pub(super) fn tick_sync(&mut self, env: &mut Env<'_>) {
@@ -237,56 +348,103 @@ impl Overlay {
         let due: Vec<Peer> = self.sync.directories.iter().filter(|d| !d.busy && d.at <= env.now).map(|d| d.peer).collect();
         for peer in due {
             if let Some(d) = self.sync.get(peer.node) {
-                d.busy = true;
-                d.pages = 0;
+                (d.busy, d.pages) = (true, 0);
             }
-            match self.link_to(&peer.node) {
-                Some(link) => self.ask_snapshot(env, link, peer.node),
-                None => {
-                    if !self.dial(env, peer, Purpose::Directory) {
-                        self.directory_failed(env, peer.node);
-                    }
+            if self.sync.is_direct(&peer.node) && self.link_to(&peer.node).is_none() {
+                if !self.dial(env, peer, Purpose::Directory) {
+                    self.directory_failed(env, peer.node);
+                }
+            } else {
+                self.ask_list(env, peer.node);
+            }
+        }
+        self.sync.plan();
+    }
+
+    /// The link to a directory is open.
+    pub(super) fn linked_directory(&mut self, env: &mut Env<'_>, node: NodeId) {
+        if self.sync.get(node).is_some_and(|d| d.busy) {
+            self.ask_list(env, node);
+        }
+    }
+
+    /// Asks a directory, over its link or through a circuit. False if that cannot be done now.
+    fn ask_directory(&mut self, env: &Env<'_>, node: NodeId, asked: Asked, message: impl FnOnce(u32) -> Message) -> bool {
+        if self.sync.is_direct(&node) {
+            return self.link_to(&node).is_some_and(|link| self.request(env, link, asked, message));
+        }
+        self.next_token += 1;
+        let token = self.next_token;
+        let Some(bytes) = message(number(token)).encode() else { return false };
+        self.sync.questions.insert(token, asked);
+        self.out.push_back(Output::Ask { token, to: Some(node), bytes });
+        true
+    }
+
+    fn ask_list(&mut self, env: &mut Env<'_>, node: NodeId) {
+        let since = self.sync.get(node).and_then(|d| d.since);
+        if !self.ask_directory(env, node, Asked::List { directory: node }, |id| Message::List { id, since }) {
+            self.directory_failed(env, node);
+        }
+    }
+
+    /// What came of a question that went through a circuit.
+    pub(super) fn told(&mut self, env: &mut Env<'_>, token: u64, answer: Option<Vec<u8>>) {
+        let Some(asked) = self.sync.questions.remove(&token) else { return };
+        let message = answer.and_then(|bytes| Message::decode(&bytes).ok());
+        match (asked, message) {
+            (Asked::List { directory }, Some(Message::ListPage { id, next, anew, more, gone, listed })) if id == number(token) => {
+                self.list_page(env, directory, Page { next, anew, more, gone, listed });
+            }
+            (Asked::Bodies { directory, batch }, Some(Message::FetchReply { id, records })) if id == number(token) => {
+                self.bodies(env, directory, batch, records);
+            }
+            (asked, _) => self.unanswered(env, asked),
+        }
+    }
+
+    /// A question to a directory stays without answer.
+    pub(super) fn unanswered(&mut self, env: &mut Env<'_>, asked: Asked) {
+        match asked {
+            Asked::List { directory } => self.directory_failed(env, directory),
+            Asked::Bodies { directory, batch } => {
+                if self.sync.batches.remove(&batch).is_some() {
+                    self.directory_failed(env, directory);
+                    self.ask_bodies(env);
                 }
             }
-        }
-        self.sync.plan();
-    }
-
-    pub(super) fn ask_snapshot(&mut self, env: &mut Env<'_>, link: LinkId, directory: NodeId) {
-        let since = self.sync.get(directory).and_then(|d| d.since);
-        if !self.request(env, link, Asked::Snapshot { directory }, |id| Message::Snapshot { id, since }) {
-            self.directory_failed(env, directory);
+            Asked::Near | Asked::Fetch | Asked::Announce | Asked::DialBack => {}
         }
     }
 
-    pub(super) fn directory_failed(&mut self, env: &mut Env<'_>, directory: NodeId) {
+    /// A directory did not answer: it is asked again, later each time. At a start another way in takes its place, if there is one.
+    pub(super) fn directory_failed(&mut self, env: &mut Env<'_>, node: NodeId) {
+        let wait = |failures: u32| (RETRY * 2u32.pow(failures.min(11))).min(POLL);
         let jitter = env.rng.random_range(0.75..1.25);
-        if let Some(d) = self.sync.get(directory) {
+        if let Some(d) = self.sync.get(node) {
             d.busy = false;
             d.failures = d.failures.saturating_add(1);
-            let wait = (RETRY * 2u32.pow(d.failures.min(11))).min(POLL);
-            d.at = env.now + wait.mul_f64(jitter);
+            d.at = env.now + wait(d.failures).mul_f64(jitter);
         }
-        let none_answers =
-            self.view.counts().relays == 0 && self.sync.directories.iter().all(|d| d.since.is_none() && d.failures > 0);
-        if none_answers {
-            let next = self.sync.take_ways_in(usize::MAX);
-            let gone = self.sync.set(env.now, env.now + RETRY.mul_f64(jitter), &next);
-            self.view.unlist(gone, true);
+        let starting = self.sync.starting;
+        if starting && let Some(i) = self.sync.directories.iter().position(|d| d.peer.node == node && !d.complete) {
+            if let [other] = self.sync.take_ways_in(1)[..] {
+                // A round through all of them takes as long as one that failed would rest.
+                let at = env.now + RETRY.mul_f64(jitter);
+                self.sync.directories.splice(i..=i, [Directory::new(other, at)]);
+            }
+        }
+        let lost = !starting && self.sync.directories.iter().all(|d| d.failures >= LOST_AFTER);
+        if lost && !self.sync.ways_in.is_empty() {
+            (self.sync.starting, self.sync.reviewed) = (true, false);
+            self.sync.directories.clear();
+            let first = self.sync.take_ways_in(DIRECTORIES);
+            self.sync.set(env.now, &first);
         }
         self.sync.plan();
-        self.count_votes(env.now);
     }
 
-    pub(super) fn snapshot_page(
-        &mut self,
-        env: &mut Env<'_>,
-        link: LinkId,
-        directory: NodeId,
-        next: Cursor,
-        more: bool,
-        records: Vec<Blob>,
-    ) {
+    pub(super) fn list_page(&mut self, env: &mut Env<'_>, node: NodeId, page: Page) {
         // A view that is not known well enough yet may have been read while the directory's own was growing.
         let poll = match (self.coverage().ready, self.view.is_local()) {
             (true, false) => POLL,
@@ -295,70 +453,198 @@ impl Overlay {
             (false, true) => POLL_GROWING_LOCAL,
         };
         let wait = poll.mul_f64(env.rng.random_range(0.5..1.5));
-        let Some(d) = self.sync.get(directory) else { return };
-        // Only forward, and only so far: a directory cannot keep us turning pages.
-        let forward = d.since.is_none_or(|s| s.epoch != next.epoch || s.number < next.number);
-        // Another epoch than ours: this is the first page of a whole snapshot.
-        let anew = d.since.is_none_or(|s| s.epoch != next.epoch);
-        d.since = Some(next);
-        d.failures = 0;
-        d.whole |= anew;
-        d.ended = false;
-        d.checking += 1;
-        let bit = d.bit;
+        let Some(d) = self.sync.get(node).filter(|d| d.busy) else { return };
         d.pages += 1;
-        let go_on = more && forward && d.pages < PAGES_MAX;
-        if !go_on {
-            d.busy = false;
-            d.ended = !more;
-            d.at = env.now + wait;
+        let forward = page.anew || d.since.is_some_and(|s| s.epoch == page.next.epoch && s.number < page.next.number);
+        if page.anew {
+            d.reading = Some(List::default());
         }
-        if anew {
-            self.view.unlist(bit, false);
+        let list = d.reading.as_mut().unwrap_or(&mut d.list);
+        // Only forward, and only so far: a directory cannot keep us turning pages.
+        if !list.take(&page) || (page.more && (!forward || d.pages >= PAGES_MAX)) {
+            (d.since, d.reading, d.complete) = (None, None, false);
+            self.odd(Odd::EndlessList);
+            return self.directory_failed(env, node);
         }
-        let checking = self.verify(link, Some(directory), records);
-        if checking != Some(true) {
-            self.page_checked(env, directory, checking.is_some());
+        d.since = Some(page.next);
+        if page.more {
+            return self.ask_list(env, node);
         }
-        if go_on {
-            self.ask_snapshot(env, link, directory);
+        if let Some(whole) = d.reading.take() {
+            d.list = whole;
         }
+        (d.complete, d.busy, d.failures, d.at) = (true, false, 0, env.now + wait);
         self.sync.plan();
+        self.review(env);
     }
 
-    /// The answer to a request about the public view: for links, and for requests that come through circuits. `None` for all other
-    /// messages.
-    pub fn answer(&self, message: &Message) -> Option<Message> {
-        match message {
-            Message::Near { id, target, max } => {
-                let near = self.view.near(target, usize::from(*max).min(NEAR_MAX));
-                let hints = near.map(|r| Hint { id: r.hint_id(), seq: r.descriptor().seq }).collect();
-                Some(Message::NearReply { id: *id, hints })
+    /// A list is whole: what do the directories agree on now?
+    fn review(&mut self, env: &mut Env<'_>) {
+        let (voters, needed) = self.sync.voters(self.view.is_local());
+        let lists: Vec<&List> = voters.iter().map(|d| &d.list).collect();
+        if lists.len() < needed {
+            if self.sync.directories.iter().filter(|d| d.complete).count() >= AGREE {
+                self.odd(Odd::LoneList);
             }
-            Message::Fetch { id, ids } => {
-                let known = ids.iter().take(FETCH_MAX).filter_map(|hint| self.view.by_hint(*hint)).filter(|e| !e.doubted());
-                Some(Message::FetchReply { id: *id, records: known.map(|e| Blob(e.relay.encode())).collect() })
-            }
-            Message::Snapshot { id, since } => {
-                let from = since.filter(|s| s.epoch == self.epoch).map_or(0, |s| s.number);
-                let mut number = from;
-                let mut records = Vec::with_capacity(PAGE_MAX);
-                for (n, relay) in self.view.arrivals(from, PAGE_MAX) {
-                    number = n;
-                    records.push(Blob(relay.encode()));
+            return;
+        }
+        let votes = lists::count(&lists, needed);
+        if needed < AGREE && !self.has_view() {
+            self.out.push_back(Output::Event(Event::OneWayIn));
+        }
+        let unlisted = |node: &NodeId| !votes.contains_key(&record::hint_id(node));
+        let gone: Vec<NodeId> = self.view.entries().map(|e| e.relay.node()).filter(unlisted).collect();
+        gone.iter().for_each(|node| self.view.remove(node));
+        self.sync.wanted.clear();
+        for (hint, vote) in &votes {
+            match self.view.by_hint(*hint).map(|e| (e.relay.body().clone(), e.host)) {
+                // What was agreed on before holds, while they agree on nothing else.
+                Some((body, host)) if vote.tag.is_none_or(|tag| tag == body.tag()) => {
+                    if host != vote.host {
+                        self.view.adopt(&body, vote.host, env.wall);
+                    }
                 }
-                let more = self.view.arrivals(number, 1).next().is_some();
-                Some(Message::SnapshotPage { id: *id, next: Cursor { epoch: self.epoch, number }, more, records })
+                _ => self.sync.wanted.extend(vote.tag.map(|tag| (*hint, tag))),
             }
-            Message::Digest { id } => Some(Message::DigestReply { id: *id, digest: self.view.digest() }),
-            Message::NearReply { .. }
-            | Message::FetchReply { .. }
-            | Message::Announce { .. }
-            | Message::AnnounceAck { .. }
-            | Message::SnapshotPage { .. }
-            | Message::DigestReply { .. }
-            | Message::DialBack { .. }
-            | Message::DialBackReply { .. } => None,
+        }
+        self.sync.lone = self.sync.lone_faces(&votes);
+        self.sync.votes = votes;
+        self.sync.changed = true;
+        self.view_changed = true;
+        self.ask_bodies(env);
+    }
+
+    /// Asks for descriptors that are wanted and not asked for, of the first directory that lists them and did not refuse.
+    fn ask_bodies(&mut self, env: &mut Env<'_>) {
+        let nodes: Vec<NodeId> = self.sync.directories.iter().filter(|d| d.complete).map(|d| d.peer.node).collect();
+        let mut idle = true;
+        for node in nodes {
+            let direct = self.sync.is_direct(&node);
+            if direct && self.link_to(&node).is_none() {
+                continue;
+            }
+            loop {
+                let under_way = self.sync.batches.values().filter(|(by, _)| *by == node).count();
+                let asked: BTreeSet<u64> = self.sync.batches.values().flat_map(|(_, list)| list).map(|(hint, _)| *hint).collect();
+                let lists = |hint: &u64, tag: &Tag| {
+                    self.sync.directories.iter().any(|d| d.peer.node == node && d.list.tag(*hint) == Some(*tag))
+                };
+                let open = |(hint, tag): &(u64, Tag)| {
+                    !asked.contains(hint) && !self.sync.refused.contains(&(node, *tag)) && lists(hint, tag)
+                };
+                let wanted = self.sync.wanted.iter().map(|(hint, tag)| (*hint, *tag));
+                let batch: Vec<(u64, Tag)> = wanted.filter(open).take(BATCH).collect();
+                idle &= batch.is_empty();
+                if batch.is_empty() || under_way >= if direct { BATCHES } else { 1 } {
+                    break;
+                }
+                self.sync.next_batch = self.sync.next_batch.wrapping_add(1).max(1);
+                let number = self.sync.next_batch;
+                let ids = batch.iter().map(|(hint, _)| *hint).collect();
+                let asked = Asked::Bodies { directory: node, batch: number };
+                if !self.ask_directory(env, node, asked, |id| Message::Fetch { id, ids, part: Part::Descriptor }) {
+                    break;
+                }
+                self.sync.batches.insert(number, (node, batch));
+            }
+        }
+        if idle && self.sync.batches.is_empty() {
+            self.whole(env);
+            self.look_at_lone(env);
         }
     }
+
+    /// Asks for what one directory lists alone: one question to each, and once for each descriptor.
+    fn look_at_lone(&mut self, env: &Env<'_>) {
+        let lone = core::mem::take(&mut self.sync.lone);
+        if self.sync.looked_at.len() > LOOKED_AT_MAX {
+            self.sync.looked_at.clear();
+        }
+        let nodes: BTreeSet<NodeId> = lone.iter().map(|(node, ..)| *node).collect();
+        for directory in nodes {
+            let ids: Vec<u64> = lone.iter().filter(|(node, ..)| *node == directory).map(|(_, id, _)| *id).collect();
+            // Of no batch: whatever comes is compared with what is known, and that is all.
+            let asked = Asked::Bodies { directory, batch: 0 };
+            if self.ask_directory(env, directory, asked, |id| Message::Fetch { id, ids, part: Part::Descriptor }) {
+                self.sync.looked_at.extend(lone.iter().filter(|(node, ..)| *node == directory).map(|(.., tag)| *tag));
+            }
+        }
+    }
+
+    /// Descriptors came: they are checked beside the machine.
+    pub(super) fn bodies(&mut self, env: &mut Env<'_>, directory: NodeId, batch: u32, records: Vec<Blob>) {
+        let records: Vec<Vec<u8>> = records.into_iter().map(|b| b.0).collect();
+        if records.is_empty() || self.jobs.len() >= JOBS_MAX {
+            return self.bodies_checked(env, directory, batch, Some(Vec::new()));
+        }
+        self.job(Work::Bodies { directory, batch }, OverlayJob::Verify(records));
+    }
+
+    /// They were checked; `None`: that did not come about.
+    pub(super) fn bodies_checked(
+        &mut self,
+        env: &mut Env<'_>,
+        directory: NodeId,
+        batch: u32,
+        list: Option<Vec<Result<Record, RecordError>>>,
+    ) {
+        let Some((_, mut asked)) = self.sync.batches.remove(&batch) else {
+            let bodies = list.iter().flatten().filter_map(|r| if let Ok(Record::Body(body)) = r { Some(body) } else { None });
+            return bodies.for_each(|body| self.compare(env.now, body));
+        };
+        let before = asked.len();
+        for record in list.iter().flatten() {
+            let Ok(Record::Body(body)) = record else {
+                self.odd(Odd::Forged);
+                continue;
+            };
+            let (hint, tag) = (record::hint_id(&body.descriptor().node), body.tag());
+            if let Some(i) = asked.iter().position(|(h, t)| (*h, *t) == (hint, tag)) {
+                asked.swap_remove(i);
+                self.sync.wanted.remove(&hint);
+                let host = self.sync.votes.get(&hint).is_some_and(|v| v.host);
+                self.view.adopt(body, host, env.wall);
+                self.view_changed = true;
+            } else {
+                // It changed since it was listed; or this is another face.
+                self.compare(env.now, body);
+            }
+        }
+        // What did not fit the answer is asked for again, as long as something comes.
+        if list.is_some() && asked.len() == before {
+            self.odd(Odd::EmptyList);
+            self.sync.refused.extend(asked.iter().map(|(_, tag)| (directory, *tag)));
+        }
+        self.ask_bodies(env);
+    }
+
+    /// All that was agreed on is known, or nobody shows it.
+    fn whole(&mut self, env: &mut Env<'_>) {
+        self.sync.refused.clear();
+        (self.sync.read, self.sync.reviewed, self.sync.taken) = (true, true, Some(env.wall));
+        self.measure(env.now);
+        self.view_changed = true;
+    }
+
+    /// Saves what is known, now and then, and as soon as it is good for something.
+    pub(super) fn save_view(&mut self, env: &Env<'_>) {
+        let every = self.local_or(SAVE_EVERY_LOCAL, SAVE_EVERY);
+        let due = self.sync.saved.is_none_or(|at| at + every <= env.now);
+        let Some(taken) = self.sync.taken.filter(|_| due && self.sync.changed && self.sync.read && self.coverage.ready) else {
+            return;
+        };
+        (self.sync.changed, self.sync.saved) = (false, Some(env.now));
+        let relays = self.view.usable().iter();
+        let hosts = |r: &record::Verified| self.view.entry(&r.node()).is_some_and(|e| e.host);
+        let relays = relays.map(|r| (r.body().clone(), hosts(r))).collect();
+        let lists = self.sync.directories.iter().filter(|d| d.complete && !self.sync.starting);
+        let lists = lists.filter_map(|d| Some(KeptList { node: d.peer.node, next: d.since?, list: d.list.clone() })).collect();
+        let kept = Kept { taken, relays, lists, samples: self.sweep.samples() };
+        self.out.push_back(Output::Save { name: kept::SAVED, bytes: kept.encode() });
+    }
+}
+
+/// The number of a question that goes through a circuit: of its token what fits.
+const fn number(token: u64) -> u32 {
+    (token & 0xffff_ffff) as u32
 }

@@ -1,9 +1,11 @@
 //! Views without signatures, for tests.
 
+use crate::base::NetworkId;
 use crate::base::NodeId;
 use crate::base::Position;
 use crate::base::Time;
 use crate::base::Wall;
+use crate::proto::overlay::io::Config;
 use crate::proto::overlay::record::Verified;
 use crate::proto::overlay::view::View;
 use crate::wire::codec::Extensions;
@@ -26,7 +28,6 @@ fn witness(i: u8) -> (NodeId, SocketAddr) {
 pub(crate) fn plain(node: NodeId, addr: SocketAddr) -> Descriptor {
     Descriptor {
         node,
-        seq: 1,
         published: NOW,
         expires: NOW.plus(86_400),
         addrs: vec![addr],
@@ -35,18 +36,19 @@ pub(crate) fn plain(node: NodeId, addr: SocketAddr) -> Descriptor {
         host_key: None,
         family: vec![],
         old_addrs: vec![],
-        receipts: vec![],
         extensions: Extensions::default(),
     }
 }
 
-/// A descriptor with receipts of the first `n` standing witnesses, `age` days old.
-pub(crate) fn vouched(node: NodeId, addr: SocketAddr, n: u8, age: u32) -> Descriptor {
-    let mut d = plain(node, addr);
-    for i in 1..=n {
-        d.receipts.push(Receipt { witness: witness(i).0, subject: node, addr, day: NOW.day() - age, sig: [0; 64] });
-    }
-    d
+/// Receipts of the first `n` standing witnesses, `age` days old.
+pub(crate) fn vouched(node: NodeId, addr: SocketAddr, n: u8, age: u32) -> Vec<Receipt> {
+    (1..=n).map(|i| Receipt { witness: witness(i).0, subject: node, addr, day: NOW.day() - age, sig: [0; 64] }).collect()
+}
+
+/// A relay with such receipts, at a position.
+pub(crate) fn vouched_at(d: Descriptor, n: u8, age: u32, position: Position) -> Arc<Verified> {
+    let receipts = d.first_addr().map(|addr| vouched(d.node, addr, n, age)).unwrap_or_default();
+    Verified::unchecked(d, receipts, position)
 }
 
 pub(crate) fn host_key() -> HostKey {
@@ -57,9 +59,9 @@ pub(crate) fn host_key() -> HostKey {
 pub(crate) fn host_at(rng: &mut StdRng, addr: SocketAddr, position: Position) -> Arc<Verified> {
     let mut id = [0; 32];
     rng.fill_bytes(&mut id);
-    let mut d = vouched(NodeId(id), addr, 3, 0);
+    let mut d = plain(NodeId(id), addr);
     d.host_key = Some(host_key());
-    Verified::unchecked(d, position)
+    vouched_at(d, 3, 0, position)
 }
 
 /// A local view that holds three witnesses, proven and not usable themselves.
@@ -72,7 +74,20 @@ pub(crate) fn view_with_witnesses() -> View {
 pub(crate) fn add_witnesses(view: &mut View) {
     for i in 1..=3 {
         let (node, addr) = witness(i);
-        view.insert(Verified::unchecked(plain(node, addr), Position([i; 32])), NOW);
+        view.insert(Verified::unchecked(plain(node, addr), vec![], Position([i; 32])), NOW);
         view.prove(&node, &addr, Time(0));
+    }
+}
+
+/// Settings with nothing in them.
+pub(crate) const fn config(local: bool) -> Config {
+    Config {
+        local,
+        profile: None,
+        bootstrap: Vec::new(),
+        known: Vec::new(),
+        guards: Vec::new(),
+        network: NetworkId([42; 32]),
+        saved: None,
     }
 }

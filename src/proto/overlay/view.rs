@@ -10,12 +10,12 @@
 //! vouched for such relays loses his word (`view/marks.rs`). So views agree as far as descriptors do, less what each node found out
 //! by itself.
 //!
-//! A client dials nobody to look. It believes what at least two of its directories list ([`View::list`]).
+//! A client dials nobody to look, and judges nothing: its view holds what its directories agree on ([`View::adopt`]).
 
 mod bound;
 pub(in crate::proto::overlay) mod evidence;
+mod faces;
 mod judge;
-mod listing;
 mod marks;
 
 use crate::base::NodeId;
@@ -26,13 +26,16 @@ use crate::base::limits;
 use crate::base::net;
 use crate::base::net::Group;
 use crate::base::net::Prefix;
+use crate::proto::overlay::record::Body;
+use crate::proto::overlay::record::Faces;
 use crate::proto::overlay::record::Verified;
 use crate::proto::overlay::record::hint_id;
 use crate::proto::overlay::region;
 use crate::proto::overlay::region::Walk;
 use crate::proto::overlay::view::marks::Marks;
-use crate::wire::overlay::Digest;
 use crate::wire::record::Receipt;
+use core::cmp::Ordering;
+use core::ops::Bound;
 use rand::CryptoRng;
 use rand::RngExt;
 use std::collections::BTreeMap;
@@ -46,6 +49,12 @@ pub enum Inserted {
     New,
     /// A newer descriptor of a known relay.
     Newer,
+    /// The known descriptor, said anew.
+    Fresher,
+    /// Another descriptor from the slot of time of the one that is known: the relay is struck out.
+    Faces,
+    /// It was struck out before.
+    Struck,
     /// Known already, or older than what is known.
     Known,
     /// Expired, or from the future, by more than the accepted skew.
@@ -59,7 +68,7 @@ pub enum Inserted {
 /// How a relay stands with us. Kept over newer descriptors with the same first address.
 #[derive(Clone, Copy, Debug, Default)]
 struct Standing {
-    /// Whether receipts connect it with a relay that answered us; of a client: whether directories enough list it.
+    /// Whether receipts connect it with a relay that answered us; of a client: its directories agree on it.
     seen: bool,
     /// It was seen, and is no more.
     dropped: bool,
@@ -75,10 +84,6 @@ struct Standing {
     led_by: Option<NodeId>,
     /// The relay that answered us at the beginning of that chain.
     root: Option<NodeId>,
-    /// Directories that list it, a bit for each.
-    listed: u8,
-    /// Directories that list it in the whole snapshot that is being read.
-    relisted: u8,
 }
 
 impl Standing {
@@ -101,21 +106,27 @@ pub struct Entry {
     arrival: u64,
     /// Index in the list of usable relays.
     slot: usize,
-    /// Of its descriptor, at hand here: what is looked at whenever others name it.
-    seq: u64,
+    /// Of its records, at hand here: what is looked at whenever others name it.
+    tag: u64,
+    fresh: Wall,
     group: Group,
     prefix: Prefix,
 }
 
 impl Entry {
     fn new(relay: Arc<Verified>, standing: Standing, arrival: u64) -> Self {
-        let (seq, group, prefix) = (relay.descriptor().seq, relay.group(), relay.prefix());
-        Self { relay, usable: false, host: false, standing, arrival, slot: 0, seq, group, prefix }
+        let (tag, fresh, group, prefix) = (relay.digest_part(), relay.published(), relay.group(), relay.prefix());
+        Self { relay, usable: false, host: false, standing, arrival, slot: 0, tag, fresh, group, prefix }
     }
 
-    /// The number of its descriptor.
-    pub const fn seq(&self) -> u64 {
-        self.seq
+    /// What hints carry of its descriptor's hash.
+    pub const fn tag(&self) -> u64 {
+        self.tag
+    }
+
+    /// When it last said that it is there.
+    pub const fn fresh(&self) -> Wall {
+        self.fresh
     }
 
     /// Whether a witness more that is seen could make more of it.
@@ -175,6 +186,33 @@ pub enum PlaceKind {
     Former,
 }
 
+/// One change of the usable relays.
+#[derive(Clone, Copy, Debug)]
+pub enum Change<'a> {
+    /// This one came, or has another descriptor, or hosts now, or no more.
+    Came(&'a Arc<Verified>),
+    /// The one with this hint is gone.
+    Gone(u64),
+}
+
+/// Some changes, oldest first.
+#[derive(Debug)]
+pub struct Changes<'a> {
+    /// Who came and went.
+    pub list: Vec<Change<'a>>,
+    /// The number of the last of them: where to go on.
+    pub number: u64,
+    /// Whether there are more.
+    pub more: bool,
+}
+
+impl Changes<'_> {
+    /// Nothing changed.
+    pub const fn none() -> Self {
+        Self { list: Vec::new(), number: 0, more: false }
+    }
+}
+
 /// Numbers of a view.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -196,7 +234,7 @@ pub(crate) type Places = BTreeMap<(u128, u64), Place>;
 /// # Invariants
 /// `usable` holds exactly the entries marked so, each at its `slot`; `places` holds each of them once (and its former places);
 /// `log` holds each usable entry once, `pending` every other; counters agree with the entries; nothing doubted is seen, and nothing
-/// usable is not. Checked by [`View::check`].
+/// usable is not; nobody who was struck out has an entry. Checked by [`View::check`].
 #[derive(Debug)]
 pub struct View {
     local: bool,
@@ -205,6 +243,10 @@ pub struct View {
     places: Places,
     /// Usable relays by the number of their arrival (or last change).
     log: BTreeMap<u64, Arc<Verified>>,
+    /// Relays that ceased to be usable, by the number of that change.
+    gone: BTreeMap<u64, u64>,
+    /// Changes up to this number are not all in there any more.
+    gone_from: u64,
     /// Not usable relays by arrival.
     pending: BTreeMap<u64, NodeId>,
     /// Every receipt of every entry, as (witness, subject) hints: a witness that becomes seen makes its subjects seen.
@@ -222,17 +264,17 @@ pub struct View {
     host_prefixes: BTreeMap<Prefix, u32>,
     hosts: usize,
     hosts_capped: usize,
-    digest: Digest,
+    digest: u64,
     /// When full: relays whose sample rank is above are not taken.
     rank_ceiling: u64,
     max: usize,
     marks: Marks,
-    /// Of a client: the directories that have a say, a bit for each.
-    voters: Option<u8>,
+    /// Those who showed different faces, with the proof.
+    faces: BTreeMap<NodeId, Arc<Faces>>,
+    /// A client's, which judges nothing itself.
+    client: bool,
     /// Something was doubted, or somebody lost his word: what hangs on it is to be decided anew.
     stale: bool,
-    /// Usable relays that ceased to be so, since [`View::forget_lost`].
-    lost: usize,
 }
 
 impl View {
@@ -244,6 +286,8 @@ impl View {
             usable: Vec::new(),
             places: BTreeMap::new(),
             log: BTreeMap::new(),
+            gone: BTreeMap::new(),
+            gone_from: 0,
             pending: BTreeMap::new(),
             receipts: BTreeSet::new(),
             arrivals: 0,
@@ -257,14 +301,21 @@ impl View {
             host_prefixes: BTreeMap::new(),
             hosts: 0,
             hosts_capped: 0,
-            digest: Digest { counts: [0; 16], sums: [0; 16] },
+            digest: 0,
             rank_ceiling: u64::MAX,
             max: limits::VIEW_MAX,
             marks: Marks::new(),
-            voters: None,
+            faces: BTreeMap::new(),
+            client: false,
             stale: false,
-            lost: 0,
         }
+    }
+
+    /// An empty view of a client: it holds what directories agree on.
+    pub const fn of_client(local: bool) -> Self {
+        let mut view = Self::new(local);
+        view.client = true;
+        view
     }
 
     /// Whether this is a local network.
@@ -272,31 +323,39 @@ impl View {
         self.local
     }
 
-    /// Offers a descriptor. The newest sequence number wins; of two with one number, the one with the smaller hash, everywhere.
+    /// Offers a relay. The newest descriptor wins, and of one descriptor the newest freshness; two descriptors of one slot of time
+    /// strike the relay out.
     pub fn insert(&mut self, relay: Arc<Verified>, now: Wall) -> Inserted {
-        let d = relay.descriptor();
-        if d.expires.plus(limits::SKEW_MAX_SECS) <= now || d.published > now.plus(limits::SKEW_MAX_SECS) {
-            return Inserted::Time;
+        if let Some(refused) = self.refuses(&relay, now) {
+            return refused;
         }
-        if !self.local && !d.addrs.iter().all(net::is_public) {
-            return Inserted::Address;
-        }
-        let node = d.node;
+        let node = relay.node();
         let before = self.needed();
         let (mut standing, mut outcome) = (Standing::default(), Inserted::New);
         if let Some(old) = self.entries.get(&node) {
-            let order = |r: &'_ Verified| (r.descriptor().seq, core::cmp::Reverse(*r.digest()));
-            if order(&relay) <= order(&old.relay) {
-                return Inserted::Known;
+            if old.relay.body().digest() == relay.body().digest() {
+                if relay.published() <= old.fresh {
+                    return Inserted::Known;
+                }
+                outcome = Inserted::Fresher;
+            } else {
+                let slots = |r: &Verified| r.body().slot(self.local);
+                match slots(&relay).cmp(&slots(&old.relay)) {
+                    Ordering::Less => return Inserted::Known,
+                    Ordering::Equal => {
+                        let faces = Faces::new(Arc::clone(old.relay.body()), Arc::clone(relay.body()), self.local);
+                        return faces.map_or(Inserted::Known, |faces| self.strike_out(faces));
+                    }
+                    Ordering::Greater => outcome = Inserted::Newer,
+                }
             }
             if old.relay.addr() == relay.addr() {
                 standing = old.standing;
             }
-            outcome = Inserted::Newer;
         } else if rank(&relay.position()) > self.rank_ceiling {
             return Inserted::Full;
         }
-        if outcome == Inserted::Newer {
+        if outcome != Inserted::New {
             if self.renew(&relay) {
                 return self.settled(node, before, outcome);
             }
@@ -305,10 +364,47 @@ impl View {
         self.arrivals += 1;
         let arrival = self.arrivals;
         self.pending.insert(arrival, node);
-        self.receipts.extend(relay.descriptor().receipts.iter().map(|r| (hint_id(&r.witness), relay.hint_id())));
+        self.receipts.extend(relay.receipts().iter().map(|r| (hint_id(&r.witness), relay.hint_id())));
         self.enrol(&standing, relay.group());
         self.entries.insert(node, Entry::new(relay, standing, arrival));
         self.settled(node, before, outcome)
+    }
+
+    /// Why a relay is not taken, whatever else is known of it.
+    fn refuses(&self, relay: &Verified, now: Wall) -> Option<Inserted> {
+        let latest = now.plus(limits::SKEW_MAX_SECS);
+        let made = relay.published().max(relay.descriptor().published);
+        if relay.expires().plus(limits::SKEW_MAX_SECS) <= now || made > latest {
+            return Some(Inserted::Time);
+        }
+        if !self.local && !relay.descriptor().addrs.iter().all(net::is_public) {
+            return Some(Inserted::Address);
+        }
+        self.faces.contains_key(&relay.node()).then_some(Inserted::Struck)
+    }
+
+    /// Of a client: its directories agree on these bytes about a relay, and on whether it hosts.
+    pub fn adopt(&mut self, body: &Arc<Body>, host: bool, now: Wall) -> Inserted {
+        let relay = Verified::listed(Arc::clone(body));
+        if let Some(refused) = self.refuses(&relay, now) {
+            return refused;
+        }
+        let node = relay.node();
+        let known = self.entries.get(&node).map(|e| (e.relay.body().digest() == body.digest(), e.host));
+        if known == Some((true, host)) {
+            return Inserted::Known;
+        }
+        self.take_out(&node);
+        self.arrivals += 1;
+        let (standing, group) = (Standing { seen: true, ..Standing::default() }, relay.group());
+        self.pending.insert(self.arrivals, node);
+        self.enrol(&standing, group);
+        let may_host = body.descriptor().host_key.is_some() && net::may_host(&relay.addr());
+        let carries = body.descriptor().carries;
+        self.entries.insert(node, Entry::new(relay, standing, self.arrivals));
+        self.mark(&node, carries, carries && host && may_host);
+        self.bound();
+        if known.is_some() { Inserted::Newer } else { Inserted::New }
     }
 
     /// What came of a descriptor, once all is decided that hangs on it.
@@ -318,18 +414,23 @@ impl View {
         if self.entries.contains_key(&node) { outcome } else { Inserted::Full }
     }
 
-    /// Takes a newer descriptor of a relay that stayed where it was, the usual news: it keeps its places, and gets a new number, so
-    /// that those who asked before hear of it. False: it is none of that kind.
+    /// Takes newer records of a relay that stayed where it was, the usual news: it keeps its places. If its descriptor is another, it
+    /// gets a new number, so that those who asked before hear of it. False: it is none of that kind.
     fn renew(&mut self, relay: &Arc<Verified>) -> bool {
         let Some(entry) = self.entries.get_mut(&relay.node()) else { return false };
-        if entry.relay.addr() != relay.addr() || !entry.relay.former().is_empty() || !relay.former().is_empty() {
+        let same = entry.tag == relay.digest_part();
+        let moved = entry.relay.addr() != relay.addr() || !entry.relay.former().is_empty() || !relay.former().is_empty();
+        if moved && !same {
             return false;
         }
-        self.arrivals += 1;
         let hint = relay.hint_id();
+        if !same {
+            self.arrivals += 1;
+        }
+        let arrival = if same { entry.arrival } else { self.arrivals };
         if entry.usable {
             self.log.remove(&entry.arrival);
-            self.log.insert(self.arrivals, Arc::clone(relay));
+            self.log.insert(arrival, Arc::clone(relay));
             if let Some(listed) = self.usable.get_mut(entry.slot) {
                 *listed = Arc::clone(relay);
             }
@@ -338,12 +439,13 @@ impl View {
             }
         } else {
             self.pending.remove(&entry.arrival);
-            self.pending.insert(self.arrivals, relay.node());
+            self.pending.insert(arrival, relay.node());
         }
-        entry.arrival = self.arrivals;
-        entry.seq = relay.descriptor().seq;
+        entry.arrival = arrival;
+        (entry.tag, entry.fresh) = (relay.digest_part(), relay.published());
         let old = core::mem::replace(&mut entry.relay, Arc::clone(relay));
-        let (was, is) = (&old.descriptor().receipts, &relay.descriptor().receipts);
+        let usable = entry.usable;
+        let (was, is) = (old.receipts(), relay.receipts());
         let lacks = |list: &[Receipt], r: &Receipt| list.iter().all(|other| other.witness != r.witness);
         for gone in was.iter().filter(|r| lacks(is, r)) {
             self.receipts.remove(&(hint_id(&gone.witness), hint));
@@ -351,9 +453,8 @@ impl View {
         for new in is.iter().filter(|r| lacks(was, r)) {
             self.receipts.insert((hint_id(&new.witness), hint));
         }
-        if entry.usable {
-            self.digest_toggle(&old, false);
-            self.digest_toggle(relay, true);
+        if usable && !same {
+            self.digest ^= old.digest_part() ^ relay.digest_part();
         }
         true
     }
@@ -369,7 +470,7 @@ impl View {
         self.retire(node);
         let Some(entry) = self.entries.remove(node) else { return };
         self.pending.remove(&entry.arrival);
-        for receipt in &entry.relay.descriptor().receipts {
+        for receipt in entry.relay.receipts() {
             self.receipts.remove(&(hint_id(&receipt.witness), entry.relay.hint_id()));
         }
         self.strike(&entry.standing, entry.relay.group());
@@ -377,13 +478,9 @@ impl View {
 
     /// Removes what expired; returns how many. Linear: call it every few minutes.
     pub fn expire(&mut self, now: Wall) -> usize {
-        let before = self.usable.len();
-        let dead: Vec<NodeId> = self
-            .entries
-            .values()
-            .filter(|e| e.relay.descriptor().expires.plus(limits::SKEW_MAX_SECS) <= now)
-            .map(|e| e.relay.node())
-            .collect();
+        let over = |at: Wall| at.plus(limits::SKEW_MAX_SECS) <= now;
+        self.faces.retain(|_, faces| !over(faces.until()));
+        let dead: Vec<NodeId> = self.entries.values().filter(|e| over(e.relay.expires())).map(|e| e.relay.node()).collect();
         for node in &dead {
             self.remove(node);
         }
@@ -396,7 +493,6 @@ impl View {
         for key in gone {
             self.places.remove(&key);
         }
-        self.lost += before.saturating_sub(self.usable.len());
         dead.len()
     }
 
@@ -412,11 +508,7 @@ impl View {
 
     /// The entry whose id starts with these 8 bytes.
     pub fn by_hint(&self, hint: u64) -> Option<&Entry> {
-        let mut low = [0; 32];
-        for (to, byte) in low.iter_mut().zip(hint.to_be_bytes()) {
-            *to = byte;
-        }
-        let (node, entry) = self.entries.range(NodeId(low)..).next()?;
+        let (node, entry) = self.entries.range(lowest(hint)..).next()?;
         (hint_id(node) == hint).then_some(entry)
     }
 
@@ -493,8 +585,8 @@ impl View {
         self.groups.get(group).copied().unwrap_or(0)
     }
 
-    /// The digest of the usable relays, for cross-checks.
-    pub const fn digest(&self) -> Digest {
+    /// A digest of the usable relays: equal for equal views.
+    pub const fn digest(&self) -> u64 {
         self.digest
     }
 
@@ -503,9 +595,22 @@ impl View {
         self.arrivals
     }
 
-    /// Up to `max` usable relays that arrived or changed after `number`, oldest first, each with its number.
-    pub fn arrivals(&self, number: u64, max: usize) -> impl Iterator<Item = (u64, &Arc<Verified>)> {
-        self.log.range((core::ops::Bound::Excluded(number), core::ops::Bound::Unbounded)).take(max).map(|(n, r)| (*n, r))
+    /// What changed after `number`: at most `max` changes, oldest first. `None` if that lies so far back that it is not known any
+    /// more.
+    pub fn changes(&self, number: u64, max: usize) -> Option<Changes<'_>> {
+        if number != 0 && number < self.gone_from {
+            return None;
+        }
+        let after = (Bound::Excluded(number), Bound::Unbounded);
+        let came = self.log.range(after).map(|(n, relay)| (*n, Change::Came(relay)));
+        // Who begins has nobody to forget.
+        let gone = self.gone.range(after).filter(|_| number != 0).map(|(n, hint)| (*n, Change::Gone(*hint)));
+        let mut list: Vec<(u64, Change<'_>)> = came.take(max + 1).chain(gone.take(max + 1)).collect();
+        list.sort_unstable_by_key(|(n, _)| *n);
+        let more = list.len() > max;
+        list.truncate(max);
+        let number = list.last().map_or(number, |(n, _)| *n);
+        Some(Changes { list: list.into_iter().map(|(_, change)| change).collect(), number, more })
     }
 
     /// Asserts the invariants; for tests and fuzzing.
@@ -518,7 +623,8 @@ impl View {
         for (i, relay) in self.usable.iter().enumerate() {
             let entry = &self.entries[&relay.node()];
             assert!(entry.usable && entry.slot == i && self.log.contains_key(&entry.arrival));
-            assert_eq!((entry.seq, entry.group, entry.prefix), (relay.descriptor().seq, relay.group(), relay.prefix()));
+            assert_eq!((entry.tag, entry.fresh), (relay.digest_part(), relay.published()));
+            assert_eq!((entry.group, entry.prefix), (relay.group(), relay.prefix()));
             hosts += usize::from(entry.host);
             assert!(self.places.contains_key(&(region::prefix(&relay.position().0), relay.hint_id())));
         }
@@ -528,7 +634,8 @@ impl View {
         assert_eq!(capped, self.hosts_capped);
         let places = self.places.values().filter(|p| p.kind != PlaceKind::Former).count();
         assert_eq!(places, self.usable.len());
-        assert_eq!(self.digest.counts.iter().sum::<u32>() as usize, self.usable.len());
+        assert_eq!(self.usable.iter().fold(0, |all, r| all ^ r.digest_part()), self.digest);
+        assert!(self.gone.len() <= self.gone_max() && self.faces.keys().all(|node| !self.entries.contains_key(node)));
         assert_eq!(self.seen_groups.values().sum::<u32>() as usize, self.entries.values().filter(|e| e.standing.seen).count());
         for Entry { standing, usable, .. } in self.entries.values() {
             assert!(!(standing.doubted && (standing.seen || standing.proven)) && (standing.seen || !usable));
@@ -539,6 +646,15 @@ impl View {
         assert_eq!(self.leads.values().sum::<usize>(), all(|s| s.root.is_some()));
         self.marks.check();
     }
+}
+
+/// The lowest id that starts with these 8 bytes.
+fn lowest(hint: u64) -> NodeId {
+    let mut low = [0; 32];
+    for (to, byte) in low.iter_mut().zip(hint.to_be_bytes()) {
+        *to = byte;
+    }
+    NodeId(low)
 }
 
 fn drop_count<K: Ord>(counts: &mut BTreeMap<K, u32>, key: K) {

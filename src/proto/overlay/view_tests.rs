@@ -9,7 +9,8 @@ use crate::proto::overlay::testing::host_at;
 use crate::proto::overlay::testing::host_key;
 use crate::proto::overlay::testing::plain;
 use crate::proto::overlay::testing::view_with_witnesses;
-use crate::proto::overlay::testing::vouched;
+use crate::proto::overlay::testing::vouched as testing_vouched;
+use crate::proto::overlay::testing::vouched_at;
 use crate::wire::record::Descriptor;
 use crate::wire::record::Receipt;
 use core::net::SocketAddr;
@@ -20,32 +21,107 @@ fn addr(a: u8, b: u8) -> SocketAddr {
     SocketAddr::from(([a, b, 0, 1], 443))
 }
 
+fn place(node: &NodeId) -> Position {
+    Position(kdf::hash(Label::Position, &[&node.0]))
+}
+
+/// A relay as described, with these receipts.
+fn with(d: Descriptor, receipts: Vec<Receipt>) -> Arc<Verified> {
+    let p = place(&d.node);
+    Verified::unchecked(d, receipts, p)
+}
+
 fn at(d: Descriptor) -> Arc<Verified> {
-    let p = Position(kdf::hash(Label::Position, &[&d.node.0]));
-    Verified::unchecked(d, p)
+    with(d, vec![])
+}
+
+/// A relay at its own address, vouched for by so many standing witnesses.
+fn vouched(i: u8, n: u8, age: u32) -> Arc<Verified> {
+    let d = plain(NodeId([i; 32]), addr(i, 1));
+    let p = place(&d.node);
+    vouched_at(d, n, age, p)
+}
+
+fn made(onion: u8, at: u64) -> Descriptor {
+    let mut d = plain(NodeId([50; 32]), addr(50, 1));
+    (d.onion_key, d.published, d.expires) = ([onion; 32], Wall(at), Wall(at + 86_400));
+    d
+}
+
+fn made_at(onion: u8, at: u64) -> Arc<Verified> {
+    let d = made(onion, at);
+    let p = place(&d.node);
+    vouched_at(d, 3, 0, p)
 }
 
 #[test]
-fn newest_wins_and_equal_numbers_settle_the_same_way_in_any_order() {
-    let node = NodeId([50; 32]);
-    let mut a = vouched(node, addr(9, 9), 3, 0);
-    a.seq = 5;
-    let mut b = a.clone();
-    b.onion_key = [77; 32];
-    let mut c = a.clone();
-    c.seq = 4;
-    let (a, b, c) = (at(a), at(b), at(c));
-    let mut winners = vec![];
-    for order in [[&a, &b, &c], [&c, &b, &a], [&b, &c, &a]] {
-        let mut view = view_with_witnesses();
-        for d in order {
-            view.insert(Arc::clone(d), NOW);
+fn the_newest_descriptor_wins_in_any_order() {
+    let (node, slot) = (NodeId([50; 32]), limits::DESCRIPTOR_SLOT_SECS);
+    let [old, newer, newest] = [(1, 0), (2, 1), (3, 2)].map(|(onion, n)| made_at(onion, NOW.0 + n * slot));
+    for order in [[&old, &newer, &newest], [&newest, &newer, &old], [&newer, &newest, &old]] {
+        let mut view = View::new(false);
+        add_witnesses(&mut view);
+        for relay in order {
+            view.insert(Arc::clone(relay), NOW);
             view.check();
         }
-        winners.push(*view.get(&node).unwrap().digest());
-        assert_eq!(view.insert(Arc::clone(&c), NOW), Inserted::Known);
+        assert_eq!(view.get(&node).unwrap().body(), newest.body());
+        assert_eq!(view.insert(Arc::clone(&old), NOW), Inserted::Known);
     }
-    assert!(winners.iter().all(|w| *w == winners[0] && w != c.digest()));
+}
+
+/// Two descriptors of one slot strike their relay out, whichever comes first, until both have ended; nobody else's news do, and
+/// none that its owner makes later helps.
+#[test]
+fn who_shows_different_faces_is_struck_out() {
+    let node = NodeId([50; 32]);
+    let (one, other) = (made_at(1, NOW.0), made_at(2, NOW.0 + 1));
+    for (first, second) in [(&one, &other), (&other, &one)] {
+        let mut view = View::new(false);
+        add_witnesses(&mut view);
+        assert_eq!(view.insert(Arc::clone(first), NOW), Inserted::New);
+        assert!(view.get(&node).is_some());
+        assert_eq!(view.insert(Arc::clone(second), NOW), Inserted::Faces);
+        view.check();
+        assert!(view.entry(&node).is_none() && view.faces_of(&node).is_some());
+        assert_eq!(view.faces_by_hint(hint_id(&node)).map(|f| f.node()), Some(node));
+        let later = made_at(3, NOW.0 + 7200);
+        assert_eq!(view.insert(later, NOW.plus(7200)), Inserted::Struck);
+        let until = NOW.plus(86_401 + limits::SKEW_MAX_SECS);
+        view.expire(Wall(until.0 - 1));
+        assert!(view.faces_of(&node).is_some());
+        view.expire(until);
+        assert!(view.faces_of(&node).is_none());
+    }
+}
+
+/// No number sticks: one from the future is refused, whatever it says, and what is newer comes after it.
+#[test]
+fn no_descriptor_outlives_its_time_by_what_it_says_of_it() {
+    let mut view = View::new(false);
+    add_witnesses(&mut view);
+    for far in [u64::MAX - 86_400, NOW.0 + limits::SKEW_MAX_SECS + 1] {
+        assert_eq!(view.insert(made_at(1, far), NOW), Inserted::Time);
+    }
+    assert_eq!(view.insert(made_at(1, NOW.0 + limits::SKEW_MAX_SECS), NOW), Inserted::New);
+    let next = NOW.0 + limits::SKEW_MAX_SECS + limits::DESCRIPTOR_SLOT_SECS;
+    assert_eq!(view.insert(made_at(2, next), Wall(next)), Inserted::Newer);
+}
+
+/// A fresher word about the known descriptor keeps its place in what readers are told; an old one changes nothing.
+#[test]
+fn a_freshness_is_no_change_to_those_who_read_the_list() {
+    let mut view = View::new(false);
+    add_witnesses(&mut view);
+    let first = made_at(1, NOW.0);
+    view.insert(Arc::clone(&first), NOW);
+    let mark = view.newest();
+    let again = Verified::said_again(&first, NOW.plus(3600));
+    assert_eq!(view.insert(Arc::clone(&again), NOW), Inserted::Fresher);
+    assert_eq!(view.insert(first, NOW), Inserted::Known);
+    assert!(view.changes(mark, 9).unwrap().list.is_empty());
+    assert_eq!(view.get(&NodeId([50; 32])).unwrap().published(), NOW.plus(3600));
+    view.check();
 }
 
 #[test]
@@ -66,47 +142,52 @@ fn stale_future_and_special_addresses_are_refused() {
 fn receipts_make_relays_usable_only_from_seen_witnesses_in_distinct_groups() {
     let mut view = view_with_witnesses();
     // Three witnesses are three groups, so two receipts are needed; a fourth group makes it three.
-    view.insert(at(vouched(NodeId([60; 32]), addr(60, 1), 2, 0)), NOW);
+    view.insert(vouched(60, 2, 0), NOW);
     assert!(view.get(&NodeId([60; 32])).is_none(), "with the fourth group three are needed");
-    view.insert(at(vouched(NodeId([61; 32]), addr(61, 1), 3, 0)), NOW);
+    view.insert(vouched(61, 3, 0), NOW);
     assert!(view.get(&NodeId([61; 32])).is_some());
     // A clique that vouches for itself has no chain to anyone we dialled.
     for i in 70..80u8 {
-        let mut d = plain(NodeId([i; 32]), addr(i, 1));
-        d.receipts = (70..80u8)
+        let d = plain(NodeId([i; 32]), addr(i, 1));
+        let receipts = (70..80u8)
             .filter(|w| *w != i)
             .map(|w| Receipt { witness: NodeId([w; 32]), subject: d.node, addr: d.addrs[0], day: NOW.day(), sig: [0; 64] })
             .take(5)
             .collect();
-        view.insert(at(d), NOW);
+        view.insert(with(d, receipts), NOW);
     }
     assert_eq!(view.counts().relays, 1);
     view.check();
     // Old receipts do not count.
-    view.insert(at(vouched(NodeId([62; 32]), addr(62, 1), 3, limits::RECEIPT_LIFE_DAYS + 1)), NOW);
+    view.insert(vouched(62, 3, limits::RECEIPT_LIFE_DAYS + 1), NOW);
     assert!(view.get(&NodeId([62; 32])).is_none());
 }
 
 #[test]
 fn a_late_witness_makes_waiting_relays_usable() {
     let mut view = View::new(false);
-    let mut d = vouched(NodeId([61; 32]), addr(61, 1), 3, 2);
-    d.host_key = Some(host_key());
-    view.insert(at(d), NOW);
+    view.insert(host(61, 2), NOW);
     assert_eq!(view.counts().relays, 0);
     add_witnesses(&mut view);
     assert_eq!((view.counts().relays, view.counts().hosts), (1, 1));
     view.check();
 }
 
+/// A relay that hosts, with three receipts of this age.
+fn host(i: u8, age: u32) -> Arc<Verified> {
+    let mut d = plain(NodeId([i; 32]), addr(i, 1));
+    d.host_key = Some(host_key());
+    let p = place(&d.node);
+    vouched_at(d, 3, age, p)
+}
+
 /// A relay whose own receipts come from strangers is connected with all whom it was a witness for, and they with it, in any order.
 #[test]
 fn receipts_connect_both_ways() {
     let by = |witness: u8, i: u8| {
-        let mut d = plain(NodeId([i; 32]), addr(i, 1));
-        d.receipts =
-            vec![Receipt { witness: NodeId([witness; 32]), subject: d.node, addr: d.addrs[0], day: NOW.day(), sig: [0; 64] }];
-        at(d)
+        let d = plain(NodeId([i; 32]), addr(i, 1));
+        let receipt = Receipt { witness: NodeId([witness; 32]), subject: d.node, addr: d.addrs[0], day: NOW.day(), sig: [0; 64] };
+        with(d, vec![receipt])
     };
     // 20 was a witness of 21, and 22 of 20; only 21 was dialled.
     let chain = [by(90, 22), by(22, 20), by(20, 21)];
@@ -139,12 +220,13 @@ fn late_witnesses_make_a_usable_relay_a_host() {
         day: NOW.day() - age,
         sig: [0; 64],
     };
-    let mut subject = vouched(NodeId([61; 32]), addr(61, 1), 3, 0);
+    let mut subject = plain(NodeId([61; 32]), addr(61, 1));
     subject.host_key = Some(host_key());
+    let mut receipts = testing_vouched(subject.node, addr(61, 1), 3, 0);
     let late: Vec<Descriptor> = [91u8, 92].iter().map(|i| plain(NodeId([*i; 32]), addr(*i, 1))).collect();
-    subject.receipts.extend([receipt(91, &subject, 3), receipt(92, &subject, 3)]);
+    receipts.extend([receipt(91, &subject, 3), receipt(92, &subject, 3)]);
     let mut view = view_with_witnesses();
-    view.insert(at(subject.clone()), NOW);
+    view.insert(with(subject.clone(), receipts), NOW);
     for witness in late {
         view.insert(at(witness.clone()), NOW);
         view.prove(&witness.node, &witness.addrs[0], Time(0));
@@ -158,9 +240,7 @@ fn hosts_need_an_address_unchanged_for_a_day() {
     let mut view = View::new(false);
     add_witnesses(&mut view);
     for (i, age, hosts) in [(61u8, 0, 0), (62, 1, 0), (63, 2, 1)] {
-        let mut d = vouched(NodeId([i; 32]), addr(i, 1), 3, age);
-        d.host_key = Some(host_key());
-        view.insert(at(d), NOW);
+        view.insert(host(i, age), NOW);
         assert_eq!(view.counts().hosts, hosts, "{age}");
         assert!(view.get(&NodeId([i; 32])).is_some());
     }
@@ -192,7 +272,7 @@ fn a_full_view_keeps_the_same_sample_in_any_order() {
 #[test]
 fn unusable_descriptors_cannot_fill_the_view() {
     let mut view = view_with_witnesses();
-    view.insert(at(vouched(NodeId([61; 32]), addr(61, 1), 3, 0)), NOW);
+    view.insert(vouched(61, 3, 0), NOW);
     for i in 0..9000u32 {
         let mut id = [0xee; 32];
         id[..4].copy_from_slice(&i.to_be_bytes());
@@ -203,19 +283,59 @@ fn unusable_descriptors_cannot_fill_the_view() {
     assert_eq!(view.counts().relays, 1);
 }
 
+/// Who reads the list hears of those who came, changed and went, in order and in parts; who was away too long reads it all.
 #[test]
-fn arrivals_tell_what_changed_since() {
+fn changes_tell_what_came_and_went_since() {
     let mut view = view_with_witnesses();
+    let relay = |i| vouched(i, 3, 0);
     for i in 61..=70u8 {
-        view.insert(at(vouched(NodeId([i; 32]), addr(i, 1), 3, 0)), NOW);
+        view.insert(relay(i), NOW);
     }
+    let all = view.changes(0, 100).unwrap();
+    assert!(all.list.len() == 10 && !all.more && all.number == view.newest());
+    let part = view.changes(0, 4).unwrap();
+    assert!(part.list.len() == 4 && part.more && view.changes(part.number, 100).unwrap().list.len() == 6);
     let mark = view.newest();
-    assert_eq!(view.arrivals(0, 100).count(), 10);
-    let mut newer = vouched(NodeId([65; 32]), addr(65, 1), 3, 0);
-    newer.seq = 2;
-    view.insert(at(newer), NOW);
-    let since: Vec<NodeId> = view.arrivals(mark, 100).map(|(_, r)| r.node()).collect();
-    assert_eq!(since, [NodeId([65; 32])]);
-    assert!(view.by_hint(hint_id(&NodeId([65; 32]))).is_some_and(|e| e.relay.descriptor().seq == 2));
+    let mut newer = plain(NodeId([65; 32]), addr(65, 1));
+    newer.published = NOW.plus(1);
+    let p = place(&newer.node);
+    view.insert(vouched_at(newer, 3, 0, p), NOW);
+    view.remove(&NodeId([66; 32]));
+    let since = view.changes(mark, 100).unwrap();
+    let [Change::Came(came), Change::Gone(gone)] = since.list[..] else { panic!("{since:?}") };
+    assert_eq!((came.node(), gone), (NodeId([65; 32]), hint_id(&NodeId([66; 32]))));
+    // One that went and came again is there.
+    view.insert(relay(66), NOW);
+    assert!(matches!(view.changes(mark, 100).unwrap().list[..], [.., Change::Gone(_), Change::Came(_)]));
+    for _ in 0..2000 {
+        view.remove(&NodeId([66; 32]));
+        view.insert(relay(66), NOW);
+    }
+    view.check();
+    assert!(view.changes(mark, 100).is_none() && view.changes(0, 100).unwrap().list.len() == 10);
+}
+
+/// A client's view holds what is agreed on, takes its bytes as they are, and is no judge of anything.
+#[test]
+fn a_client_adopts_what_is_agreed_on() {
+    let mut view = View::of_client(false);
+    let one = host(61, 0);
+    assert_eq!(view.adopt(one.body(), true, NOW), Inserted::New);
+    assert_eq!(view.adopt(one.body(), true, NOW), Inserted::Known);
+    assert_eq!((view.counts().relays, view.counts().hosts), (1, 1));
+    assert_eq!(view.adopt(one.body(), false, NOW), Inserted::Newer);
+    assert_eq!((view.counts().relays, view.counts().hosts), (1, 0));
+    view.check();
+    // Another face of it, were it agreed on, takes its place; once struck out it has none.
+    let mut d = one.descriptor().clone();
+    d.onion_key = [9; 32];
+    let other = at(d);
+    assert_eq!(view.adopt(other.body(), true, NOW), Inserted::Newer);
+    assert_eq!(view.counts().relays, 1);
+    view.strike_out(Faces::new(Arc::clone(one.body()), Arc::clone(other.body()), false).unwrap());
+    assert_eq!(view.adopt(one.body(), true, NOW), Inserted::Struck);
+    assert_eq!(view.counts().relays, 0);
+    let life = 86_400 + limits::SKEW_MAX_SECS;
+    assert_eq!(view.adopt(host(62, 0).body(), true, NOW.plus(life)), Inserted::Time);
     view.check();
 }

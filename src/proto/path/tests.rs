@@ -5,8 +5,9 @@ use crate::base::Position;
 use crate::base::net::Group;
 use crate::proto::overlay::testing::NOW;
 use crate::proto::overlay::testing::add_witnesses;
+use crate::proto::overlay::testing::plain;
 use crate::proto::overlay::testing::view_with_witnesses;
-use crate::proto::overlay::testing::vouched;
+use crate::proto::overlay::testing::vouched_at;
 use core::net::SocketAddr;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -23,12 +24,12 @@ fn id(i: u16) -> NodeId {
 fn relay(i: u16, groups: u16) -> Arc<Verified> {
     let g = i % groups;
     let addr = SocketAddr::from(([20 + (g >> 8) as u8, g as u8, (i / groups) as u8, 1], 443));
-    let mut d = vouched(id(i), addr, 3, 0);
+    let mut d = plain(id(i), addr);
     // Neighbours (0, 1), (2, 3).. run together.
     d.family = vec![id(i ^ 1)];
     // The policy's clock runs for a year on one view.
     d.expires = NOW.plus(1000 * DAY);
-    Verified::unchecked(d, Position(id(i).0))
+    vouched_at(d, 3, 0, Position(id(i).0))
 }
 
 /// `n` relays in `groups` groups; neighbours are families.
@@ -148,10 +149,10 @@ fn every_address_counts_and_families_are_mutual() {
     let shared = |i: u16| SocketAddr::from(([0x2a00, 7, i, 0, 0, 0, 0, 1], 443));
     for i in [0u16, 1, 2] {
         let mut d = relay(i, 60).descriptor().clone();
-        d.seq = 2;
+        d.published = NOW.plus(limits::DESCRIPTOR_SLOT_SECS);
         d.addrs.push(shared(i));
         d.family = if i == 2 { vec![] } else { vec![id(2)] };
-        view.insert(Verified::unchecked(d, Position(id(i).0)), NOW);
+        view.insert(vouched_at(d, 3, 0, Position(id(i).0)), NOW);
     }
     assert!(!apart(&view, &id(0), &id(1)) && !apart(&view, &id(0), &id(2)));
     assert!(!view.get(&id(0)).unwrap().is_family(view.get(&id(2)).unwrap()), "one side's word makes no family");
@@ -210,9 +211,9 @@ fn small_networks_give_way_as_little_as_they_can_and_say_so() {
     let mut view = view_with_witnesses();
     for i in 0..9u16 {
         let group = i.saturating_sub(5) as u8;
-        let mut d = vouched(id(i), SocketAddr::from(([20, group, i as u8, 1], 443)), 3, 0);
+        let mut d = plain(id(i), SocketAddr::from(([20, group, i as u8, 1], 443)));
         d.family = if i < 6 { vec![] } else { (6..9).map(id).collect() };
-        view.insert(Verified::unchecked(d, Position(id(i).0)), NOW);
+        view.insert(vouched_at(d, 3, 0, Position(id(i).0)), NOW);
     }
     for seed in 0..40 {
         let mut user = User::new(seed);
@@ -559,13 +560,10 @@ fn a_crowd_at_one_address_is_drawn_like_one_relay() {
     let mut view = world(120, 120);
     let crowd = SocketAddr::from(([99, 99, 9, 9], 1));
     for i in 1000..2000 {
-        let mut d = vouched(id(i), crowd, 3, 0);
+        let mut d = plain(id(i), crowd);
         d.addrs[0].set_port(i);
-        for receipt in &mut d.receipts {
-            receipt.addr = d.addrs[0];
-        }
         d.expires = NOW.plus(1000 * DAY);
-        view.insert(Verified::unchecked(d, Position(id(i).0)), NOW);
+        view.insert(vouched_at(d, 3, 0, Position(id(i).0)), NOW);
     }
     assert_eq!(view.usable().len(), 1120);
     let of_the_crowd = |node: &NodeId| (1000..2000).any(|i| id(i) == *node);

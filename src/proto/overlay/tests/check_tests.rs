@@ -1,28 +1,31 @@
 //! Relays that are not there, or no more, among machines wired to each other.
 
 use super::*;
+use crate::wire::overlay::Part;
 use crate::wire::record::Receipt;
 
 /// Invented relays, well signed, from number `first` on; the real one vouches for so many of them, and they for each other.
-fn crowd(world: &World, real: usize, first: usize, size: usize, vouched: usize) -> Vec<(NodeId, Vec<u8>)> {
+pub(super) fn crowd(world: &World, real: usize, first: usize, size: usize, vouched: usize) -> Vec<Forged> {
     let wall = Wall(EPOCH + world.now.0 / 1_000_000);
     let keys: Vec<IdentityKey> = (0..size).map(|i| key(999, first + i)).collect();
     let one = |(i, own): (usize, &IdentityKey)| {
         let (node, addr) = (own.node_id(), relay_addr(first + i));
         let mut d = testing::plain(node, addr);
-        (d.seq, d.published, d.expires) = (wall.0, wall, wall.plus(86_400));
+        (d.published, d.expires) = (wall, wall.plus(86_400));
         let witness = (i < vouched).then(|| &world.nodes[real].key).into_iter();
         let others = [1, 2, 3, 4, size / 2].map(|step| &keys[(i + step) % size]);
         let receipt = |w: &IdentityKey| -> Receipt { record::sign_receipt(w, &NET, node, addr, wall.day()) };
-        d.receipts = witness.chain(others).take(5).map(receipt).collect();
-        (node, record::sign_descriptor(own, &NET, d).unwrap().encode())
+        let receipts = witness.chain(others).take(5).map(receipt).collect();
+        let own_job = OverlayJob::SignOwn { body: OwnBody::New(Box::new(d)), receipts, now: wall };
+        let JobOutcome::Signed(Some(relay)) = own_job.run(&NET, Some(own)) else { panic!("not signed") };
+        Forged { node, body: relay.body().encode(), fresh: relay.fresh().unwrap().encode() }
     };
     keys.iter().enumerate().map(one).collect()
 }
 
 /// Each announces itself to three relays, over links from somewhere that stay open.
-fn announce(world: &mut World, real: usize, crowd: &[(NodeId, Vec<u8>)]) {
-    for (n, (node, record)) in crowd.iter().enumerate() {
+fn announce(world: &mut World, real: usize, crowd: &[Forged]) {
+    for (n, forged) in crowd.iter().enumerate() {
         // Those who vouch for each other go together.
         for step in [1, 7, 18] {
             let i = (n / 20 + step) % world.by_addr.len();
@@ -31,8 +34,9 @@ fn announce(world: &mut World, real: usize, crowd: &[(NodeId, Vec<u8>)]) {
             // Answers lead nowhere.
             world.nodes[i].links.insert(link, (real, LinkId(u64::MAX)));
             let remote = SocketAddr::from(([9, 9, 9, 9], 50_000));
-            world.feed(i, Input::LinkUp { link, node: Some(*node), remote, dialled: false, wall: None });
-            let bytes = Message::Announce { id: 1, record: Blob(record.clone()) }.encode().unwrap();
+            world.feed(i, Input::LinkUp { link, node: Some(forged.node), remote, dialled: false, wall: None });
+            let (descriptor, freshness) = (Blob(forged.body.clone()), Blob(forged.fresh.clone()));
+            let bytes = Message::Announce { id: 1, descriptor, freshness }.encode().unwrap();
             world.feed(i, Input::Message { link, bytes });
         }
         let soon = world.now + Duration::from_millis(50);
@@ -40,17 +44,8 @@ fn announce(world: &mut World, real: usize, crowd: &[(NodeId, Vec<u8>)]) {
     }
 }
 
-fn used(world: &World, i: usize, crowd: &[(NodeId, Vec<u8>)]) -> usize {
-    crowd.iter().filter(|(node, _)| world.nodes[i].overlay.view().get(node).is_some()).count()
-}
-
-/// Off the network: its links break, and no dial comes through, either way.
-fn cut_off(world: &mut World, i: usize) {
-    world.nodes[i].cut_off = true;
-    for (link, (peer, theirs)) in world.nodes[i].links.clone() {
-        world.post(Duration::ZERO, peer, Input::LinkDown { link: theirs });
-        world.post(Duration::ZERO, i, Input::LinkDown { link });
-    }
+fn used(world: &World, i: usize, crowd: &[Forged]) -> usize {
+    crowd.iter().filter(|f| world.nodes[i].overlay.view().get(&f.node).is_some()).count()
 }
 
 /// With the timers of the open internet: relays that know each other for an hour let one real relay bring in ten invented ones of
@@ -87,7 +82,7 @@ fn invent(world: &mut World, vouched: usize, round: usize, most_allowed: usize) 
         assert!(honest().all(|i| honest().all(|j| uses(i, j))), "an honest relay was lost");
         world.run_until(world.now + Duration::from_secs(10));
     }
-    let heard = |n: &Node| crowd.iter().filter(|(node, _)| n.overlay.view().entry(node).is_some()).count();
+    let heard = |n: &Node| crowd.iter().filter(|f| n.overlay.view().entry(&f.node).is_some()).count();
     let heard = world.nodes.iter().map(heard).max().unwrap();
     println!("{vouched} vouched for, round {round}: heard of {heard}, most used {most}, the last after {last:?}");
     assert!(heard >= 20 && most <= most_allowed && last < Duration::from_secs(1800));
@@ -109,7 +104,8 @@ fn only_who_never_answered_is_struck_out() {
     (0..24).for_each(|i| world.nodes[i].overlay.view.forget_answers(&id));
     world.run_until(world.now + Duration::from_secs(1200));
     assert_eq!((knowing(&world), world.shares()[7]), (0, 1.0));
-    let answer = world.nodes[3].overlay.answer(&Message::Fetch { id: 1, ids: vec![record::hint_id(&id)] });
+    let answer =
+        world.nodes[3].overlay.answer(&Message::Fetch { id: 1, ids: vec![record::hint_id(&id)], part: Part::Both }, usize::MAX);
     assert!(matches!(answer, Some(Message::FetchReply { records, .. }) if records.is_empty()));
     world.nodes[7].cut_off = false;
     world.run_until(world.now + Duration::from_secs(120));
@@ -123,7 +119,7 @@ fn one_lying_directory_neither_invents_nor_hides() {
     let mut world = network(30, 55, true);
     settle(&mut world, 20);
     let crowd = crowd(&world, 9, 3000, 50, 50);
-    world.nodes[9].forged = Some(crowd.iter().map(|(_, record)| record.clone()).collect());
+    world.nodes[9].forged = Some(crowd.clone());
     let honest: BTreeSet<NodeId> = (0..30).map(|i| world.nodes[i].key.node_id()).collect();
     let three = vec![world.peer(9), world.peer(2), world.peer(20)];
     let client = world.add(55, "99.9.9.9:1".parse().unwrap(), false, true, three);

@@ -50,10 +50,9 @@ impl View {
         if !standing.doubted && (now < first + apart || reached.is_none_or(|at| at <= first)) {
             return false;
         }
-        let (was_seen, was_usable, never) = (standing.seen, entry.usable, standing.answered.is_none());
+        let (was_seen, never) = (standing.seen, standing.answered.is_none());
         self.stand(node, |s| (s.proven, s.doubted, s.seen, s.led_by) = (false, true, false, None));
         self.stale |= was_seen;
-        self.lost += usize::from(was_usable);
         self.retire(node);
         if never {
             self.weigh(node, now);
@@ -116,28 +115,8 @@ impl View {
         self.stale
     }
 
-    /// Whether a relay that others name is no news: it is usable, or it was looked at and found wanting. Of a client: or no
-    /// directory lists it any more; but one that some list and some do not may be hidden by those.
-    pub fn knows(&self, hint: u64) -> bool {
-        self.by_hint(hint).is_some_and(|e| self.is_no_news(e))
-    }
-
-    /// The same of a relay at hand.
+    /// Whether a relay that others name is no news: it is usable, or it was looked at and found wanting.
     pub fn is_no_news(&self, entry: &Entry) -> bool {
-        let wanting = match self.voters {
-            Some(_) => entry.standing.listed == 0,
-            None => entry.standing.doubted || entry.standing.dropped,
-        };
-        entry.usable || wanting
-    }
-
-    /// How many usable relays ceased to be so since the last call to [`View::forget_lost`].
-    pub const fn lost(&self) -> usize {
-        self.lost
-    }
-
-    /// Those who read our list were told to read it anew.
-    pub const fn forget_lost(&mut self) {
-        self.lost = 0;
+        entry.usable || entry.standing.doubted || entry.standing.dropped
     }
 }

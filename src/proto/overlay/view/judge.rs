@@ -137,6 +137,9 @@ impl View {
     /// Decides about one relay. True if it just became seen.
     fn judge(&mut self, node: &NodeId) -> bool {
         let Some(entry) = self.entries.get(node) else { return false };
+        if self.client {
+            return false;
+        }
         let (relay, standing) = (&*entry.relay, entry.standing);
         let d = relay.descriptor();
         let own = entry.group;
@@ -149,26 +152,22 @@ impl View {
             }
             // Of a relay that we reached ourselves, receipts say nothing that we do not know; whoever gave them, and whatever
             // became of him, they only show that it went the way that all go. Of any other, his word must count.
-            let (counts, dates) = match (self.voters, standing.proven) {
-                (Some(_), _) => (true, witness.standing.seen),
-                (None, true) => (true, witness.standing.speaks()),
-                (None, false) => {
-                    let believed = self.believes(witness, entry);
-                    (believed, believed)
-                }
+            let (counts, dates) = if standing.proven {
+                (true, witness.standing.speaks())
+            } else {
+                let believed = self.believes(witness, entry);
+                (believed, believed)
             };
             if counts {
                 witnesses.add(group);
             }
-            if dates && receipt.day.saturating_add(2) <= d.published.day() {
+            if dates && receipt.day.saturating_add(2) <= relay.published().day() {
                 old.add(group);
             }
         }
         let (mut seen, mut led_by, mut root) = (standing.seen, standing.led_by, standing.root);
         let mut turned_away = false;
-        if let Some(voters) = self.voters {
-            seen = Self::agreed(voters, standing.listed);
-        } else if standing.proven {
+        if standing.proven {
             (seen, led_by, root) = (true, None, None);
         } else if !seen && !standing.doubted {
             let (leader, any) = self.leader(entry);
@@ -183,7 +182,7 @@ impl View {
             s.dropped &= !seen;
         });
         let needed = self.needed();
-        let usable = carries && seen && (self.voters.is_some() || witnesses.len() >= needed);
+        let usable = carries && seen && witnesses.len() >= needed;
         // One backdated receipt must not make a host: two of three.
         let settled = self.local || old.len() >= needed.min(2);
         self.mark(node, usable, usable && may_host && settled);
@@ -193,20 +192,18 @@ impl View {
     /// Decides about everything anew, from what answered us outwards. Linear: call it when something hangs on what counts no more.
     pub fn recount(&mut self) {
         self.stale = false;
-        let before = self.usable.len();
         let was: Vec<NodeId> = self.entries.values().filter(|e| e.standing.seen).map(|e| e.relay.node()).collect();
         let quota = self.quota();
         self.turned_away = false;
         let all: Vec<NodeId> = self.entries.keys().copied().collect();
         let mut work = VecDeque::new();
         for node in &all {
-            let voters = self.voters;
             self.stand(node, |s| {
-                s.seen = voters.map_or(s.proven, |voters| Self::agreed(voters, s.listed));
+                s.seen = s.proven;
                 // Who failed, or fell with others, keeps its place among those that one may lead to: no more come for them.
                 s.led_by = None;
             });
-            if self.voters.is_none() && self.entries.get(node).is_some_and(|e| e.standing.speaks()) {
+            if self.entries.get(node).is_some_and(|e| e.standing.speaks()) {
                 work.push_back(*node);
             }
         }
@@ -239,7 +236,6 @@ impl View {
                 standing.dropped |= !standing.seen;
             }
         }
-        self.lost += before.saturating_sub(self.usable.len());
         self.bound();
     }
 
@@ -252,14 +248,14 @@ impl View {
     }
 
     /// Brings all indexes in line with the decision.
-    fn mark(&mut self, node: &NodeId, usable: bool, host: bool) {
+    pub(super) fn mark(&mut self, node: &NodeId, usable: bool, host: bool) {
         let Some(entry) = self.entries.get(node) else { return };
         if (entry.usable, entry.host) == (usable, host) {
             return;
         }
-        self.retire(node);
+        self.put_aside(node);
         if !usable {
-            return;
+            return self.note_gone(hint_id(node));
         }
         let Some(entry) = self.entries.get_mut(node) else { return };
         self.pending.remove(&entry.arrival);
@@ -276,7 +272,7 @@ impl View {
         let hint = relay.hint_id();
         self.places.insert((region::prefix(&relay.position().0), hint), Place { relay: Arc::clone(&relay), kind });
         if host {
-            for place in former_places(&relay, relay.descriptor().published) {
+            for place in former_places(&relay, relay.published()) {
                 self.places.entry((place, hint)).or_insert_with(|| Place { relay: Arc::clone(&relay), kind: PlaceKind::Former });
             }
             let n = self.host_prefixes.entry(relay.prefix()).or_insert(0);
@@ -286,12 +282,18 @@ impl View {
         }
         *self.groups.entry(relay.group()).or_insert(0) += 1;
         *self.prefixes.entry(relay.prefix()).or_insert(0) += 1;
-        self.digest_toggle(&relay, true);
+        self.digest ^= relay.digest_part();
     }
 
     /// Takes a usable relay out of all indexes; its entry stays, as pending.
     pub(super) fn retire(&mut self, node: &NodeId) {
-        let Some(entry) = self.entries.get_mut(node).filter(|e| e.usable) else { return };
+        if self.put_aside(node) {
+            self.note_gone(hint_id(node));
+        }
+    }
+
+    fn put_aside(&mut self, node: &NodeId) -> bool {
+        let Some(entry) = self.entries.get_mut(node).filter(|e| e.usable) else { return false };
         let (relay, slot, host, arrival) = (Arc::clone(&entry.relay), entry.slot, entry.host, entry.arrival);
         entry.usable = false;
         entry.host = false;
@@ -317,14 +319,8 @@ impl View {
         }
         drop_count(&mut self.groups, relay.group());
         drop_count(&mut self.prefixes, relay.prefix());
-        self.digest_toggle(&relay, false);
-    }
-
-    pub(super) fn digest_toggle(&mut self, relay: &Verified, add: bool) {
-        let bucket = usize::from(relay.position().0[0] >> 4);
-        self.digest.sums[bucket] ^= relay.digest_part();
-        let count = &mut self.digest.counts[bucket];
-        *count = if add { *count + 1 } else { count.saturating_sub(1) };
+        self.digest ^= relay.digest_part();
+        true
     }
 }
 
@@ -350,10 +346,9 @@ impl Distinct {
 
 /// The receipts of a relay that count: fresh when it was described, for its first address, and not its own.
 pub(super) fn counting(relay: &Verified) -> impl Iterator<Item = &Receipt> {
-    let d = relay.descriptor();
-    let today = d.published.day();
-    d.receipts.iter().filter(move |r| {
+    let today = relay.published().day();
+    relay.receipts().iter().filter(move |r| {
         let fresh = r.day.saturating_add(limits::RECEIPT_LIFE_DAYS) >= today && r.day <= today.saturating_add(1);
-        fresh && r.addr == relay.addr() && r.witness != d.node
+        fresh && r.addr == relay.addr() && r.witness != relay.node()
     })
 }
