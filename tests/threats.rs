@@ -8,6 +8,7 @@ use onionskin::crypto::keys::IdentityKey;
 use onionskin::crypto::secret::Secret;
 use onionskin::proto::Event;
 use onionskin::wire::cell::{CELL, Command, HEADER, Header, RelayCommand};
+use onionskin::wire::overlay::Message;
 use onionskin::wire::request::{Kind, SessionType, Store, Stored, TICKET_NONE};
 use onionskin::wire::share::Class;
 use rand::{Rng, RngExt, SeedableRng};
@@ -276,6 +277,7 @@ fn ends_of_circuits_differ_neither_in_kind_nor_in_time() {
     let unknown = [&[0xee; 32][..], &[7; onionskin::crypto::ntor::CREATE_LEN]].concat();
     let off = world.nodes[9].id.unwrap();
     let host = world.nodes[5].id.unwrap();
+    let dial_back = Message::DialBack { id: 0, port: 9001 }.encode().unwrap();
     let causes = [
         ("a tampered cell", None),
         ("a message that is none", Some((RelayCommand::Extended, &[][..], Command::Relay))),
@@ -283,7 +285,8 @@ fn ends_of_circuits_differ_neither_in_kind_nor_in_time() {
         ("an extend to nobody", Some((RelayCommand::Extend, &unknown[..], Command::RelayEarly))),
         ("an extend that is too short", Some((RelayCommand::Extend, &unknown[..40], Command::RelayEarly))),
         ("a stream of number zero", Some((RelayCommand::Begin, host.as_ref(), Command::Relay))),
-        ("a sample of nothing", Some((RelayCommand::Sample, &[][..], Command::Relay))),
+        ("a question that is none", Some((RelayCommand::Directory, &[][..], Command::Relay))),
+        ("a question of the overlay plane that is no circuit's", Some((RelayCommand::Directory, &dial_back[..], Command::Relay))),
     ];
     let circuit = |world: &mut World| {
         let mut circuit = Circuit::create(world, puppet, 0);
@@ -313,6 +316,67 @@ fn ends_of_circuits_differ_neither_in_kind_nor_in_time() {
     let (time, body) = late.end(&mut world).unwrap();
     println!("an extend to a relay that is off: {time:?}");
     assert!(body.iter().all(|b| *b == 0) && time > *most, "a dial takes its time");
+}
+
+/// T29: a client that begins asks many relays what they know, and its line shows one of them. Its questions look all the same.
+#[test]
+fn samples_of_the_view_go_over_the_guard_and_look_alike() {
+    let (mut world, _, _) = World::with_people(40, 31);
+    let client = world.client();
+    let cells = Rc::new(RefCell::new(BTreeMap::<_, Vec<(bool, u8)>>::new()));
+    let notes = Rc::clone(&cells);
+    world.observer = Some(Box::new(move |seen| {
+        for cell in seen.cells.chunks_exact(CELL).filter(|_| seen.from == client || seen.to == client) {
+            let header = Header::read(cell.first_chunk().unwrap()).unwrap();
+            if let Some(circuit) = header.circuit {
+                let (up, peer) = if seen.from == client { (true, seen.to) } else { (false, seen.from) };
+                notes.borrow_mut().entry((peer, circuit.get())).or_default().push((up, cell[4]));
+            }
+        }
+    }));
+    assert!(world.run_until(Duration::from_secs(60), |w| w.ready(client)));
+    world.run(Duration::from_secs(2));
+    world.observer = None;
+    let cells = cells.borrow();
+    let guards: BTreeSet<usize> = cells.keys().map(|(peer, _)| *peer).collect();
+    assert_eq!(guards.len(), 1, "circuits over {guards:?}");
+    // Those that ask send one cell more than building takes, and have one more back.
+    let [create, created, relay, early, destroy] =
+        [Command::Create, Command::Created, Command::Relay, Command::RelayEarly, Command::Destroy].map(|c| c as u8);
+    let asked = cells.values().filter(|seen| seen.contains(&(true, relay))).collect::<Vec<_>>();
+    assert!(asked.len() >= 5, "{} samples", asked.len());
+    let looks = [(true, create), (false, created), (true, early), (false, relay), (true, early), (false, relay)];
+    let looks: Vec<_> = looks.into_iter().chain([(true, relay), (false, relay), (true, destroy)]).collect();
+    assert!(asked.iter().all(|seen| **seen == looks), "{asked:?}");
+    println!("{} samples over one guard", asked.len());
+}
+
+/// A circuit brings answers about the public view from where it ends, whoever asks.
+#[test]
+fn a_last_hop_answers_questions_about_the_public_view_alone() {
+    let (mut world, _, _) = World::with_people(12, 32);
+    let puppet = world.puppet();
+    let circuit = |world: &mut World| {
+        let mut circuit = Circuit::create(world, puppet, 0);
+        assert!(circuit.extend(world, 1, Command::RelayEarly) && circuit.extend(world, 2, Command::RelayEarly));
+        circuit
+    };
+    let mut asker = circuit(&mut world);
+    let near = asker.ask(&mut world, 1, &Message::Near { id: 5, target: [7; 32], max: 9 }).unwrap();
+    let Ok(Message::NearReply { id: 5, hints }) = Message::decode(&near) else { panic!("another answer") };
+    let own: BTreeSet<u64> = world.nodes[2].core.as_ref().unwrap().view().near(&[7; 32], 9).map(|r| r.hint_id()).collect();
+    assert!(own.len() == 9 && own == hints.iter().map(|hint| hint.id).collect());
+    // One that takes several cells.
+    let ids: Vec<u64> = hints.iter().take(3).map(|hint| hint.id).collect();
+    let fetched = asker.ask(&mut world, 2, &Message::Fetch { id: 6, ids }).unwrap();
+    let Ok(Message::FetchReply { id: 6, records }) = Message::decode(&fetched) else { panic!("another answer") };
+    assert!(records.len() == 3 && fetched.len() > onionskin::wire::cell::RELAY_DATA);
+    // What asks a relay to do something is no question, though it is taken on a link.
+    for other in [Message::DialBack { id: 1, port: 9001 }, Message::AnnounceAck { id: 1 }, Message::NearReply { id: 1, hints }] {
+        let mut circuit = circuit(&mut world);
+        assert_eq!(circuit.ask(&mut world, 1, &other), None, "{other:?}");
+    }
+    assert!(asker.ask(&mut world, 3, &Message::Near { id: 5, target: [8; 32], max: 9 }).is_some(), "others end by themselves");
 }
 
 /// T31: one real relay vouches for 300 relays that are nowhere, among 30 honest ones; or for 12 of them, or for one, and those for

@@ -114,6 +114,14 @@ pub const EARLY_MAX: u8 = 4;
 pub const CIRCUIT_LEGS: usize = 32;
 /// Most legs of one circuit, ever: a long operation takes a fresh circuit then, and nobody begins legs without end (T36).
 pub const CIRCUIT_BEGINS: u16 = 1024;
+/// Questions about the public view that a client may have out on one circuit: one is answered while the next is on its way. The last
+/// hop ends the circuit of whoever has more queued than what the first of them brings (T35).
+pub const QUESTIONS_OUT: usize = 2;
+/// Questions that a circuit may bring at once: a whole view of 2,000 relays and room.
+pub const QUESTIONS_AT_ONCE: u32 = 192;
+/// And then one each time this long: answers are the work of the one thread that routes (T36). Beyond it the circuit ends; clients
+/// keep further apart.
+pub const QUESTION_EVERY: Duration = Duration::from_millis(125);
 /// Cells per credit: coarse, so that credits say little about timing.
 pub const CREDIT_QUANTUM: u32 = 32;
 /// Credit that both ends of a leg assume at its start: one large store and its opening fit.

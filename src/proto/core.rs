@@ -1,7 +1,8 @@
 //! A whole node's mind: composes the machines and routes inputs.
 //!
 //! The overlay plane (`overlay`: who exists) and the user plane (`requests`, `ops`: what this node's user wants) share the links
-//! and the view, and nothing else: no cache, no queue, no timer (T34). Circuits for others (`hops`, `host`) know of neither.
+//! and the view, and nothing else: no cache, no queue, no timer (T34). What the overlay of a client asks through circuits goes over
+//! circuits of its own. Circuits for others (`hops`, `host`) know of neither.
 
 pub mod directories;
 mod gate;
@@ -38,6 +39,7 @@ use crate::proto::path::PathPolicy;
 use crate::proto::renewal;
 use crate::proto::renewal::Generation;
 use crate::proto::renewal::Renewal;
+use crate::proto::requests::Question;
 use crate::proto::requests::RequestEvent;
 use crate::proto::requests::Requests;
 use crate::wire::cell;
@@ -274,7 +276,12 @@ impl Core {
             Arrived::Relay { port, owner, early } => {
                 let (_, body) = cell::split_mut(cell);
                 match owner {
-                    Owner::HopPrev(key) => self.hops.outbound(ctx, &mut self.links, self.overlay.view(), key, early, body),
+                    Owner::HopPrev(key) => {
+                        if let Some(asked) = self.hops.outbound(ctx, &mut self.links, self.overlay.view(), key, early, body) {
+                            let answer = self.overlay.answer_bytes(&asked.bytes);
+                            self.hops.tell(ctx, &mut self.links, key, asked.stream, answer.as_deref());
+                        }
+                    }
                     Owner::HopNext(key) => self.hops.inbound(ctx, &mut self.links, key, body),
                     Owner::Leg(key, stream) => self.hops.leg_cell(ctx, &mut self.links, key, stream, port, body),
                     Owner::Host(key) => {
@@ -487,6 +494,7 @@ impl Core {
                     self.overlay.handle(ctx.env, overlay::Input::Dialled { token, link: Some(link) });
                 }
             }
+            overlay::Output::Ask { token, to, bytes } => self.requests.question(ctx.env.now, Question { token, to, bytes }),
             overlay::Output::Release { link } => self.links.release(ctx, link),
             overlay::Output::Blame { link } => self.links.close(ctx, link),
             overlay::Output::Job(job, work) => {
@@ -494,9 +502,6 @@ impl Core {
                 ctx.out.job(JobFor::Overlay(job), Job::Overlay { work, network: self.network, identity });
             }
             overlay::Output::Save { name, bytes } => ctx.out.push(Output::Save { name, bytes: bytes.into() }),
-            overlay::Output::Ask { token, .. } => {
-                self.overlay.handle(ctx.env, overlay::Input::Told { token, from: None, answer: None });
-            }
             overlay::Output::Event(event) => self.overlay_event(ctx, event),
         }
     }
@@ -544,17 +549,8 @@ impl Core {
 
     fn request_event(&mut self, ctx: &mut Ctx<'_, '_>, event: RequestEvent) {
         match event {
-            RequestEvent::Sample { node, data } => {
-                let Some(group) = self.overlay.view().get(&node).map(|d| d.group()) else { return };
-                let (hints, _) = data.as_chunks::<8>();
-                let knows = |h: &[u8; 8]| self.overlay.view().by_hint(u64::from_be_bytes(*h)).is_some_and(|e| e.usable);
-                let known = hints.iter().filter(|h| knows(h)).count();
-                let sample = overlay::Input::CoverageSample {
-                    group,
-                    known: u32::try_from(known).unwrap_or(u32::MAX),
-                    total: u32::try_from(hints.len()).unwrap_or(u32::MAX),
-                };
-                self.overlay.handle(ctx.env, sample);
+            RequestEvent::Told { token, from, answer } => {
+                self.overlay.handle(ctx.env, overlay::Input::Told { token, from, answer });
             }
             event @ (RequestEvent::Answer { .. } | RequestEvent::Failed { .. }) => {
                 self.ops.request_event(ctx, &mut self.requests, &mut self.links, self.overlay.view(), event);

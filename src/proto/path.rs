@@ -148,6 +148,16 @@ impl PathPolicy {
     /// Three relays, guard first, with a last hop that is none of `taken` if there is another. `None` if the view holds no path
     /// now.
     pub fn choose(&mut self, view: &View, env: &mut Env<'_>, taken: &[NodeId]) -> Option<[NodeId; limits::HOPS]> {
+        self.path(view, env, taken, None)
+    }
+
+    /// Three relays, guard first, with this last hop. `None` if the rules have none with it now: rules give way for it only where
+    /// they would for whatever last hop, and never for the guard itself.
+    pub fn choose_to(&mut self, view: &View, env: &mut Env<'_>, last: &NodeId) -> Option<[NodeId; limits::HOPS]> {
+        self.path(view, env, &[], Some(last))
+    }
+
+    fn path(&mut self, view: &View, env: &mut Env<'_>, taken: &[NodeId], to: Option<&NodeId>) -> Option<[NodeId; limits::HOPS]> {
         self.refresh(view, env);
         let now = env.now;
         let guard = self.guard(view, now).filter(|g| !self.aside(&g.node(), now)).or_else(|| self.again(view, now))?;
@@ -162,11 +172,19 @@ impl PathPolicy {
         // goes last.
         let rounds = [(false, false, false), (true, false, false), (false, true, false), (true, true, false), (true, true, true)];
         for (near_middle, near_second, near_last) in rounds {
+            let mut others = false;
             for second in seconds.iter().filter(|s| other(s, guard, near_second)) {
                 let fits = |l: &&Arc<Verified>| {
                     let apart = other(l, guard, near_last) && other(l, second, near_middle);
                     apart && self.me != Some(l.node()) && !self.aside(&l.node(), now)
                 };
+                if let Some(to) = to {
+                    if let Some(last) = view.get(to).filter(fits) {
+                        return Some([guard.node(), second.node(), last.node()]);
+                    }
+                    others = others || view.usable().iter().any(|l| fits(&l));
+                    continue;
+                }
                 let fresh = draw(view, &mut *env.rng, view.usable().iter().filter(fits).filter(|l| !taken.contains(&l.node())));
                 if let Some(last) = fresh.or_else(|| draw(view, &mut *env.rng, view.usable().iter().filter(fits))) {
                     self.relaxed = Relaxed {
@@ -176,6 +194,9 @@ impl PathPolicy {
                     };
                     return Some([guard.node(), second.node(), last.node()]);
                 }
+            }
+            if others {
+                return None;
             }
         }
         None

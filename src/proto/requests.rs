@@ -7,6 +7,9 @@
 
 mod allowance;
 mod dispatch;
+mod questions;
+
+pub use questions::Question;
 
 use crate::base::NetworkId;
 use crate::base::NodeId;
@@ -112,8 +115,10 @@ enum Purpose {
     Ready,
     /// For an operation.
     Op(OpId),
-    /// To sample the view of this last hop; carries nobody's wish.
-    Probe,
+    /// For one question to whatever last hop; carries nobody's wish.
+    Sample,
+    /// For questions to this relay; nor does it.
+    Directory(NodeId),
 }
 
 /// What an operation learns of its requests.
@@ -141,12 +146,14 @@ pub enum RequestEvent {
         /// See above.
         host_to_blame: bool,
     },
-    /// A last hop's sample of its view.
-    Sample {
-        /// Which relay gave it.
-        node: NodeId,
-        /// As `View::sample` of that relay wrote it.
-        data: Vec<u8>,
+    /// What became of a question about the public view.
+    Told {
+        /// As it was named.
+        token: u64,
+        /// Which relay spoke.
+        from: Option<NodeId>,
+        /// An encoded overlay message, unchecked; `None` if it failed.
+        answer: Option<Vec<u8>>,
     },
 }
 
@@ -160,7 +167,7 @@ pub struct Requests {
     building: BTreeMap<Key, Purpose>,
     domains: BTreeMap<OpId, Domain>,
     owners: BTreeMap<RequestId, (OpId, RegionTag)>,
-    probes: Vec<[u8; 32]>,
+    questions: questions::Questions,
     next_request: u64,
     failures: u32,
     paused_until: Time,
@@ -181,7 +188,7 @@ impl Requests {
             building: BTreeMap::new(),
             domains: BTreeMap::new(),
             owners: BTreeMap::new(),
-            probes: Vec::new(),
+            questions: questions::Questions::default(),
             next_request: 0,
             failures: 0,
             paused_until: Time(0),
@@ -314,15 +321,8 @@ impl Requests {
         Some(op)
     }
 
-    /// Asks for a sample of some relay's view, through a circuit of its own, near each of these targets.
-    pub fn probe(&mut self, target: [u8; 32]) {
-        if self.probes.len() < BUILDING_MAX {
-            self.probes.push(target);
-        }
-    }
-
     /// Sends what can be sent, builds what is missing. Called once after each input. `paths_allowed`: the view is known well enough
-    /// for circuits that carry wishes; probes go before that.
+    /// for circuits that carry wishes; questions about the view go before that.
     pub(in crate::proto) fn drive(&mut self, ctx: &mut Ctx<'_, '_>, links: &mut Links, view: &View, paths_allowed: bool) {
         self.drain_origins(ctx, links);
         if paths_allowed {
@@ -331,11 +331,13 @@ impl Requests {
                 self.dispatch(ctx, links, view, op);
             }
         }
+        self.send_questions(ctx, links);
         if ctx.env.now >= self.housekeeping {
             self.housekeeping = ctx.env.now + Duration::from_millis(500);
             self.expire(ctx, links);
+            self.expire_questions(ctx, links);
         }
-        self.build(ctx, view, paths_allowed);
+        self.build(ctx, links, view, paths_allowed);
         self.drain_origins(ctx, links);
     }
 
@@ -361,12 +363,7 @@ impl Requests {
                     }
                 }
                 OriginEvent::Failed(request) => self.fail(request, true),
-                OriginEvent::Sampled(key, data) => {
-                    if let Some([.., node]) = self.origins.path(key) {
-                        self.events.push_back(RequestEvent::Sample { node, data });
-                    }
-                    self.origins.end(ctx, links, key);
-                }
+                OriginEvent::Told { key, token, answer } => self.told(ctx, links, key, token, answer),
             }
         }
     }
@@ -390,12 +387,8 @@ impl Requests {
         }
         match self.building.remove(&key) {
             Some(Purpose::Op(op)) if self.domains.contains_key(&op) => self.adopt(op, key),
-            Some(Purpose::Probe) => {
-                let mut target = [0; 32];
-                ctx.env.rng.fill_bytes(&mut target);
-                let target = self.probes.pop().unwrap_or(target);
-                self.origins.sample(ctx, links, key, &target);
-            }
+            Some(Purpose::Sample) => self.stands(ctx, links, key, None),
+            Some(Purpose::Directory(to)) => self.stands(ctx, links, key, Some(to)),
             _ => {
                 let life = READY_LIFE + Duration::from_secs(ctx.env.rng.random_range(0..READY_LIFE.as_secs()));
                 self.ready.insert(key, ctx.env.now + life);
@@ -426,6 +419,7 @@ impl Requests {
 
     fn ended(&mut self, ctx: &mut Ctx<'_, '_>, key: Key, path: [NodeId; limits::HOPS], hops: usize) {
         self.ready.remove(&key);
+        self.questions_ended(key);
         let purpose = self.building.remove(&key);
         if let Some(Purpose::Op(op)) = purpose
             && let Some(domain) = self.domains.get_mut(&op)
@@ -483,7 +477,7 @@ impl Requests {
     }
 
     /// Starts circuits that are wanted and not there.
-    fn build(&mut self, ctx: &mut Ctx<'_, '_>, view: &View, paths_allowed: bool) {
+    fn build(&mut self, ctx: &mut Ctx<'_, '_>, links: &mut Links, view: &View, paths_allowed: bool) {
         if ctx.env.now < self.paused_until {
             return;
         }
@@ -509,12 +503,7 @@ impl Requests {
                 }
             }
         }
-        let probing = self.building.values().filter(|p| **p == Purpose::Probe).count();
-        for _ in probing..self.probes.len() {
-            if !self.start(ctx, view, Purpose::Probe) {
-                break;
-            }
-        }
+        self.build_for_questions(ctx, links, view);
         if self.active && paths_allowed {
             let coming = self.building.values().filter(|p| **p == Purpose::Ready).count();
             for _ in self.ready.len() + coming..READY_TARGET {
@@ -532,12 +521,16 @@ impl Requests {
         let mut taken: Vec<NodeId> = match purpose {
             Purpose::Op(op) => self.domains.get(&op).map(|d| d.paths.iter().map(|[.., last]| *last).collect()).unwrap_or_default(),
             Purpose::Ready => self.ready.keys().filter_map(|k| self.origins.path(*k)).map(|[.., last]| last).collect(),
-            Purpose::Probe => Vec::new(),
+            Purpose::Sample | Purpose::Directory(_) => Vec::new(),
         };
         // Those that are being built count as well.
         let coming = self.building.iter().filter(|(_, p)| **p == purpose).filter_map(|(key, _)| self.origins.path(*key));
         taken.extend(coming.map(|[.., last]| last));
-        let Some(path) = self.policy.choose(view, ctx.env, &taken) else { return false };
+        let path = match purpose {
+            Purpose::Directory(to) => self.policy.choose_to(view, ctx.env, &to),
+            Purpose::Ready | Purpose::Op(_) | Purpose::Sample => self.policy.choose(view, ctx.env, &taken),
+        };
+        let Some(path) = path else { return false };
         match self.origins.build(ctx, view, path) {
             Some(key) => {
                 self.building.insert(key, purpose);
@@ -549,9 +542,10 @@ impl Requests {
 
     /// The earliest timer, and what it is for.
     pub fn timeout(&self) -> Option<(Time, &'static str)> {
-        let waits = self.domains.values().any(|d| !d.queue.is_empty() || d.circuits.len() < d.want) || !self.probes.is_empty();
+        let waits = self.domains.values().any(|d| !d.queue.is_empty() || d.circuits.len() < d.want);
         let own = if waits || self.active { Some((self.housekeeping, "user plane")) } else { None };
-        [own, self.origins.timeout()].into_iter().flatten().min()
+        let questions = self.questions.timeout(self.housekeeping).map(|at| (at, "questions"));
+        [own, questions, self.origins.timeout()].into_iter().flatten().min()
     }
 
     /// Checks what must always hold: no circuit has two masters. For tests and the simulator.
@@ -559,7 +553,7 @@ impl Requests {
     pub fn check(&self) {
         let mut seen = BTreeSet::new();
         let of_ops = self.domains.values().flat_map(|d| d.circuits.keys());
-        for key in self.ready.keys().chain(self.building.keys()).chain(of_ops) {
+        for key in self.ready.keys().chain(self.building.keys()).chain(self.questions.circuits()).chain(of_ops) {
             assert!(seen.insert(*key), "a circuit with two masters");
         }
         for (op, domain) in &self.domains {
@@ -567,7 +561,7 @@ impl Requests {
                 assert!(self.owners.get(&request).is_none_or(|(owner, _)| owner == op), "a request on another's circuit");
             }
         }
-        for key in self.ready.keys().chain(self.building.keys()) {
+        for key in self.ready.keys().chain(self.building.keys()).chain(self.questions.circuits()) {
             assert!(self.origins.requests(*key).next().is_none(), "a request on nobody's circuit");
         }
     }

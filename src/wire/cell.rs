@@ -24,6 +24,10 @@ pub const TAG: usize = 16;
 pub const RELAY_HEADER: usize = 5;
 /// Most bytes of data in one relay message.
 pub const RELAY_DATA: usize = BODY - TAG - RELAY_HEADER;
+/// Most cells of the answer to a question about the public view: half of the first window of a circuit's leg, so that two fit.
+pub const ANSWER_CELLS: usize = 16;
+/// Most bytes of such an answer: what those cells carry behind the length.
+pub const ANSWER_MAX: usize = ANSWER_CELLS * RELAY_DATA - 4;
 
 /// What a link cell is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -135,10 +139,11 @@ pub enum RelayCommand {
     End = 5,
     /// Padding inside the circuit; ignored.
     Drop = 6,
-    /// Client to last hop: a sample of the last hop's view (coverage gate, D8).
-    Sample = 7,
-    /// Its answer.
-    Sampled = 8,
+    /// Client to last hop: a question about the public view (D8), one overlay message in one cell.
+    Directory = 7,
+    /// Its answer, or a part of it: `total u32 | bytes` in the first cell, the bytes that follow in the next ones. All but the last
+    /// are full. A total of zero: the answer would be longer than [`ANSWER_MAX`].
+    DirectoryReply = 8,
 }
 
 impl RelayCommand {
@@ -151,8 +156,8 @@ impl RelayCommand {
             4 => Self::Data,
             5 => Self::End,
             6 => Self::Drop,
-            7 => Self::Sample,
-            8 => Self::Sampled,
+            7 => Self::Directory,
+            8 => Self::DirectoryReply,
             _ => return None,
         })
     }

@@ -114,13 +114,11 @@ impl SignedFreshness {
     }
 }
 
-/// Whose freshness this is and when it was made, without reading the rest.
-pub fn peek(bytes: &[u8]) -> Option<(NodeId, Wall)> {
+/// Whose freshness this is, of which descriptor, and when it was made, without reading the rest.
+pub fn peek(bytes: &[u8]) -> Option<(NodeId, [u8; 32], Wall)> {
     let mut r = Reader::new(bytes);
     r.head(KIND_FRESHNESS, VERSION).ok()?;
-    let node = NodeId(r.array().ok()?);
-    r.take(32).ok()?;
-    Some((node, Wall(r.u64().ok()?)))
+    Some((NodeId(r.array().ok()?), r.array().ok()?, Wall(r.u64().ok()?)))
 }
 
 #[cfg(test)]

@@ -93,7 +93,8 @@ pub fn record(data: &[u8]) {
     }
     if let Ok(signed) = SignedFreshness::decode(data) {
         assert_eq!(signed.encode(), data);
-        assert_eq!(freshness::peek(data), Some((signed.freshness.node, signed.freshness.published)));
+        let f = &signed.freshness;
+        assert_eq!(freshness::peek(data), Some((f.node, f.descriptor, f.published)));
         let mut tidy = signed.freshness.clone();
         tidy.tidy();
         assert_eq!(tidy, signed.freshness);

@@ -15,6 +15,7 @@ use onionskin::proto::overlay::record::Verified;
 use onionskin::wire::cell::{BODY, CELL, Command, Header, RELAY_DATA, RelayCommand, RelayMessage, TAG};
 use onionskin::wire::codec::{Reader, Writer};
 use onionskin::wire::hello::{Hello, Proof};
+use onionskin::wire::overlay::Message;
 use onionskin::wire::request::SessionType;
 use std::sync::Arc;
 use std::time::Duration;
@@ -168,6 +169,25 @@ impl Circuit {
         RelayMessage { command, stream: StreamId(stream), data }.write(&mut body);
         self.layers.originate(self.len() - 1, carrier as u8, &mut body);
         world.say(self.puppet, self.link, Some(self.id), carrier, &body);
+    }
+
+    /// Asks the last hop about the public view. `None`: the circuit ended, or nothing came in time.
+    pub fn ask(&mut self, world: &mut World, number: u16, question: &Message) -> Option<Vec<u8>> {
+        self.tell(world, RelayCommand::Directory, number, &question.encode().unwrap(), Command::Relay);
+        let (mut whole, mut cells) = (Vec::new(), 0);
+        loop {
+            let (Command::Relay, mut body) = world.hear(self.puppet, self.link, self.id)? else { return None };
+            assert_eq!(self.layers.receive(Command::Relay as u8, &mut body), Some(self.len() - 1));
+            let part = RelayMessage::read(&body).unwrap();
+            assert_eq!((part.command, part.stream), (RelayCommand::DirectoryReply, StreamId(number)));
+            whole.extend_from_slice(part.data);
+            cells += 1;
+            let total = u32::from_be_bytes(*whole.first_chunk().unwrap()) as usize;
+            assert!(whole.len() == 4 + total || whole.len() == cells * RELAY_DATA, "parts are full");
+            if whole.len() == 4 + total {
+                return Some(whole.split_off(4));
+            }
+        }
     }
 
     /// A cell that makes no sense to any hop.

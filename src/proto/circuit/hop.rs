@@ -4,6 +4,10 @@
 //! (outbound) or puts one on (inbound), both by encryption, and cannot tell whether a cell that is not for it makes sense: that is
 //! for the next hop to find out. Every failure destroys the circuit, in both directions, without a reason (T10).
 
+mod questions;
+
+pub use questions::Question;
+
 use crate::base::CircuitId;
 use crate::base::LinkId;
 use crate::base::NodeId;
@@ -13,6 +17,7 @@ use crate::base::limits;
 use crate::crypto::cgo::RelayLayer;
 use crate::crypto::ntor;
 use crate::crypto::secret::Secret;
+use crate::proto::circuit::pace::Pace;
 use crate::proto::circuit::read_handshake;
 use crate::proto::circuit::write_handshake;
 use crate::proto::crowd::Crowd;
@@ -49,8 +54,6 @@ const PENDING_MAX: usize = 4096;
 /// Most cells that wait for links to hosts, over all circuits: 70 MB. Shared out by [`Crowd`]; the leg whose cell finds no place
 /// ends (T35).
 const WAITING_MAX: usize = 32_768;
-/// Relays in an answer to a sample request: half a cell.
-const SAMPLE_MAX: usize = 128;
 /// Most circuits carried at once, or being made. At 2 KiB each (`benches/circuits.rs`) they take 100 MiB. Shared out by [`Crowd`],
 /// by who is on the client's side.
 const HOPS_MAX: usize = 50_000;
@@ -94,6 +97,8 @@ struct Hop {
     seat: Seat,
     /// When the last cell came, from either side.
     moved: Time,
+    /// Of questions about the public view.
+    pace: Pace,
 }
 
 /// What a circuit holds while its handshake runs.
@@ -135,6 +140,8 @@ impl Default for Hops {
 /// What a recognised or relayed cell came to.
 enum Verdict {
     Fine,
+    /// To be answered.
+    Question(Question),
     /// The circuit ends.
     Destroy,
 }
@@ -224,7 +231,17 @@ impl Hops {
         match links.accept_port(link, circuit, Owner::HopPrev(key)) {
             Some(prev) => {
                 let (legs, layer) = (BTreeMap::new(), RelayLayer::new(&keys));
-                let hop = Hop { prev, next: Next::None, early_seen: 0, begun: 0, legs, layer, seat, moved: ctx.env.now };
+                let hop = Hop {
+                    prev,
+                    next: Next::None,
+                    early_seen: 0,
+                    begun: 0,
+                    legs,
+                    layer,
+                    seat,
+                    moved: ctx.env.now,
+                    pace: Pace::default(),
+                };
                 self.hops.fill(key, Box::new(hop));
                 self.idle.set(key, (ctx.env.now + IDLE_MAX).next_multiple(IDLE_GRID));
                 links.push_control(ctx, link, Some(circuit), Command::Created, &write_handshake(&reply));
@@ -237,7 +254,7 @@ impl Hops {
         }
     }
 
-    /// A relay cell from the client's side.
+    /// A relay cell from the client's side. Gives the question that it brought, if it did: see [`Hops::tell`].
     pub(in crate::proto) fn outbound(
         &mut self,
         ctx: &mut Ctx<'_, '_>,
@@ -246,19 +263,22 @@ impl Hops {
         key: Key,
         early: bool,
         body: &mut [u8; BODY],
-    ) {
-        let Some(hop) = self.hops.get_mut(key) else { return };
+    ) -> Option<Question> {
+        let hop = self.hops.get_mut(key)?;
         hop.moved = ctx.env.now;
         if early {
             hop.early_seen += 1;
             if hop.early_seen > limits::EARLY_MAX {
-                return self.destroy(ctx, links, key);
+                self.destroy(ctx, links, key);
+                return None;
             }
         }
         let command = if early { Command::RelayEarly } else { Command::Relay };
         if hop.layer.outbound(command as u8, body) {
-            if matches!(self.for_us(ctx, links, view, key, early, body), Verdict::Destroy) {
-                self.destroy(ctx, links, key);
+            match self.for_us(ctx, links, view, key, early, body) {
+                Verdict::Fine => {}
+                Verdict::Question(question) => return Some(question),
+                Verdict::Destroy => self.destroy(ctx, links, key),
             }
         } else if let Next::Open(next) = hop.next {
             links.send(ctx, next, command, body, Some(hop.prev));
@@ -266,6 +286,7 @@ impl Hops {
             // Noise at the last hop: tampered with, or out of step. Nothing more can ever be recognised.
             self.destroy(ctx, links, key);
         }
+        None
     }
 
     /// A relay cell from the far side, on its way to the client.
@@ -313,10 +334,24 @@ impl Hops {
     /// Answers a cell of the client. Its credit is due when the answer leaves, so that nobody has us queue more than we granted
     /// (D6).
     fn answer(ctx: &mut Ctx<'_, '_>, links: &mut Links, hop: &mut Hop, command: RelayCommand, stream: StreamId, data: &[u8]) {
+        let due = Some(hop.prev);
+        Self::say(ctx, links, hop, command, stream, data, due);
+    }
+
+    /// A message to the client. `due`: the port whose credit is due when it leaves.
+    fn say(
+        ctx: &mut Ctx<'_, '_>,
+        links: &mut Links,
+        hop: &mut Hop,
+        command: RelayCommand,
+        stream: StreamId,
+        data: &[u8],
+        due: Option<PortKey>,
+    ) {
         let mut body = [0; BODY];
         RelayMessage { command, stream, data }.write(&mut body);
         hop.layer.originate(Command::Relay as u8, &mut body);
-        links.send(ctx, hop.prev, Command::Relay, &body, Some(hop.prev));
+        links.send(ctx, hop.prev, Command::Relay, &body, due);
     }
 
     /// A message for this hop.
@@ -404,14 +439,15 @@ impl Hops {
                     None => {}
                 }
             }
-            RelayCommand::Sample => {
-                let Ok(target) = Reader::new(message.data).array::<32>() else { return Verdict::Destroy };
-                let near = view.near(&target, SAMPLE_MAX);
-                let sample: Vec<u8> = near.flat_map(|relay| relay.hint_id().to_be_bytes()).collect();
-                Self::answer(ctx, links, hop, RelayCommand::Sampled, stream, &sample);
+            RelayCommand::Directory => {
+                return if hop.may_ask(ctx.env.now, links) {
+                    Verdict::Question(Question { stream, bytes: message.data.to_vec() })
+                } else {
+                    Verdict::Destroy
+                };
             }
             RelayCommand::Drop => links.consumed(ctx, hop.prev),
-            RelayCommand::Extended | RelayCommand::Sampled => return Verdict::Destroy,
+            RelayCommand::Extended | RelayCommand::DirectoryReply => return Verdict::Destroy,
         }
         Verdict::Fine
     }

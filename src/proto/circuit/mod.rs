@@ -5,6 +5,7 @@
 
 pub mod hop;
 pub mod origin;
+pub mod pace;
 
 use crate::wire::cell::BODY;
 use crate::wire::codec::DecodeError;

@@ -5,6 +5,7 @@
 
 mod deadlines;
 mod load;
+mod questions;
 
 pub use load::in_flight_max;
 
@@ -88,8 +89,15 @@ pub enum OriginEvent {
     },
     /// No answer: the host or its leg is gone, or too slow.
     Failed(RequestId),
-    /// The last hop's sample of its view.
-    Sampled(Key, Vec<u8>),
+    /// What a last hop says to a question about the public view; nothing if it would be too long.
+    Told {
+        /// Over which circuit.
+        key: Key,
+        /// As the question was named.
+        token: u64,
+        /// Its answer.
+        answer: Vec<u8>,
+    },
 }
 
 enum Stage {
@@ -144,6 +152,7 @@ struct Origin {
     streams: BTreeMap<StreamId, Stream>,
     /// Streams ever.
     begun: u16,
+    questions: questions::Questions,
     started: Time,
 }
 
@@ -151,6 +160,7 @@ struct Origin {
 enum Timer {
     Build(Key),
     Streams(Key),
+    Questions(Key),
 }
 
 /// All our own circuits.
@@ -210,6 +220,7 @@ impl Origins {
             handshakes: VecDeque::new(),
             streams: BTreeMap::new(),
             begun: 0,
+            questions: questions::Questions::default(),
             started: ctx.env.now,
         });
         self.timers.set(Timer::Build(key), ctx.env.now + BUILD_DEADLINE);
@@ -307,9 +318,9 @@ impl Origins {
             RelayCommand::Extended => self.reply(ctx, links, key, message.data),
             RelayCommand::Data => self.data(ctx, links, key, message.stream, message.data),
             RelayCommand::End => self.stream_ended(message.stream, key),
-            RelayCommand::Sampled => self.events.push_back(OriginEvent::Sampled(key, message.data.to_vec())),
+            RelayCommand::DirectoryReply => self.told(ctx, links, key, message.stream, message.data),
             RelayCommand::Drop => {}
-            RelayCommand::Extend | RelayCommand::Begin | RelayCommand::Sample => self.end(ctx, links, key),
+            RelayCommand::Extend | RelayCommand::Begin | RelayCommand::Directory => self.end(ctx, links, key),
         }
     }
 
@@ -335,13 +346,6 @@ impl Origins {
                 return self.end_stream(ctx, links, key, stream);
             }
             self.pump(ctx, links, key, stream);
-        }
-    }
-
-    /// Asks a last hop for a sample of its view near `target`.
-    pub(in crate::proto) fn sample(&mut self, ctx: &mut Ctx<'_, '_>, links: &mut Links, key: Key, target: &[u8; 32]) {
-        if let Some(circuit) = self.circuits.get_mut(key) {
-            circuit.say(ctx, links, Command::Relay, RelayCommand::Sample, StreamId(0), target);
         }
     }
 
@@ -496,6 +500,7 @@ impl Origins {
         if let Some(circuit) = self.circuits.remove(key) {
             self.timers.stop(&Timer::Build(key));
             self.timers.stop(&Timer::Streams(key));
+            self.timers.stop(&Timer::Questions(key));
             if let Some(port) = circuit.port {
                 links.close_port(ctx, port);
             }
@@ -522,6 +527,7 @@ impl Origins {
             handshakes: VecDeque::new(),
             streams: BTreeMap::new(),
             begun,
+            questions: questions::Questions::default(),
             started: Time(0),
         };
         self.circuits.fill(key, circuit);

@@ -14,7 +14,7 @@ use crate::proto::out::Ctx;
 use crate::proto::overlay;
 
 impl Core {
-    /// The coverage gate (D8): until the view is known well enough, only probes leave, which carry nobody's wish.
+    /// The coverage gate (D8): until the view is known well enough, only questions about it leave, which carry nobody's wish.
     pub(super) fn gate(&mut self, ctx: &mut Ctx<'_, '_>) {
         if !self.overlay.is_relay() {
             self.guide_client(ctx);
@@ -45,16 +45,11 @@ impl Core {
         }
     }
 
-    /// A client's overlay plane needs to know its directory relays, and samples taken through circuits.
+    /// A client's overlay plane needs to know its directory relays.
     pub(super) fn guide_client(&mut self, ctx: &mut Ctx<'_, '_>) {
         // Before its directories agree, kept guards may be missing from the view only because somebody hides them.
         if !self.overlay.has_view() {
             return;
-        }
-        if self.overlay.wants_samples(ctx.env.now) {
-            let mut target = [0; 32];
-            ctx.env.rng.fill_bytes(&mut target);
-            self.requests.probe(target);
         }
         let directories = self.requests.policy.directories(self.overlay.view(), ctx.env);
         if directories != self.directories || (self.overlay.wants_directories() && !directories.is_empty()) {

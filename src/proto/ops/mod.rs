@@ -353,7 +353,7 @@ impl Ops {
             RequestEvent::Failed { op, request, host_to_blame } => {
                 (op, request, Box::new(move |tag| Heard::Failed(tag, request, host_to_blame)))
             }
-            RequestEvent::Sample { .. } => return,
+            RequestEvent::Told { .. } => return,
         };
         let now = ctx.env.now;
         let route = self.ops.get_mut(&op).and_then(|op| {

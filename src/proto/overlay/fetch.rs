@@ -26,6 +26,7 @@ use crate::proto::overlay::record::Fresh;
 use crate::proto::overlay::record::Record;
 use crate::proto::overlay::record::RecordError;
 use crate::proto::overlay::record::Verified;
+use crate::proto::overlay::view::Entry;
 use crate::proto::overlay::view::Inserted;
 use crate::wire::freshness;
 use crate::wire::overlay::Blob;
@@ -71,8 +72,9 @@ impl Overlay {
 
     /// Whose record this is, and whether it says what is not known here.
     fn look(&self, blob: &Blob) -> Option<(NodeId, bool)> {
-        if let Some((node, published)) = freshness::peek(&blob.0) {
-            return Some((node, self.view.entry(&node).is_none_or(|e| e.fresh() < published)));
+        if let Some((node, of, published)) = freshness::peek(&blob.0) {
+            let known = |e: &Entry| e.fresh() >= published && *e.relay.body().digest() == of;
+            return Some((node, !self.view.entry(&node).is_some_and(known)));
         }
         let node = wire_record::peek(&blob.0)?;
         let same = |e: &Arc<Verified>| *e.body().digest() == kdf::hash(Label::ViewDigest, &[&blob.0]);

@@ -6,7 +6,6 @@ use crate::base::NetworkId;
 use crate::base::NodeId;
 use crate::base::Wall;
 use crate::base::limits;
-use crate::base::net::Group;
 use crate::crypto::keys::IdentityKey;
 use crate::proto::overlay::record;
 use crate::proto::overlay::record::Body;
@@ -134,22 +133,13 @@ pub enum Input {
     Profile(Box<Profile>),
     /// A client's directory relays, as the path policy keeps them.
     Directories(Vec<Peer>),
-    /// A sample that a client took through a circuit: how many of the relays that some relay named are known here.
-    CoverageSample {
-        /// The group of the relay that was asked.
-        group: Group,
-        /// Of its hints, those known and usable here ([`crate::proto::overlay::Overlay::knows`]).
-        known: u32,
-        /// All its hints.
-        total: u32,
-    },
-    /// Answer to [`Output::Ask`].
+    /// What became of an [`Output::Ask`].
     Told {
         /// The number given out.
         token: u64,
-        /// Which relay spoke.
+        /// Which relay answered.
         from: Option<NodeId>,
-        /// An encoded message, unchecked; `None` if there is none.
+        /// An encoded message; `None` if none came, or none that fits.
         answer: Option<Vec<u8>>,
     },
     /// Time passed.
@@ -177,13 +167,13 @@ pub enum Output {
         /// Whether an open link will not do (dial-back).
         fresh: bool,
     },
-    /// Ask a relay about the public view, through a circuit that ends at it, and answer with [`Input::Told`].
+    /// Ask through a circuit, and answer with [`Input::Told`], once. Of a client only.
     Ask {
         /// Number of the answer.
         token: u64,
-        /// Which relay; `None`: any.
+        /// Whom: not the guard. `None`: any relay, each on a circuit of its own.
         to: Option<NodeId>,
-        /// An encoded message.
+        /// An encoded question about the public view, at most one cell.
         bytes: Vec<u8>,
     },
     /// The overlay has no more use for this link; close it unless circuits run on it.

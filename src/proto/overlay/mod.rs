@@ -5,7 +5,7 @@
 //! announces itself (`announce.rs`), fills its view by asking for random regions on a timer (`sweep.rs`), and dials a part of it to
 //! see what holds (`check.rs`). A **client** describes nothing and sweeps nothing: it reads the lists of a few persistent directory
 //! relays and believes what they agree on (`sync.rs`, `lists.rs`), keeps that for its next start (`kept.rs`), and samples through
-//! circuits how much of the network it is (`sweep.rs`).
+//! circuits how much of the network it is (`questions.rs`).
 //!
 //! Work with keys leaves as jobs. Every table has a bound beside it; no message costs work linear in the view.
 
@@ -17,6 +17,7 @@ pub mod io;
 pub mod kept;
 mod links;
 mod lists;
+mod questions;
 pub mod record;
 pub mod region;
 mod serve;
@@ -172,6 +173,8 @@ pub struct Overlay {
     by_node: BTreeMap<NodeId, LinkId>,
     requests: BTreeMap<u32, Request>,
     next_request: u32,
+    /// Questions that are on their way through circuits.
+    questions: BTreeMap<u64, Asked>,
     dials: BTreeMap<u64, Dial>,
     next_token: u64,
     jobs: BTreeMap<JobId, Work>,
@@ -207,6 +210,7 @@ impl Overlay {
             requests: BTreeMap::new(),
             // Numbers need not be secret, only fresh on a link.
             next_request: env.rng.next_u32(),
+            questions: BTreeMap::new(),
             dials: BTreeMap::new(),
             next_token: 0,
             jobs: BTreeMap::new(),
@@ -252,11 +256,6 @@ impl Overlay {
         self.coverage
     }
 
-    /// Whether a client needs coverage samples taken through circuits: a `Near` request for a random place, sent to a random relay.
-    pub fn wants_samples(&self, now: Time) -> bool {
-        !self.is_relay() && self.sweep.wants_samples(now, &self.view)
-    }
-
     /// Handles one input; drain [`Overlay::poll_output`] afterwards.
     pub fn handle(&mut self, env: &mut Env<'_>, input: Input) {
         match input {
@@ -267,8 +266,7 @@ impl Overlay {
             Input::Done { job, outcome } => self.done(env, job, outcome),
             Input::Profile(profile) => self.profile(env, *profile),
             Input::Directories(list) => self.directories(env, list),
-            Input::CoverageSample { group, known, total } => self.sample(env, group, known, total),
-            Input::Told { token, answer, .. } => self.told(env, token, answer),
+            Input::Told { token, from, answer } => self.told(env, token, from, answer),
             Input::Tick => {}
         }
         self.tick(env);
@@ -288,7 +286,8 @@ impl Overlay {
     pub fn timeout(&self) -> Option<(Time, &'static str)> {
         let first = (self.housekeeping, "overlay housekeeping");
         if !self.is_relay() {
-            return Some(first.min((self.sync.next(), "overlay snapshot")));
+            let sample = self.samples_at().map(|at| (at, "overlay sample"));
+            return [Some(first), Some((self.sync.next(), "overlay snapshot")), sample].into_iter().flatten().min();
         }
         let sweep = (self.sweep.next(), "overlay sweep");
         let check = (self.check.next(), "overlay check");
@@ -305,6 +304,7 @@ impl Overlay {
             self.tick_check(env);
         } else {
             self.tick_sync(env);
+            self.tick_samples(env);
             self.save_view(env);
         }
         if env.now >= self.housekeeping {
@@ -394,6 +394,7 @@ impl Overlay {
     /// Asserts the invariants; for tests and fuzzing.
     #[doc(hidden)]
     pub fn check(&self) {
+        assert!(self.questions.len() <= questions::MAX);
         assert!(self.requests.len() <= REQUESTS_MAX && self.fetching.len() <= FETCHING_MAX);
         assert!(self.by_node.iter().all(|(node, link)| self.links.get(link).is_some_and(|l| l.node == Some(*node))));
         assert!(self.jobs.len() <= JOBS_MAX + witness::IN_FLIGHT_MAX + 8);
@@ -403,5 +404,5 @@ impl Overlay {
 
 /// Whose record this is, of either kind.
 fn peek(bytes: &[u8]) -> Option<NodeId> {
-    freshness::peek(bytes).map(|(node, _)| node).or_else(|| wire_record::peek(bytes))
+    freshness::peek(bytes).map(|(node, ..)| node).or_else(|| wire_record::peek(bytes))
 }

@@ -144,14 +144,21 @@ impl Sweep {
     }
 
     /// Takes up samples of a run that ended not long ago.
-    pub(super) fn resume(&mut self, samples: Vec<(Group, [Sample; 2])>) {
+    pub(super) fn resume(&mut self, now: Time, samples: Vec<(Group, [Sample; 2])>) {
         self.order = samples.iter().map(|(group, _)| *group).collect();
         self.samples = samples.into_iter().collect();
+        self.sampled = Some(now);
     }
 
-    pub(super) fn wants_samples(&self, now: Time, view: &View) -> bool {
+    /// When a client takes its next sample.
+    pub(super) fn sample_at(&self) -> Time {
         let every = if self.ready { CLIENT_SAMPLE_LATER } else { CLIENT_SAMPLE_EVERY };
-        view.counts().relays > 0 && self.sampled.is_none_or(|at| now >= at + every)
+        self.sampled.map_or(Time(0), |at| at + every)
+    }
+
+    /// One that was asked for did not come: the next waits its time all the same.
+    pub(super) const fn no_sample(&mut self, now: Time) {
+        self.sampled = Some(now);
     }
 
     fn add(&mut self, now: Time, group: Group, sample: Sample) {

@@ -32,6 +32,7 @@ use crate::proto::overlay::lists::AGREE;
 use crate::proto::overlay::lists::List;
 use crate::proto::overlay::lists::Page;
 use crate::proto::overlay::lists::Vote;
+use crate::proto::overlay::questions;
 use crate::proto::overlay::record;
 use crate::proto::overlay::record::Record;
 use crate::proto::overlay::record::RecordError;
@@ -128,8 +129,6 @@ pub struct Sync {
     /// Descriptors that one directory lists alone, to be looked at; and those that were.
     lone: Vec<(NodeId, u64, Tag)>,
     looked_at: BTreeSet<Tag>,
-    /// Questions under way through circuits.
-    questions: BTreeMap<u64, Asked>,
     /// All that was agreed on is known, or was asked of everyone.
     read: bool,
     /// When the directories last agreed.
@@ -166,7 +165,6 @@ impl Sync {
             refused: BTreeSet::new(),
             lone: Vec::new(),
             looked_at: BTreeSet::new(),
-            questions: BTreeMap::new(),
             read: false,
             taken: None,
             kept: Vec::new(),
@@ -270,7 +268,6 @@ impl Sync {
 
     pub(super) fn check(&self) {
         assert!(self.directories.len() <= DIRECTORIES && self.batches.len() <= DIRECTORIES * BATCHES);
-        assert!(self.questions.len() <= DIRECTORIES * (BATCHES + 1));
     }
 }
 
@@ -316,7 +313,7 @@ impl Overlay {
         let age = env.wall.0.checked_sub(kept.taken.0);
         if age.is_some_and(|age| age < CURRENT_SECS) {
             self.sync.read = true;
-            self.sweep.resume(kept.samples);
+            self.sweep.resume(env.now, kept.samples);
             self.measure(env.now);
         }
         self.view_changed = true;
@@ -373,33 +370,13 @@ impl Overlay {
         if self.sync.is_direct(&node) {
             return self.link_to(&node).is_some_and(|link| self.request(env, link, asked, message));
         }
-        self.next_token += 1;
-        let token = self.next_token;
-        let Some(bytes) = message(number(token)).encode() else { return false };
-        self.sync.questions.insert(token, asked);
-        self.out.push_back(Output::Ask { token, to: Some(node), bytes });
-        true
+        self.ask(Some(node), asked, &message(questions::ID))
     }
 
     fn ask_list(&mut self, env: &mut Env<'_>, node: NodeId) {
         let since = self.sync.get(node).and_then(|d| d.since);
         if !self.ask_directory(env, node, Asked::List { directory: node }, |id| Message::List { id, since }) {
             self.directory_failed(env, node);
-        }
-    }
-
-    /// What came of a question that went through a circuit.
-    pub(super) fn told(&mut self, env: &mut Env<'_>, token: u64, answer: Option<Vec<u8>>) {
-        let Some(asked) = self.sync.questions.remove(&token) else { return };
-        let message = answer.and_then(|bytes| Message::decode(&bytes).ok());
-        match (asked, message) {
-            (Asked::List { directory }, Some(Message::ListPage { id, next, anew, more, gone, listed })) if id == number(token) => {
-                self.list_page(env, directory, Page { next, anew, more, gone, listed });
-            }
-            (Asked::Bodies { directory, batch }, Some(Message::FetchReply { id, records })) if id == number(token) => {
-                self.bodies(env, directory, batch, records);
-            }
-            (asked, _) => self.unanswered(env, asked),
         }
     }
 
@@ -642,9 +619,4 @@ impl Overlay {
         let kept = Kept { taken, relays, lists, samples: self.sweep.samples() };
         self.out.push_back(Output::Save { name: kept::SAVED, bytes: kept.encode() });
     }
-}
-
-/// The number of a question that goes through a circuit: of its token what fits.
-const fn number(token: u64) -> u32 {
-    (token & 0xffff_ffff) as u32
 }

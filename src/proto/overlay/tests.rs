@@ -6,7 +6,6 @@ mod sync_tests;
 use super::*;
 use crate::base::NetworkId;
 use crate::base::Wall;
-use crate::base::net::Group;
 use crate::crypto::kdf;
 use crate::crypto::kdf::Label;
 use crate::crypto::keys::IdentityKey;
@@ -20,7 +19,6 @@ use crate::wire::overlay::Listed;
 use rand::RngExt;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
-use rand::seq::IndexedRandom;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -78,6 +76,9 @@ pub(super) struct World {
     skew: i64,
     /// No job is done.
     lose_jobs: bool,
+    /// Questions through circuits are noted in place of being answered.
+    no_circuits: bool,
+    asked: Vec<(usize, u64, Option<NodeId>, Vec<u8>)>,
 }
 
 pub(super) fn key(seed: u64, i: usize) -> IdentityKey {
@@ -104,6 +105,8 @@ impl World {
             blamed: 0,
             skew: 0,
             lose_jobs: false,
+            no_circuits: false,
+            asked: vec![],
         }
     }
 
@@ -209,7 +212,11 @@ impl World {
                 {
                     bytes = Message::NearReply { id, hints: self.liars.clone() }.encode().unwrap();
                 }
-                bytes = self.twist(i, bytes);
+                // A directory lies to clients.
+                let to = self.nodes[i].links.get(&link).map(|(peer, _)| *peer);
+                if to.is_some_and(|to| !self.nodes[to].overlay.is_relay()) {
+                    bytes = self.twist(i, bytes);
+                }
                 self.nodes[i].sent += bytes.len() as u64;
                 if let Some((peer, theirs)) = self.nodes[i].links.get(&link).copied() {
                     self.post(LATENCY, peer, Input::Message { link: theirs, bytes });
@@ -223,26 +230,14 @@ impl World {
                     self.post(Duration::ZERO, i, Input::LinkDown { link });
                 }
             }
+            Output::Ask { token, to, bytes } if self.no_circuits => self.asked.push((i, token, to, bytes)),
+            Output::Ask { token, to, bytes } => {
+                let told = self.told(i, token, to, &bytes);
+                self.post(6 * LATENCY, i, told);
+            }
             Output::Job(job, work) => {
                 let outcome = if self.lose_jobs { JobOutcome::Lost } else { self.work(i, work) };
                 self.post(Duration::ZERO, i, Input::Done { job, outcome });
-            }
-            // Through a circuit: nobody but the world knows who asks.
-            Output::Ask { token, to, bytes } => {
-                let reached = |n: &Node| n.overlay.is_relay() && !n.cut_off && to.is_none_or(|to| n.key.node_id() == to);
-                let all: Vec<usize> = (0..self.nodes.len()).filter(|t| reached(&self.nodes[*t])).collect();
-                let cut_off = self.nodes[i].cut_off;
-                let asked = all.choose(&mut self.nodes[i].rng).copied().filter(|_| !cut_off);
-                let from = asked.map(|t| self.nodes[t].key.node_id());
-                let question = Message::decode(&bytes).unwrap();
-                let answer = asked.and_then(|t| {
-                    let bytes = self.nodes[t].overlay.answer(&question, 32_000)?.encode()?;
-                    Some(self.twist(t, bytes))
-                });
-                let bytes = answer.as_ref().map_or(0, |a| a.len() as u64);
-                self.nodes[i].through += bytes;
-                asked.into_iter().for_each(|t| self.nodes[t].sent += bytes);
-                self.post(LATENCY * 8, i, Input::Told { token, from, answer });
             }
             Output::Save { name, bytes } => {
                 self.nodes[i].saved.insert(name, bytes);
@@ -271,6 +266,23 @@ impl World {
             _ => return bytes,
         };
         other.encode().unwrap()
+    }
+
+    /// What comes of a question: over a circuit it is answered as over a link.
+    fn told(&mut self, i: usize, token: u64, to: Option<NodeId>, question: &[u8]) -> Input {
+        if self.nodes[i].cut_off {
+            return Input::Told { token, from: None, answer: None };
+        }
+        let node = &mut self.nodes[i];
+        let view = node.overlay.view();
+        let last = to.or_else(|| view.random(&mut node.rng).map(|r| r.node()));
+        let relay = self.by_addr.values().copied().find(|r| Some(self.nodes[*r].key.node_id()) == last && !self.nodes[*r].cut_off);
+        let answer = relay.and_then(|relay| self.nodes[relay].overlay.answer_bytes(question)).filter(|a| !a.is_empty());
+        let answer = answer.zip(relay).map(|(bytes, relay)| self.twist(relay, bytes));
+        let len = answer.as_ref().map_or(0, |a| a.len() as u64);
+        self.nodes[i].through += len;
+        relay.into_iter().for_each(|relay| self.nodes[relay].sent += len);
+        Input::Told { token, from: last, answer }
     }
 
     fn work(&mut self, i: usize, job: OverlayJob) -> JobOutcome {
@@ -311,10 +323,6 @@ impl World {
         let shifted = Some(Wall(wall.0.saturating_add_signed(self.skew)));
         self.post(LATENCY * 3, i, up(ours, Some(expect), addr, true, shifted));
         self.post(LATENCY * 3, i, Input::Dialled { token, link: Some(ours) });
-    }
-
-    fn rng_byte(&mut self) -> u8 {
-        self.nodes[0].rng.random()
     }
 
     fn peer(&self, i: usize) -> Peer {
@@ -520,18 +528,49 @@ fn a_client_takes_snapshots_and_deltas_and_never_sweeps_or_announces() {
     let mut world = network(30, 8, true);
     settle(&mut world, 20);
     let bootstrap = vec![world.peer(2), world.peer(9), world.peer(20)];
+    world.no_circuits = true;
     let client = world.add(8, "99.9.9.9:1".parse().unwrap(), false, true, bootstrap.clone());
     world.run_until(world.now + Duration::from_secs(2));
     assert_eq!(world.shares()[client], 1.0);
     assert!(world.nodes[client].overlay.has_view());
     let dialled: BTreeSet<SocketAddr> = world.dials.iter().filter(|(i, _)| *i == client).map(|(_, a)| *a).collect();
     assert_eq!(dialled, bootstrap.iter().map(|p| p.addr).collect());
-    // Coverage of a client comes from the core's samples alone.
-    assert!(!world.nodes[client].overlay.coverage().ready && world.nodes[client].overlay.wants_samples(world.now));
-    for i in 0..6 {
-        world.feed(client, Input::CoverageSample { group: Group([4, i, 0, 0, 0]), known: 32, total: 32 });
+    // Coverage of a client comes from what its own questions bring, and from nothing else.
+    let asked = core::mem::take(&mut world.asked);
+    let targets: BTreeSet<[u8; 32]> = asked
+        .iter()
+        .map(|(i, _, to, bytes)| match Message::decode(bytes) {
+            Ok(Message::Near { id: 0, target, .. }) if (*i, *to) == (client, None) => target,
+            other => panic!("{other:?}, which tells one asker from another"),
+        })
+        .collect();
+    assert!(targets.len() == asked.len() && asked.len() >= 10, "{} questions", asked.len());
+    let coverage = |world: &World| world.nodes[client].overlay.coverage();
+    let near = |world: &mut World, i: usize| world.told(i, asked[i].1, Some(world.peer(i).node), &asked[i].3);
+    let unasked: Vec<Input> = (0..8).map(|i| near(&mut world, i)).collect();
+    for input in unasked {
+        let Input::Told { from, answer, .. } = input else { unreachable!() };
+        world.feed(client, Input::Told { token: 12_345_678, from, answer });
     }
-    assert!(world.nodes[client].overlay.coverage().ready && !world.nodes[client].overlay.wants_samples(world.now));
+    let another = Message::FetchReply { id: 0, records: vec![] }.encode();
+    let numbered = Message::NearReply { id: 7, hints: vec![] }.encode();
+    for (i, answer) in [None, Some(vec![0xff; 40]), another, numbered].into_iter().enumerate() {
+        let from = Some(world.peer(i).node);
+        world.feed(client, Input::Told { token: asked[i].1, from, answer });
+    }
+    assert_eq!(coverage(&world).groups, 0);
+    for i in 4..asked.len() {
+        let told = near(&mut world, i);
+        let Input::Told { from, answer, .. } = &told else { unreachable!() };
+        let again = Input::Told { token: asked[i].1, from: *from, answer: answer.clone() };
+        world.feed(client, told);
+        let groups = coverage(&world).groups;
+        world.feed(client, again);
+        assert_eq!(coverage(&world).groups, groups, "twice is as once");
+    }
+    assert!(coverage(&world).ready);
+    world.run_until(world.now + Duration::from_secs(5));
+    assert!(world.asked.is_empty(), "it knows enough");
     // A delta brings a newcomer, and costs little.
     let sent: u64 = world.nodes.iter().take(30).map(|n| n.sent).sum();
     world.run_until(world.now + Duration::from_secs(60));

@@ -505,6 +505,57 @@ fn directories_are_the_guard_and_two_more_of_the_sample_in_distinct_groups() {
     }
 }
 
+// --- a given last hop
+
+#[test]
+fn paths_to_a_given_relay_keep_all_rules_or_there_are_none() {
+    let reachable = |view: &View, user: &mut User| {
+        let mut to = 0;
+        for last in view.usable().iter().map(|r| r.node()).collect::<Vec<_>>() {
+            let Some(path) = user.with(|policy, env| policy.choose_to(view, env, &last)) else { continue };
+            assert_eq!(path[2], last);
+            assert!(apart(view, &path[0], &path[1]) && apart(view, &path[1], &path[2]) && apart(view, &path[0], &path[2]));
+            assert!(user.sample()[0] == path[0] && user.second_layer().contains(&path[1]));
+            to += 1;
+        }
+        to
+    };
+    // Each shares its group with nobody, and its family with one.
+    let view = world(60, 60);
+    let mut user = User::new(1);
+    let guard = user.build(&view)[0];
+    assert_eq!(reachable(&view, &mut user), 58, "to all but the guard and its family");
+    assert_eq!(user.with(|policy, env| policy.choose_to(&view, env, &guard)), None);
+    assert_eq!(user.with(|policy, env| policy.choose_to(&view, env, &NodeId([9; 32]))), None, "nobody knows it");
+    // Groups of ten.
+    let view = world(60, 6);
+    let mut user = User::new(2);
+    user.build(&view);
+    let to = reachable(&view, &mut user);
+    assert!((40..=50).contains(&to), "to {to}, of which none is in the guard's group");
+}
+
+#[test]
+fn to_a_given_relay_rules_give_way_only_where_they_would_for_any() {
+    // Four groups, and families across them: who stands near to the guard is met only when nobody else is there.
+    let view = world(8, 4);
+    let mut user = User::new(3);
+    let guard = user.build(&view)[0];
+    let relaxed = user.policy.relaxed();
+    for last in view.usable().iter().map(|r| r.node()).collect::<Vec<_>>() {
+        let near = last == guard || !apart(&view, &guard, &last);
+        let path = user.with(|policy, env| policy.choose_to(&view, env, &last));
+        assert!(!(near && path.is_some()), "a last hop beside the guard, and others are there");
+    }
+    assert_eq!(user.policy.relaxed(), relaxed, "what is said of paths for wishes stays");
+    // One that failed lately is left alone.
+    let view = world(60, 60);
+    let mut user = User::new(4);
+    let path = user.build(&view);
+    user.failed(&path, 2);
+    assert_eq!(user.with(|policy, env| policy.choose_to(&view, env, &path[2])), None);
+}
+
 // --- lasting form
 
 #[test]

@@ -3,6 +3,9 @@ use crate::base::Env;
 use crate::base::NetworkId;
 use crate::base::Wall;
 use crate::proto::out::Out;
+use crate::wire::cell::ANSWER_CELLS;
+use crate::wire::cell::ANSWER_MAX;
+use crate::wire::cell::RELAY_DATA;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
@@ -38,7 +41,8 @@ impl Bench {
         let seat = self.hops.seats.enter(&self.links.remote(link).unwrap()).unwrap();
         let (layer, begun) = (RelayLayer::new(&secret()), legs);
         let legs = (1..=legs).map(|n| (StreamId(n), Leg::Waiting(Vec::new()))).collect();
-        self.hops.hops.fill(key, Box::new(Hop { prev, next: Next::None, early_seen: 0, begun, legs, layer, seat, moved: Time(0) }));
+        let (next, pace) = (Next::None, Pace::default());
+        self.hops.hops.fill(key, Box::new(Hop { prev, next, early_seen: 0, begun, legs, layer, seat, moved: Time(0), pace }));
         (key, prev)
     }
 
@@ -66,7 +70,16 @@ impl Bench {
     fn say(&mut self, key: Key, command: RelayCommand, stream: u16) -> bool {
         let (mut body, nobody) = (body(command, stream, &[9; 32]), View::new(true));
         let verdict = self.with(|hops, ctx, links| hops.for_us(ctx, links, &nobody, key, false, &mut body));
-        matches!(verdict, Verdict::Fine)
+        !matches!(verdict, Verdict::Destroy)
+    }
+
+    /// A question of the client, and its answer of so many bytes; whether the circuit goes on.
+    fn ask(&mut self, key: Key, answer: usize) -> bool {
+        let goes_on = self.say(key, RelayCommand::Directory, 7);
+        if goes_on {
+            self.with(|hops, ctx, links| hops.tell(ctx, links, key, StreamId(7), Some(&vec![1; answer])));
+        }
+        goes_on
     }
 }
 
@@ -145,10 +158,11 @@ fn an_answer_gives_its_credit_back_when_it_leaves() {
     let host = bench.links.open_port(link, Owner::Leg(key, StreamId(1))).unwrap();
     bench.hops.hops.get_mut(key).unwrap().legs.insert(StreamId(1), Leg::Open(host));
     bench.links.starve(prev);
-    for n in 0..10 {
+    assert!(bench.ask(key, 2 * RELAY_DATA), "an answer of three cells");
+    for n in 0..13 {
         assert!(bench.say(key, RelayCommand::Begin, 100 + n), "of a host that nobody knows");
-        assert!(bench.say(key, RelayCommand::Sample, 0));
     }
+    assert!(bench.ask(key, ANSWER_MAX + 1), "one that is not given");
     assert!(bench.say(key, RelayCommand::End, 3));
     assert_eq!(bench.links.owed(prev), 2, "of the end, and of what it ended");
     bench.with(|hops, ctx, links| {
@@ -156,9 +170,77 @@ fn an_answer_gives_its_credit_back_when_it_leaves() {
         hops.leg_gone(ctx, links, key, StreamId(2));
         hops.leg_gone(ctx, links, key, StreamId(3));
     });
-    assert_eq!((bench.links.queued_on(prev), bench.links.owed(prev)), (22, 2), "nothing has left");
-    bench.with(|_, ctx, links| links.feed(ctx, prev, 5));
-    assert_eq!((bench.links.queued_on(prev), bench.links.owed(prev)), (17, 7));
+    assert_eq!((bench.links.queued_on(prev), bench.links.owed(prev)), (19, 2), "nothing has left");
+    bench.with(|_, ctx, links| links.feed(ctx, prev, 2));
+    assert_eq!((bench.links.queued_on(prev), bench.links.owed(prev)), (17, 2), "its last cell has not");
+    bench.with(|_, ctx, links| links.feed(ctx, prev, 3));
+    assert_eq!((bench.links.queued_on(prev), bench.links.owed(prev)), (14, 5));
+}
+
+#[test]
+fn who_asks_and_does_not_read_has_two_answers_queued_and_no_more() {
+    let mut bench = Bench::new();
+    let link = LinkId(1);
+    bench.links.open_unshaken(link, None);
+    for answer in [ANSWER_MAX, 10 * RELAY_DATA, 1] {
+        let cells = (answer + 4).div_ceil(RELAY_DATA);
+        let (key, prev) = bench.stand(link, answer as u32, 0);
+        bench.links.starve(prev);
+        let mut asked = 0;
+        while bench.ask(key, answer) {
+            asked += 1;
+            assert!(bench.links.queued_on(prev) <= 2 * ANSWER_CELLS, "after {asked}");
+        }
+        assert!(asked >= limits::QUESTIONS_OUT, "what an honest client may have out is answered");
+        assert_eq!((asked, bench.links.owed(prev)), (ANSWER_CELLS / cells + 1, 0));
+        // What was read makes room.
+        bench.with(|_, ctx, links| links.feed(ctx, prev, cells as u32));
+        assert!(bench.ask(key, answer));
+    }
+}
+
+#[test]
+fn who_asks_too_fast_is_answered_no_more() {
+    let mut bench = Bench::new();
+    let link = LinkId(1);
+    bench.links.open_unshaken(link, None);
+    let (key, prev) = bench.stand(link, 1, 0);
+    let ask = |bench: &mut Bench| {
+        let goes_on = bench.ask(key, 10);
+        bench.with(|_, ctx, links| {
+            links.feed(ctx, prev, 1);
+            links.flush(ctx);
+            links.sent(ctx, link, 1);
+        });
+        goes_on
+    };
+    assert_eq!((0..1000).take_while(|_| ask(&mut bench)).count(), limits::QUESTIONS_AT_ONCE as usize);
+    bench.now = Time(0) + 3 * limits::QUESTION_EVERY;
+    assert_eq!((0..1000).take_while(|_| ask(&mut bench)).count(), 3);
+}
+
+/// What is asked is for the overlay to judge; what it has no answer for ends the circuit, and so does a question that is not for us.
+#[test]
+fn only_a_last_hop_is_asked_and_what_it_does_not_answer_ends_the_circuit() {
+    let mut bench = Bench::new();
+    let link = LinkId(1);
+    bench.links.open_unshaken(link, None);
+    let (key, prev) = bench.stand(link, 1, 0);
+    let (question, nobody) = (body(RelayCommand::Directory, 9, b"who is there?"), View::new(true));
+    let asked = bench.with(|hops, ctx, links| hops.for_us(ctx, links, &nobody, key, false, &mut question.clone()));
+    let Verdict::Question(asked) = asked else { panic!("not asked") };
+    assert_eq!(asked, Question { stream: StreamId(9), bytes: b"who is there?".to_vec() });
+    bench.with(|hops, ctx, links| hops.tell(ctx, links, key, asked.stream, None));
+    assert!(bench.hops.is_empty() && bench.hops.seats.taken() == 0 && bench.links.port_link(prev).is_none());
+    bench.with(|hops, ctx, links| hops.tell(ctx, links, key, asked.stream, Some(&[1])));
+
+    let (key, _) = bench.stand(link, 2, 0);
+    let next = bench.links.open_port(link, Owner::HopNext(key)).unwrap();
+    for next in [Next::Open(next), Next::Creating(next), Next::Dialing(Box::new([0; BODY]))] {
+        bench.hops.hops.get_mut(key).unwrap().next = next;
+        assert!(!bench.say(key, RelayCommand::Directory, 9));
+    }
+    assert!(!bench.say(key, RelayCommand::DirectoryReply, 9), "a client has no answers");
 }
 
 #[test]

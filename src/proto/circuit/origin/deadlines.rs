@@ -38,6 +38,7 @@ impl Origins {
         self.timers.next().map(|(at, timer)| match timer {
             Timer::Build(_) => (at, "circuit build"),
             Timer::Streams(_) => (at, "streams"),
+            Timer::Questions(_) => (at, "questions"),
         })
     }
 
@@ -54,6 +55,7 @@ impl Origins {
                         self.end(ctx, links, key);
                     }
                 }
+                Timer::Questions(key) => self.look_at_questions(ctx, links, key),
                 Timer::Streams(key) => {
                     let Some(circuit) = self.circuits.get(key) else { continue };
                     let now = ctx.env.now;

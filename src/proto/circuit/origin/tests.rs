@@ -6,6 +6,8 @@ use crate::base::Wall;
 use crate::crypto::keys::HostKey;
 use crate::proto::out::Out;
 use crate::proto::overlay::testing;
+use crate::wire::cell::ANSWER_CELLS;
+use crate::wire::cell::ANSWER_MAX;
 use crate::wire::request::Kind;
 use crate::wire::share::Class;
 use rand::SeedableRng;
@@ -71,6 +73,32 @@ impl Bench {
             let mut ctx = Ctx { env: &mut env, out: &mut self.out };
             self.origins.data(&mut ctx, &mut self.links, self.key, stream, &[7; RELAY_DATA]);
         }
+    }
+
+    /// Puts a question to the last hop; whether it left.
+    fn question(&mut self, seconds: u64, token: u64) -> bool {
+        let mut env = Env { now: Time(seconds * 1_000_000), wall: Wall(0), rng: &mut self.rng };
+        let mut ctx = Ctx { env: &mut env, out: &mut self.out };
+        let asked = self.origins.ask(&mut ctx, &mut self.links, self.key, token, b"who is there?");
+        self.links.flush(&mut ctx);
+        self.links.sent(&mut ctx, LinkId(1), usize::from(asked));
+        asked
+    }
+
+    /// The last hop says this of question number `n`; whether the circuit goes on.
+    fn told(&mut self, seconds: u64, n: u16, data: &[u8]) -> bool {
+        let mut env = Env { now: Time(seconds * 1_000_000), wall: Wall(0), rng: &mut self.rng };
+        let mut ctx = Ctx { env: &mut env, out: &mut self.out };
+        self.origins.told(&mut ctx, &mut self.links, self.key, StreamId(n), data);
+        self.origins.is_built(self.key)
+    }
+
+    /// Time passes; whether the circuit goes on.
+    fn tick(&mut self, seconds: u64) -> bool {
+        let mut env = Env { now: Time(seconds * 1_000_000), wall: Wall(0), rng: &mut self.rng };
+        let mut ctx = Ctx { env: &mut env, out: &mut self.out };
+        self.origins.tick(&mut ctx, &mut self.links);
+        self.origins.is_built(self.key)
     }
 
     fn takes(&self, host: usize) -> bool {
@@ -192,4 +220,96 @@ fn a_session_that_pauses_is_ended_before_its_host_does_so() {
     assert_eq!(at(&mut bench, 120, None), 1, "it pauses, and not for long");
     assert_eq!(at(&mut bench, 136, None), 0);
     assert!(bench.origins.timeout().is_none(), "nothing is left to look after");
+}
+
+/// An answer as a last hop cuts it.
+fn parts(answer: &[u8]) -> Vec<Vec<u8>> {
+    let whole = [&(answer.len() as u32).to_be_bytes(), answer].concat();
+    whole.chunks(RELAY_DATA).map(<[u8]>::to_vec).collect()
+}
+
+#[test]
+fn an_answer_is_put_together_and_two_questions_may_be_out() {
+    let mut bench = Bench::new();
+    assert!(bench.question(0, 70) && bench.question(0, 71) && !bench.question(0, 72));
+    let long: Vec<u8> = (0..ANSWER_MAX).map(|n| n as u8).collect();
+    let cells = parts(&long);
+    assert_eq!(cells.len(), ANSWER_CELLS);
+    for (at, part) in cells.iter().enumerate() {
+        assert!(bench.origins.poll_event().is_none() && bench.told(1, 1, part), "cell {at}");
+    }
+    let told = bench.origins.poll_event();
+    assert!(matches!(told, Some(OriginEvent::Told { token: 70, answer, .. }) if answer == long));
+    assert!(bench.question(2, 73) && !bench.question(2, 74));
+    for (n, token) in [(2, 71), (3, 73)] {
+        assert!(bench.told(3, n, &parts(&[])[0]), "one that is not given");
+        let told = bench.origins.poll_event();
+        assert!(matches!(told, Some(OriginEvent::Told { token: t, answer, .. }) if t == token && answer.is_empty()));
+    }
+    assert!(bench.tick(1000) && bench.origins.timeout().is_none(), "nothing is left to look after");
+}
+
+/// T29: an answer that nobody asked for would let any last hop speak of coverage.
+#[test]
+fn unasked_answers_end_the_circuit_and_count_for_nothing() {
+    let answer = parts(b"everyone is there");
+    let full = parts(&vec![1; ANSWER_MAX]);
+    let mut larger = full[0].clone();
+    larger[..4].copy_from_slice(&(ANSWER_MAX as u32 + 1).to_be_bytes());
+    let mut largest = full[0].clone();
+    largest[..4].copy_from_slice(&u32::MAX.to_be_bytes());
+    let two = [answer[0].clone(), vec![7]].concat();
+    for (name, asked, said) in [
+        ("unasked", 0, vec![(1, &answer[0])]),
+        ("twice", 1, vec![(1, &answer[0]), (1, &answer[0])]),
+        ("to another question", 1, vec![(2, &answer[0])]),
+        ("out of order", 2, vec![(2, &answer[0])]),
+        ("mixed", 2, vec![(1, &full[0]), (2, &full[1])]),
+        ("longer than any", 1, vec![(1, &larger)]),
+        ("as long as can be said", 1, vec![(1, &largest)]),
+        ("no length", 1, vec![(1, &vec![0; 3])]),
+        ("nothing at all", 1, vec![(1, &vec![])]),
+        ("longer than it says", 1, vec![(1, &two)]),
+        ("a part that is not full", 1, vec![(1, &full[0]), (1, &vec![1; RELAY_DATA - 1])]),
+        ("a part of nothing", 1, vec![(1, &full[0]), (1, &vec![])]),
+    ] {
+        let mut bench = Bench::new();
+        (0..asked).for_each(|token| assert!(bench.question(0, token)));
+        let last = said.len() - 1;
+        for (at, (n, data)) in said.into_iter().enumerate() {
+            assert_eq!(bench.told(1, n, data), at < last, "{name}: cell {at}");
+        }
+        let told = core::iter::from_fn(|| bench.origins.poll_event()).filter(|e| matches!(e, OriginEvent::Told { .. })).count();
+        assert_eq!(told, usize::from(name == "twice"), "{name}");
+    }
+}
+
+#[test]
+fn a_question_without_an_answer_ends_its_circuit() {
+    let mut bench = Bench::new();
+    assert!(bench.question(0, 1));
+    assert!(bench.tick(9) && !bench.tick(10), "nothing came");
+    assert!(matches!(bench.origins.poll_event(), Some(OriginEvent::Ended { .. })));
+    assert!(!bench.question(11, 2));
+    // A part now and then does not do.
+    let mut bench = Bench::new();
+    assert!(bench.question(0, 1));
+    let parts = parts(&vec![1; ANSWER_MAX]);
+    for (at, part) in parts[..6].iter().enumerate() {
+        assert!(bench.told(9 + 9 * at as u64, 1, part) && bench.tick(9 + 9 * at as u64));
+    }
+    assert!(bench.tick(59) && !bench.tick(60));
+    // While it has not even left, the line is slow; but not for ever.
+    let mut bench = Bench::new();
+    let port = bench.circuit().port.unwrap();
+    bench.links.starve(port);
+    assert!(bench.question(0, 1) && bench.tick(10) && bench.tick(20) && bench.tick(59) && !bench.tick(60));
+    // The second waits for the first.
+    let mut bench = Bench::new();
+    assert!(bench.question(0, 1) && bench.question(0, 2));
+    assert!(bench.told(9, 1, &parts[0]) && bench.tick(18));
+    for part in &parts[1..] {
+        assert!(bench.told(18, 1, part));
+    }
+    assert!(bench.tick(27) && !bench.tick(28));
 }
