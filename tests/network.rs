@@ -138,7 +138,7 @@ fn a_slow_line_is_filled_and_nobody_fails_for_it() {
     for (rate, len, used, moved_most) in
         [(20_000, 300_000, 35, 570), (30_000, 5 << 20, 55, 280), (250_000, 5 << 20, 60, 190), (1_000_000, 20 << 20, 70, 150)]
     {
-        let (mut world, publisher, reader) = World::with_people(24, 42);
+        let (mut world, publisher, reader) = World::with_people(24, 47);
         for client in [publisher, reader] {
             world.line(client, rate);
         }

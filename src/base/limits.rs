@@ -188,8 +188,10 @@ pub const OLD_ADDR_SECS: u64 = 7 * 24 * 3600;
 pub const RECEIPTS_MAX: usize = 5;
 /// Witnesses in distinct groups that make an address usable (D9).
 pub const RECEIPTS_NEEDED: usize = 3;
-/// Days a receipt counts.
-pub const RECEIPT_LIFE_DAYS: u32 = 7;
+/// Hours a receipt counts.
+pub const RECEIPT_LIFE_HOURS: u32 = 7 * 24;
+/// Hours after which a receipt shows that its relay's address does not change (D9): two of them make a host.
+pub const HOST_AFTER_HOURS: u32 = 24;
 /// Most usable relays of a view; beyond, the same sample is kept everywhere (D8).
 pub const VIEW_MAX: usize = 20_000;
 /// Most descriptors kept that are not usable yet: the oldest arrival goes first.

@@ -40,6 +40,11 @@ impl Wall {
         (self.0 / 86_400) as u32
     }
 
+    /// Hours since 1970: how old a receipt is, which is about a relay and nobody else.
+    pub const fn hour(self) -> u32 {
+        (self.0 / 3600) as u32
+    }
+
     /// This time and `seconds` more.
     #[must_use]
     pub const fn plus(self, seconds: u64) -> Self {

@@ -154,6 +154,7 @@ impl Core {
             guards: policy.kept_guards(env.wall).collect(),
             network: config.network,
             saved: config.saved.get(saved).map(|bytes| bytes.to_vec()),
+            addresses: config.saved.get(overlay::addresses::SAVED).map(|bytes| bytes.to_vec()),
         };
         let overlay = Overlay::new(env, setting);
         Ok(Self {
@@ -537,6 +538,11 @@ impl Core {
                     self.odd_told.insert(odd, now);
                     ctx.out.push(Output::Node(NodeEvent::Note(odd.words())));
                 }
+            }
+            overlay::Event::Moved => {
+                let words =
+                    "witnesses find this relay at another address: it is announced from there, and its old place served for a week";
+                ctx.out.push(Output::Node(NodeEvent::Warning(words.into())));
             }
             overlay::Event::SelfUsable(usable) => {
                 if let (true, false, Some(keys)) = (usable, self.announced, &self.keys) {

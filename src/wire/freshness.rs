@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! freshness   kind u8 = 3 | version u8 = 1 | node 32 | hash of the descriptor 32 | published u64 | expires u64
-//!             | receipts: count u8 (0..5), each witness 32, address, day u32, signature 64; increasing by witness and address
+//!             | receipts: count u8 (0..5), each witness 32, address, hour u32, signature 64; increasing by witness and address
 //!             | extensions | signature 64
 //! ```
 //!
@@ -53,7 +53,7 @@ impl Freshness {
         for receipt in &self.receipts {
             w.raw(&receipt.witness.0);
             write_addr(&mut w, &receipt.addr);
-            w.u32(receipt.day).raw(&receipt.sig);
+            w.u32(receipt.hour).raw(&receipt.sig);
         }
         self.extensions.write(&mut w);
         w.into_bytes()
@@ -102,7 +102,7 @@ impl SignedFreshness {
             return Err(DecodeError::Invalid);
         }
         let receipts = list(&mut r, limits::RECEIPTS_MAX, |r| {
-            Ok(Receipt { witness: NodeId(r.array()?), subject: node, addr: read_addr(r)?, day: r.u32()?, sig: r.array()? })
+            Ok(Receipt { witness: NodeId(r.array()?), subject: node, addr: read_addr(r)?, hour: r.u32()?, sig: r.array()? })
         })?;
         if !receipts.is_sorted_by(|a, b| (a.witness, a.addr) < (b.witness, b.addr)) {
             return Err(DecodeError::Invalid);
@@ -128,7 +128,8 @@ mod tests {
 
     fn sample() -> SignedFreshness {
         let (a, b): (SocketAddr, SocketAddr) = ("9.8.7.6:443".parse().unwrap(), "[2a00:1::1]:443".parse().unwrap());
-        let receipt = |w: u8, addr| Receipt { witness: NodeId([w; 32]), subject: NodeId([7; 32]), addr, day: 19_000, sig: [w; 64] };
+        let receipt =
+            |w: u8, addr| Receipt { witness: NodeId([w; 32]), subject: NodeId([7; 32]), addr, hour: 456_000, sig: [w; 64] };
         let mut freshness = Freshness {
             node: NodeId([7; 32]),
             descriptor: [8; 32],

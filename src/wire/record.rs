@@ -6,7 +6,7 @@
 //!             | host key (if flag 2): id u32, x25519 32, until u64, ML-KEM-768 1184
 //!             | family: count u8 (0..16), each 32, increasing | old addresses: count u8 (0..4), each address, until u64
 //!             | extensions | signature 64
-//! receipt     kind u8 = 2 | version u8 = 1 | witness 32 | subject 32 | address | day u32 | signature 64
+//! receipt     kind u8 = 2 | version u8 = 2 | witness 32 | subject 32 | address | hour u32 | signature 64
 //! address     family u8 (4 or 6) | ip 4 or 16 | port u16
 //! flags       1 carries circuits, 2 hosts shares; other bits are zero
 //! ```
@@ -34,7 +34,7 @@ pub const KIND_RECEIPT: u8 = 2;
 /// Version of a descriptor; the first held what a freshness holds now.
 pub const VERSION_DESCRIPTOR: u8 = 2;
 /// Version of a receipt.
-pub const VERSION_RECEIPT: u8 = 1;
+pub const VERSION_RECEIPT: u8 = 2;
 /// Bytes of an ML-KEM-768 public key.
 pub const MLKEM_PUBLIC: usize = 1184;
 
@@ -60,7 +60,7 @@ impl fmt::Debug for HostKey {
     }
 }
 
-/// A witness says: on this day I dialled this address and the subject answered (D9).
+/// A witness says: in this hour I dialled this address and the subject answered (D9).
 #[derive(Clone, PartialEq, Eq)]
 pub struct Receipt {
     /// Who dialled.
@@ -69,15 +69,15 @@ pub struct Receipt {
     pub subject: NodeId,
     /// Where.
     pub addr: SocketAddr,
-    /// When, in days since 1970.
-    pub day: u32,
+    /// When, in hours since 1970.
+    pub hour: u32,
     /// The witness's signature over [`Receipt::signed_bytes`].
     pub sig: [u8; 64],
 }
 
 impl fmt::Debug for Receipt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Receipt({:?} for {:?}, day {})", self.witness, self.subject, self.day)
+        write!(f, "Receipt({:?} for {:?}, hour {})", self.witness, self.subject, self.hour)
     }
 }
 
@@ -87,7 +87,7 @@ impl Receipt {
         let mut w = Writer::with_capacity(96);
         w.u8(KIND_RECEIPT).u8(VERSION_RECEIPT).raw(&self.witness.0).raw(&self.subject.0);
         write_addr(&mut w, &self.addr);
-        w.u32(self.day);
+        w.u32(self.hour);
         w.into_bytes()
     }
 
@@ -106,7 +106,7 @@ impl Receipt {
             witness: NodeId(r.array()?),
             subject: NodeId(r.array()?),
             addr: read_addr(&mut r)?,
-            day: r.u32()?,
+            hour: r.u32()?,
             sig: r.array()?,
         };
         r.finish()?;
@@ -376,7 +376,7 @@ mod tests {
     #[test]
     fn receipt_round_trips() {
         let addr = "9.8.7.6:443".parse().unwrap();
-        let receipt = Receipt { witness: NodeId([4; 32]), subject: NodeId([7; 32]), addr, day: 19_000, sig: [4; 64] };
+        let receipt = Receipt { witness: NodeId([4; 32]), subject: NodeId([7; 32]), addr, hour: 456_000, sig: [4; 64] };
         let bytes = receipt.encode();
         assert_eq!(Receipt::decode(&bytes).unwrap(), receipt);
         for n in 0..bytes.len() {

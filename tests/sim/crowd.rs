@@ -56,7 +56,7 @@ impl Crowd {
                 old_addrs: vec![],
                 extensions: Extensions::default(),
             };
-            let receipts = witnesses.iter().map(|w| record::sign_receipt(w, &world.network, node, addr, wall.day())).collect();
+            let receipts = witnesses.iter().map(|w| record::sign_receipt(w, &world.network, node, addr, wall.hour())).collect();
             let job = OverlayJob::SignOwn { body: OwnBody::New(Box::new(descriptor)), receipts, now: wall };
             let JobOutcome::Signed(Some(relay)) = job.run(&world.network, Some(key)) else { panic!("not signed") };
             records.push([relay.body().encode(), relay.fresh().unwrap().encode()]);

@@ -114,13 +114,12 @@ impl Overlay {
             profile.old_addrs.extend(old.old_addrs.iter().copied().filter(|(a, _)| !profile.addrs.contains(a)));
             if let Some(first) = old.addrs.first().filter(|a| profile.addrs.first() != Some(*a)) {
                 profile.old_addrs.insert(0, (*first, env.wall.plus(limits::OLD_ADDR_SECS)));
-                self.witness.moved(env.now);
+                self.forget_receipts(env.now);
             }
         }
-        profile.old_addrs.retain(|(_, until)| *until > env.wall);
-        profile.old_addrs.sort_by_key(|(a, until)| (*a, core::cmp::Reverse(*until)));
-        profile.old_addrs.dedup_by_key(|(a, _)| *a);
+        profile.settle_old(env.wall);
         self.config.profile = Some(profile);
+        self.save_addresses();
         self.own_changed(env);
     }
 
@@ -180,7 +179,7 @@ impl Overlay {
         // The newest counts, so no two are of one second.
         let last = self.own.relay.as_ref().map_or(Wall(0), |r| r.published());
         let now = env.wall.max(last.plus(1));
-        self.job(Work::SignOwn, OverlayJob::SignOwn { body, receipts: self.witness.receipts(env.wall), now });
+        self.job(Work::SignOwn, OverlayJob::SignOwn { body, receipts: self.receipts.counting(env.wall), now });
     }
 
     const fn slot_secs(&self) -> u64 {
@@ -195,7 +194,13 @@ impl Overlay {
 
     pub(super) fn signed_own(&mut self, env: &mut Env<'_>, own: Option<Arc<Verified>>) {
         self.own.signing = false;
-        let Some(own) = own else { return };
+        let Some(own) = own else {
+            // What an earlier run kept is not looked at before; without receipts, there is nothing that could be wrong.
+            if self.receipts.forget() {
+                self.own_changed(env);
+            }
+            return;
+        };
         if self.own.body.as_ref().is_none_or(|b| b.digest() != own.body().digest()) {
             self.own.body = Some(Arc::clone(own.body()));
             // Before anybody hears of it: a restart must not sign another one in the same slot.

@@ -82,9 +82,15 @@ fn dial_back_goes_to_the_observed_address_only_and_rarely() {
     let out = hand.say(1, &Message::DialBack { id: 1, port: 443 });
     let [(addr, token)] = dials(&out)[..] else { panic!("one dial") };
     assert_eq!(addr, "9.9.9.9:443".parse().unwrap());
-    // A second request from the same /24, also by another identity, dials nothing.
-    hand.link(2, Some(key(1, 3).node_id()), "9.9.9.77:50000");
+    // A second request from the same address, also by another identity and for another port, dials nothing.
+    hand.link(2, Some(key(1, 3).node_id()), "9.9.9.9:50001");
     assert!(dials(&hand.say(2, &Message::DialBack { id: 2, port: 80 })).is_empty());
+    // Its neighbours have their turn, but no more of them than a /24 has turns in an hour.
+    let neighbours = (10..60u64).filter(|n| {
+        hand.link(100 + n, Some(key(1, 3).node_id()), &format!("9.9.9.{n}:50000"));
+        !dials(&hand.say(100 + n, &Message::DialBack { id: 2, port: 80 })).is_empty()
+    });
+    assert_eq!(neighbours.count(), 7);
     // A client, a private address, port zero: nothing.
     hand.link(3, None, "11.9.9.9:50000");
     assert!(dials(&hand.say(3, &Message::DialBack { id: 3, port: 443 })).is_empty());

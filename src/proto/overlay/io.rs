@@ -7,6 +7,8 @@ use crate::base::NodeId;
 use crate::base::Wall;
 use crate::base::limits;
 use crate::crypto::keys::IdentityKey;
+use crate::proto::overlay::addresses::Addresses;
+use crate::proto::overlay::receipts::Given;
 use crate::proto::overlay::record;
 use crate::proto::overlay::record::Body;
 use crate::proto::overlay::record::Faces;
@@ -65,6 +67,16 @@ impl Profile {
         keys.describe(&mut profile);
         profile
     }
+
+    /// Of former addresses, those whose time is not over: each once, the newest first, and no more than a descriptor takes.
+    pub(super) fn settle_old(&mut self, now: Wall) {
+        let own = self.addrs.clone();
+        self.old_addrs.retain(|(addr, until)| *until > now && !own.contains(addr));
+        self.old_addrs.sort_by_key(|(addr, until)| (*addr, core::cmp::Reverse(*until)));
+        self.old_addrs.dedup_by_key(|(addr, _)| *addr);
+        self.old_addrs.sort_by_key(|(addr, until)| (core::cmp::Reverse(*until), *addr));
+        self.old_addrs.truncate(limits::OLD_ADDRS_MAX);
+    }
 }
 
 /// Settings of the machine.
@@ -84,6 +96,25 @@ pub struct Config {
     pub network: NetworkId,
     /// What an earlier run saved: a relay its last descriptor, a client what it knew of the network ([`Output::Save`]).
     pub saved: Option<Vec<u8>>,
+    /// Where an earlier run of a relay was, and who vouched for it.
+    pub addresses: Option<Vec<u8>>,
+}
+
+impl Config {
+    /// Takes up where an earlier run was: another address than today's is a former one from now on. Gives the receipts that hold for
+    /// today's.
+    pub(super) fn return_to_addresses(&mut self, wall: Wall) -> Vec<Given> {
+        let Some(profile) = &mut self.profile else { return Vec::new() };
+        let kept = self.addresses.take().and_then(|bytes| Addresses::decode(&bytes).ok()).unwrap_or_default();
+        profile.old_addrs.extend(kept.former);
+        let first = profile.addrs.first().copied();
+        if let Some(before) = kept.current.filter(|addr| Some(*addr) != first) {
+            profile.old_addrs.push((before, wall.plus(limits::OLD_ADDR_SECS)));
+        }
+        profile.settle_old(wall);
+        let (node, list) = (profile.node, kept.receipts);
+        list.into_iter().filter(|(_, r)| Some(r.addr) == first && r.subject == node).collect()
+    }
 }
 
 /// What the machine is told.
@@ -206,8 +237,10 @@ pub enum Event {
     ViewChanged,
     /// The own clock against the others', in seconds (positive: the others are ahead).
     Clock(i64, ClockLevel),
-    /// A witness saw another address than the advertised one.
+    /// A witness saw another address than the advertised one, at which this relay cannot be.
     AddressDiffers,
+    /// This relay is at another address than before: witnesses found it there.
+    Moved,
     /// The own descriptor counts receipts enough to be usable, or no more.
     SelfUsable(bool),
     /// A client began with what one relay says alone, because it was given no other way in.
@@ -291,14 +324,14 @@ pub enum OverlayJob {
         /// When.
         now: Wall,
     },
-    /// Sign that this subject answered at this address on this day.
+    /// Sign that this subject answered at this address in this hour.
     SignReceipt {
         /// Who.
         subject: NodeId,
         /// Where.
         addr: SocketAddr,
         /// When.
-        day: u32,
+        hour: u32,
     },
     /// Check a receipt that a witness gave us.
     VerifyReceipt(Box<Receipt>),
@@ -336,8 +369,8 @@ impl OverlayJob {
             Self::Verify(list) => JobOutcome::Verified(list.iter().map(|b| record::verify_record(net, b)).collect()),
             Self::Faces(one, other, local) => JobOutcome::Faces(record::verify_faces(net, &one, &other, local).ok().map(Box::new)),
             Self::SignOwn { body, receipts, now } => JobOutcome::Signed(key.and_then(|k| sign_own(k, net, body, receipts, now))),
-            Self::SignReceipt { subject, addr, day } => {
-                JobOutcome::Receipt(key.map(|k| Box::new(record::sign_receipt(k, net, subject, addr, day))))
+            Self::SignReceipt { subject, addr, hour } => {
+                JobOutcome::Receipt(key.map(|k| Box::new(record::sign_receipt(k, net, subject, addr, hour))))
             }
             Self::VerifyReceipt(r) => JobOutcome::Receipt(record::verify_receipt(net, &r).is_ok().then_some(r)),
         }

@@ -45,7 +45,7 @@ impl Overlay {
         if ours <= LINKS_KEPT {
             return;
         }
-        let busy = |link: &LinkId| self.requests.values().any(|r| r.link == *link) || self.witness.uses(*link);
+        let busy = |link: &LinkId| self.requests.values().any(|r| r.link == *link);
         let mut idle: Vec<(Time, LinkId)> =
             self.links.iter().filter(|(id, l)| l.ours && !busy(id)).map(|(id, l)| (l.used, *id)).collect();
         idle.sort_unstable();

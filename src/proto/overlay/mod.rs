@@ -1,7 +1,7 @@
 //! The overlay plane (D8, D9, D20): which relays exist, where, and which of them host. Public, and apart from everything people
 //! wish for.
 //!
-//! One [`Overlay`] per node. A **relay** joins at bootstrap addresses, has its address witnessed (`witness.rs`), describes and
+//! One [`Overlay`] per node. A **relay** joins at bootstrap addresses, has its address witnessed (`receipts.rs`), describes and
 //! announces itself (`announce.rs`), fills its view by asking for random regions on a timer (`sweep.rs`), and dials a part of it to
 //! see what holds (`check.rs`). A **client** describes nothing and sweeps nothing: it reads the lists of a few persistent directory
 //! relays and believes what they agree on (`sync.rs`, `lists.rs`), keeps that for its next start (`kept.rs`), and samples through
@@ -9,6 +9,7 @@
 //!
 //! Work with keys leaves as jobs. Every table has a bound beside it; no message costs work linear in the view.
 
+pub mod addresses;
 pub mod announce;
 mod check;
 pub mod clock;
@@ -18,6 +19,7 @@ pub mod kept;
 mod links;
 mod lists;
 mod questions;
+mod receipts;
 pub mod record;
 pub mod region;
 mod serve;
@@ -187,6 +189,7 @@ pub struct Overlay {
     sweep: sweep::Sweep,
     check: check::Check,
     witness: witness::Witness,
+    receipts: receipts::Receipts,
     own: announce::Own,
     sync: sync::Sync,
     clock: clock::Clock,
@@ -199,8 +202,9 @@ pub struct Overlay {
 
 impl Overlay {
     /// A machine that begins at the first tick.
-    pub fn new(env: &mut Env<'_>, config: Config) -> Self {
+    pub fn new(env: &mut Env<'_>, mut config: Config) -> Self {
         let is_client = config.profile.is_none();
+        let receipts = config.return_to_addresses(env.wall);
         let view = if is_client { View::of_client(config.local) } else { View::new(config.local) };
         let mut this = Self {
             view,
@@ -220,7 +224,8 @@ impl Overlay {
             out: VecDeque::new(),
             sweep: sweep::Sweep::new(env.now),
             check: check::Check::new(env.now),
-            witness: witness::Witness::new(env.now),
+            witness: witness::Witness::new(),
+            receipts: receipts::Receipts::new(env.now, receipts),
             own: announce::Own::new(env, &config),
             sync: sync::Sync::new(env.now, &config),
             clock: clock::Clock::default(),
@@ -291,7 +296,7 @@ impl Overlay {
         }
         let sweep = (self.sweep.next(), "overlay sweep");
         let check = (self.check.next(), "overlay check");
-        let witness = (self.witness.next(), "overlay witness");
+        let witness = (self.receipts.next(), "overlay receipts");
         let own = (self.own.next(), "overlay descriptor");
         [first, sweep, check, witness, own].into_iter().min()
     }
@@ -299,7 +304,7 @@ impl Overlay {
     fn tick(&mut self, env: &mut Env<'_>) {
         if self.is_relay() {
             self.tick_own(env);
-            self.tick_witness(env);
+            self.tick_receipts(env);
             self.tick_sweep(env);
             self.tick_check(env);
         } else {
@@ -330,6 +335,7 @@ impl Overlay {
             self.evidence.clear();
         }
         self.release_idle();
+        self.view_changed |= self.view.turn(env.wall);
         if now >= self.expire_at {
             self.expire_at = now + EXPIRE_EVERY;
             self.view_changed |= self.view.expire(env.wall) > 0;

@@ -374,8 +374,8 @@ pub fn verify_faces(net: &NetworkId, one: &[u8], other: &[u8], local: bool) -> R
 }
 
 /// Signs as a witness that the subject answered at the address (D9).
-pub fn sign_receipt(key: &IdentityKey, net: &NetworkId, subject: NodeId, addr: SocketAddr, day: u32) -> Receipt {
-    let mut receipt = Receipt { witness: key.node_id(), subject, addr, day, sig: [0; 64] };
+pub fn sign_receipt(key: &IdentityKey, net: &NetworkId, subject: NodeId, addr: SocketAddr, hour: u32) -> Receipt {
+    let mut receipt = Receipt { witness: key.node_id(), subject, addr, hour, sig: [0; 64] };
     receipt.sig = key.sign(Label::Receipt, &[&net.0, &receipt.signed_bytes()]);
     receipt
 }
@@ -442,8 +442,8 @@ mod tests {
         assert_eq!(verify_record(&NET, &fresh.encode()), Ok(Record::Fresh(Arc::clone(&fresh))));
         assert_eq!(verify_freshness(&OTHER, &fresh.encode()), Err(RecordError::Signature));
         assert!(Verified::new(Arc::clone(&body), fresh).is_some());
-        // A receipt for another relay, or another day, does not verify even under a good signature of the freshness.
-        f.receipts[0].day = 12;
+        // A receipt for another relay, or another hour, does not verify even under a good signature of the freshness.
+        f.receipts[0].hour = 12;
         assert_eq!(sign_freshness(&key, &NET, f.clone()), Err(RecordError::Signature));
         f.receipts = vec![sign_receipt(&witness, &OTHER, node, "9.9.9.9:9".parse().unwrap(), 11)];
         assert_eq!(sign_freshness(&key, &NET, f), Err(RecordError::Signature));

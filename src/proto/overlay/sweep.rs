@@ -332,7 +332,7 @@ impl Overlay {
         // What a client kept from an earlier run may be of a network that is no more.
         self.coverage.ready &= self.is_relay() || self.sync.is_current();
         if !core::mem::replace(&mut self.sweep.ready, self.coverage.ready) && self.coverage.ready {
-            self.witness.widen(now);
+            self.receipts.widen(now);
         }
     }
 }

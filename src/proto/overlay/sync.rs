@@ -52,7 +52,7 @@ const DIRECTORIES: usize = 3;
 /// A client asks each directory relay for changes about this often: descriptors hold for days, so it is newcomers that wait.
 const POLL: Duration = Duration::from_secs(2 * 3600);
 /// The same in a local network.
-const POLL_LOCAL: Duration = Duration::from_secs(10);
+const POLL_LOCAL: Duration = Duration::from_secs(20);
 /// The same until the view is known well enough to choose paths.
 const POLL_GROWING: Duration = Duration::from_secs(15);
 /// The same in a local network.

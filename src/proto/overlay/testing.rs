@@ -42,7 +42,7 @@ pub(crate) fn plain(node: NodeId, addr: SocketAddr) -> Descriptor {
 
 /// Receipts of the first `n` standing witnesses, `age` days old.
 pub(crate) fn vouched(node: NodeId, addr: SocketAddr, n: u8, age: u32) -> Vec<Receipt> {
-    (1..=n).map(|i| Receipt { witness: witness(i).0, subject: node, addr, day: NOW.day() - age, sig: [0; 64] }).collect()
+    (1..=n).map(|i| Receipt { witness: witness(i).0, subject: node, addr, hour: NOW.hour() - 24 * age, sig: [0; 64] }).collect()
 }
 
 /// A relay with such receipts, at a position.
@@ -89,5 +89,6 @@ pub(crate) const fn config(local: bool) -> Config {
         guards: Vec::new(),
         network: NetworkId([42; 32]),
         saved: None,
+        addresses: None,
     }
 }

@@ -1,6 +1,7 @@
 //! Overlay machines wired to each other in virtual time: jobs are instant, every message takes 20 ms, a dial three of those.
 
 mod check_tests;
+mod host_tests;
 mod sync_tests;
 
 use super::*;
@@ -323,6 +324,38 @@ impl World {
         let shifted = Some(Wall(wall.0.saturating_add_signed(self.skew)));
         self.post(LATENCY * 3, i, up(ours, Some(expect), addr, true, shifted));
         self.post(LATENCY * 3, i, Input::Dialled { token, link: Some(ours) });
+    }
+
+    /// Breaks a node's links, and loses what was on its way to it.
+    fn unplug(&mut self, i: usize) {
+        for (link, (peer, theirs)) in core::mem::take(&mut self.nodes[i].links) {
+            self.nodes[i].overlay.handle(&mut Self::env(self.now, &mut StdRng::seed_from_u64(1)), Input::LinkDown { link });
+            self.post(Duration::ZERO, peer, Input::LinkDown { link: theirs });
+        }
+        self.queue.retain(|_, (to, _)| *to != i);
+    }
+
+    /// Restarts a relay on what it saved, at the address where it is now.
+    fn restart(&mut self, i: usize, bootstrap: Vec<Peer>) {
+        self.unplug(i);
+        let node = &mut self.nodes[i];
+        let mut profile = node.overlay.own_profile().cloned().unwrap();
+        (profile.addrs, profile.old_addrs) = (vec![node.addr], vec![]);
+        let saved = |name: &str| node.saved.get(name).cloned();
+        let (saved, addresses) = (saved(announce::SAVED), saved(addresses::SAVED));
+        let config =
+            Config { profile: Some(profile), bootstrap, saved, addresses, ..testing::config(node.overlay.view.is_local()) };
+        node.overlay = Overlay::new(&mut Self::env(self.now, &mut node.rng), config);
+        node.ready_at = None;
+        self.feed(i, Input::Tick);
+    }
+
+    /// A relay's line gets another address: its links break, and it is not told.
+    fn move_to(&mut self, i: usize, addr: SocketAddr) {
+        self.unplug(i);
+        self.by_addr.remove(&self.nodes[i].addr);
+        self.nodes[i].addr = addr;
+        self.by_addr.insert(addr, i);
     }
 
     fn peer(&self, i: usize) -> Peer {

@@ -273,6 +273,8 @@ pub struct View {
     faces: BTreeMap<NodeId, Arc<Faces>>,
     /// A client's, which judges nothing itself.
     client: bool,
+    /// The hour that receipts are judged by.
+    hour: u32,
     /// Something was doubted, or somebody lost his word: what hangs on it is to be decided anew.
     stale: bool,
 }
@@ -307,6 +309,7 @@ impl View {
             marks: Marks::new(),
             faces: BTreeMap::new(),
             client: false,
+            hour: 0,
             stale: false,
         }
     }
@@ -331,6 +334,7 @@ impl View {
         }
         let node = relay.node();
         let before = self.needed();
+        self.hour = self.hour.max(now.hour());
         let (mut standing, mut outcome) = (Standing::default(), Inserted::New);
         if let Some(old) = self.entries.get(&node) {
             if old.relay.body().digest() == relay.body().digest() {

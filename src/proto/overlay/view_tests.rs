@@ -151,7 +151,7 @@ fn receipts_make_relays_usable_only_from_seen_witnesses_in_distinct_groups() {
         let d = plain(NodeId([i; 32]), addr(i, 1));
         let receipts = (70..80u8)
             .filter(|w| *w != i)
-            .map(|w| Receipt { witness: NodeId([w; 32]), subject: d.node, addr: d.addrs[0], day: NOW.day(), sig: [0; 64] })
+            .map(|w| Receipt { witness: NodeId([w; 32]), subject: d.node, addr: d.addrs[0], hour: NOW.hour(), sig: [0; 64] })
             .take(5)
             .collect();
         view.insert(with(d, receipts), NOW);
@@ -159,7 +159,7 @@ fn receipts_make_relays_usable_only_from_seen_witnesses_in_distinct_groups() {
     assert_eq!(view.counts().relays, 1);
     view.check();
     // Old receipts do not count.
-    view.insert(vouched(62, 3, limits::RECEIPT_LIFE_DAYS + 1), NOW);
+    view.insert(vouched(62, 3, limits::RECEIPT_LIFE_HOURS / 24 + 1), NOW);
     assert!(view.get(&NodeId([62; 32])).is_none());
 }
 
@@ -186,7 +186,7 @@ fn host(i: u8, age: u32) -> Arc<Verified> {
 fn receipts_connect_both_ways() {
     let by = |witness: u8, i: u8| {
         let d = plain(NodeId([i; 32]), addr(i, 1));
-        let receipt = Receipt { witness: NodeId([witness; 32]), subject: d.node, addr: d.addrs[0], day: NOW.day(), sig: [0; 64] };
+        let receipt = Receipt { witness: NodeId([witness; 32]), subject: d.node, addr: d.addrs[0], hour: NOW.hour(), sig: [0; 64] };
         with(d, vec![receipt])
     };
     // 20 was a witness of 21, and 22 of 20; only 21 was dialled.
@@ -217,7 +217,7 @@ fn late_witnesses_make_a_usable_relay_a_host() {
         witness: NodeId([witness; 32]),
         subject: subject.node,
         addr: subject.addrs[0],
-        day: NOW.day() - age,
+        hour: NOW.hour() - 24 * age,
         sig: [0; 64],
     };
     let mut subject = plain(NodeId([61; 32]), addr(61, 1));
@@ -239,7 +239,7 @@ fn late_witnesses_make_a_usable_relay_a_host() {
 fn hosts_need_an_address_unchanged_for_a_day() {
     let mut view = View::new(false);
     add_witnesses(&mut view);
-    for (i, age, hosts) in [(61u8, 0, 0), (62, 1, 0), (63, 2, 1)] {
+    for (i, age, hosts) in [(61u8, 0, 0), (63, 1, 1)] {
         view.insert(host(i, age), NOW);
         assert_eq!(view.counts().hosts, hosts, "{age}");
         assert!(view.get(&NodeId([i; 32])).is_some());

@@ -14,7 +14,7 @@ pub(super) fn crowd(world: &World, real: usize, first: usize, size: usize, vouch
         (d.published, d.expires) = (wall, wall.plus(86_400));
         let witness = (i < vouched).then(|| &world.nodes[real].key).into_iter();
         let others = [1, 2, 3, 4, size / 2].map(|step| &keys[(i + step) % size]);
-        let receipt = |w: &IdentityKey| -> Receipt { record::sign_receipt(w, &NET, node, addr, wall.day()) };
+        let receipt = |w: &IdentityKey| -> Receipt { record::sign_receipt(w, &NET, node, addr, wall.hour()) };
         let receipts = witness.chain(others).take(5).map(receipt).collect();
         let own_job = OverlayJob::SignOwn { body: OwnBody::New(Box::new(d)), receipts, now: wall };
         let JobOutcome::Signed(Some(relay)) = own_job.run(&NET, Some(own)) else { panic!("not signed") };

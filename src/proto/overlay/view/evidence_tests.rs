@@ -39,7 +39,7 @@ fn addr(i: u16) -> SocketAddr {
 /// A descriptor of relay `i` at an address, with receipts of these witnesses.
 fn relay_at(i: u16, addr: SocketAddr, witnesses: &[u16]) -> Arc<Verified> {
     let d = plain(id(i), addr);
-    let receipt = |w: &u16| Receipt { witness: id(*w), subject: d.node, addr, day: NOW.day(), sig: [0; 64] };
+    let receipt = |w: &u16| Receipt { witness: id(*w), subject: d.node, addr, hour: NOW.hour(), sig: [0; 64] };
     let receipts = witnesses.iter().map(receipt).collect();
     Verified::unchecked(d, receipts, Position(kdf::hash(Label::Position, &[&i.to_be_bytes()])))
 }

@@ -161,7 +161,7 @@ impl View {
             if counts {
                 witnesses.add(group);
             }
-            if dates && receipt.day.saturating_add(2) <= relay.published().day() {
+            if dates && receipt.hour.saturating_add(limits::HOST_AFTER_HOURS) <= self.hour {
                 old.add(group);
             }
         }
@@ -183,10 +183,25 @@ impl View {
         });
         let needed = self.needed();
         let usable = carries && seen && witnesses.len() >= needed;
-        // One backdated receipt must not make a host: two of three.
+        // One backdated receipt must not make a host: two of three. By our own clock, so that all views say so at once.
         let settled = self.local || old.len() >= needed.min(2);
         self.mark(node, usable, usable && may_host && settled);
         seen && !standing.seen
+    }
+
+    /// Time passed: receipts that are a day old now make hosts, in all views alike, without a word of the relay. Linear, once an
+    /// hour.
+    pub fn turn(&mut self, now: Wall) -> bool {
+        if core::mem::replace(&mut self.hour, now.hour()) == self.hour || self.client {
+            return false;
+        }
+        let waits = |e: &&Entry| e.usable && !e.host && e.relay.descriptor().host_key.is_some();
+        let waiting: Vec<NodeId> = self.entries.values().filter(waits).map(|e| e.relay.node()).collect();
+        let before = self.hosts;
+        for node in &waiting {
+            self.judge(node);
+        }
+        self.hosts != before
     }
 
     /// Decides about everything anew, from what answered us outwards. Linear: call it when something hangs on what counts no more.
@@ -344,11 +359,14 @@ impl Distinct {
     }
 }
 
-/// The receipts of a relay that count: fresh when it was described, for its first address, and not its own.
+/// Hours that the clocks of a relay and its witness may differ.
+const SKEW_HOURS: u32 = (limits::SKEW_MAX_SECS / 3600) as u32;
+
+/// The receipts of a relay that count: fresh when it said so, for its first address, and not its own.
 pub(super) fn counting(relay: &Verified) -> impl Iterator<Item = &Receipt> {
-    let today = relay.published().day();
+    let said = relay.published().hour();
     relay.receipts().iter().filter(move |r| {
-        let fresh = r.day.saturating_add(limits::RECEIPT_LIFE_DAYS) >= today && r.day <= today.saturating_add(1);
+        let fresh = r.hour.saturating_add(limits::RECEIPT_LIFE_HOURS) > said && r.hour <= said.saturating_add(SKEW_HOURS);
         fresh && r.addr == relay.addr() && r.witness != relay.node()
     })
 }

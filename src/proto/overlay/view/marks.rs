@@ -77,7 +77,7 @@ impl Marks {
     /// Forgets marks older than any receipt that counts.
     pub(super) fn expire(&mut self, now: Time) {
         let day = now.0 / DAY_US;
-        self.retain(|m| m.day + u64::from(limits::RECEIPT_LIFE_DAYS) >= day);
+        self.retain(|m| m.day + u64::from(limits::RECEIPT_LIFE_HOURS / 24) >= day);
     }
 
     fn retain(&mut self, keep: impl Fn(&Mark) -> bool) {

@@ -1,0 +1,111 @@
+//! Where a relay is and was, and its receipts, kept over restarts: else a restart would take a host's standing for a day, and an
+//! update of all relays that of every host at once (D9).
+//!
+//! ```text
+//! addresses   kind u8 = 35 | version u8 = 1 | current: count u8 (0..1), address
+//!             | former: count u8 (0..4), each address, until u64 | receipts: count u8 (0..5), each group 5, u16-prefixed receipt
+//!             | extensions
+//! ```
+//!
+//! No more than a help: what cannot be read is gathered anew.
+
+use crate::base::Wall;
+use crate::base::limits;
+use crate::base::net::Group;
+use crate::proto::overlay::receipts::Given;
+use crate::wire::codec::DecodeError;
+use crate::wire::codec::Extensions;
+use crate::wire::codec::Reader;
+use crate::wire::codec::Writer;
+use crate::wire::record::Receipt;
+use crate::wire::record::read_addr;
+use crate::wire::record::write_addr;
+use core::net::SocketAddr;
+
+/// Name of this saved state.
+pub const SAVED: &str = "addresses";
+const KIND: u8 = 35;
+const VERSION: u8 = 1;
+/// Longest receipt.
+const RECEIPT_MAX: usize = 256;
+
+/// What is kept.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Addresses {
+    pub(super) current: Option<SocketAddr>,
+    pub(super) former: Vec<(SocketAddr, Wall)>,
+    pub(super) receipts: Vec<Given>,
+}
+
+impl Addresses {
+    /// The lasting form.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut w = Writer::default();
+        let short = |n: usize| u8::try_from(n).unwrap_or(u8::MAX);
+        w.u8(KIND).u8(VERSION).u8(u8::from(self.current.is_some()));
+        self.current.iter().for_each(|addr| write_addr(&mut w, addr));
+        let former = self.former.get(..limits::OLD_ADDRS_MAX).unwrap_or(&self.former);
+        w.u8(short(former.len()));
+        for (addr, until) in former {
+            write_addr(&mut w, addr);
+            w.u64(until.0);
+        }
+        let receipts = self.receipts.get(..limits::RECEIPTS_MAX).unwrap_or(&self.receipts);
+        w.u8(short(receipts.len()));
+        for (group, receipt) in receipts {
+            w.raw(&group.0).bytes16(&receipt.encode());
+        }
+        Extensions::default().write(&mut w);
+        w.into_bytes()
+    }
+
+    /// Reads the lasting form. Signatures are not looked at.
+    ///
+    /// # Errors
+    /// Damaged, or written by a newer version.
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let mut r = Reader::new(bytes);
+        r.head(KIND, VERSION)?;
+        let count = |r: &mut Reader<'_>, max: usize| {
+            let n = usize::from(r.u8()?);
+            if n > max { Err(DecodeError::TooLarge) } else { Ok(n) }
+        };
+        let mut kept = Self::default();
+        for _ in 0..count(&mut r, 1)? {
+            kept.current = Some(read_addr(&mut r)?);
+        }
+        for _ in 0..count(&mut r, limits::OLD_ADDRS_MAX)? {
+            kept.former.push((read_addr(&mut r)?, Wall(r.u64()?)));
+        }
+        for _ in 0..count(&mut r, limits::RECEIPTS_MAX)? {
+            kept.receipts.push((Group(r.array()?), Receipt::decode(r.bytes16(RECEIPT_MAX)?)?));
+        }
+        Extensions::read(&mut r, &[])?;
+        r.finish()?;
+        Ok(kept)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::NodeId;
+
+    #[test]
+    fn they_come_back_and_damage_is_seen() {
+        let addr: SocketAddr = "9.8.7.6:443".parse().unwrap();
+        let receipt = Receipt { witness: NodeId([1; 32]), subject: NodeId([2; 32]), addr, hour: 9, sig: [3; 64] };
+        let kept = Addresses {
+            current: Some(addr),
+            former: vec![("1.2.3.4:443".parse().unwrap(), Wall(77))],
+            receipts: vec![(Group([4, 1, 2, 0, 0]), receipt)],
+        };
+        let bytes = kept.encode();
+        assert_eq!(Addresses::decode(&bytes), Ok(kept));
+        assert_eq!(Addresses::decode(&Addresses::default().encode()), Ok(Addresses::default()));
+        for len in 0..bytes.len() {
+            assert!(Addresses::decode(&bytes[..len]).is_err());
+        }
+        assert_eq!(Addresses::decode(&[&bytes[..], &[0]].concat()), Err(DecodeError::Trailing));
+    }
+}

@@ -1,0 +1,118 @@
+//! Hosts over days and weeks, with the timers of the open internet: through renewals, restarts and moves.
+
+use super::*;
+use crate::base::Position;
+
+const HOUR: u64 = 3_600_000_000;
+
+/// In how many other views each relay hosts, at least.
+fn least(world: &World) -> usize {
+    let ids: Vec<NodeId> = world.nodes.iter().map(|n| n.key.node_id()).collect();
+    let hosts = |id: &NodeId| world.nodes.iter().filter(|n| n.overlay.view().entry(id).is_some_and(|e| e.host)).count();
+    ids.iter().map(hosts).min().unwrap()
+}
+
+fn run_hours(world: &mut World, hours: u64) {
+    let until = Time(world.now.0 + hours * HOUR);
+    world.run_until(until);
+}
+
+/// Nothing happens for three weeks: from the second day on every relay hosts in every view, in every hour.
+#[test]
+fn hosts_stay_hosts_while_nothing_happens() {
+    let mut world = network(12, 91, false);
+    settle(&mut world, 600);
+    run_hours(&mut world, 25);
+    for hour in 26..24 * 21 {
+        run_hours(&mut world, 1);
+        assert_eq!(least(&world), 12, "hour {hour}");
+    }
+}
+
+/// An update restarts every relay within an hour: a few minutes after its own restart each hosts in all views again, on the receipts
+/// that it kept; and goes on to.
+#[test]
+fn a_restart_of_all_within_an_hour_costs_minutes() {
+    let mut world = network(12, 92, false);
+    settle(&mut world, 600);
+    run_hours(&mut world, 30);
+    assert_eq!(least(&world), 12);
+    let body = |world: &World, i: usize| *world.nodes[i].overlay.own_descriptor().unwrap().body().digest();
+    let before: Vec<[u8; 32]> = (0..12).map(|i| body(&world, i)).collect();
+    for i in 0..12 {
+        let others = [(i + 1) % 12, (i + 5) % 12].map(|j| world.peer(j)).to_vec();
+        world.restart(i, others);
+        world.run_until(world.now + Duration::from_secs(300));
+    }
+    assert_eq!(least(&world), 12, "five minutes after the last");
+    assert!((0..12).all(|i| body(&world, i) == before[i]), "nobody says anything new, so nobody reads anything new");
+    for _ in 0..24 * 8 {
+        run_hours(&mut world, 1);
+        assert_eq!(least(&world), 12);
+    }
+}
+
+/// A line that changes its address while its relay runs: announced within the hour, nobody told it to; a host again after a day; and
+/// its old place is served for a week.
+#[test]
+fn a_move_is_found_and_announced_without_a_restart() {
+    let mut world = network(12, 93, false);
+    settle(&mut world, 600);
+    run_hours(&mut world, 30);
+    let old = world.nodes[5].addr;
+    let new: SocketAddr = "33.7.0.1:9000".parse().unwrap();
+    let id = world.nodes[5].key.node_id();
+    world.move_to(5, new);
+    let known = |world: &World, addr: SocketAddr| {
+        world.nodes.iter().filter(|n| n.overlay.view().get(&id).is_some_and(|r| r.addr() == addr)).count()
+    };
+    let moved = world.now;
+    while known(&world, new) < 12 {
+        world.run_until(world.now + Duration::from_secs(60));
+        assert!(world.now.since(moved) < Duration::from_secs(3 * 3600), "known to {}", known(&world, new));
+    }
+    println!("announced to all after {:?}", world.now.since(moved));
+    assert!(world.nodes[5].events.contains(&Event::Moved));
+    let place = region::position(&NET, &old);
+    let former = |r: &record::Verified| r.former().iter().map(|(p, _)| *p).collect::<Vec<Position>>();
+    assert!(world.nodes.iter().all(|n| n.overlay.view().get(&id).is_some_and(|r| former(r) == [place])));
+    run_hours(&mut world, 26);
+    assert_eq!(least(&world), 12);
+    let served = |n: &Node| n.overlay.view().walk(&place.0).any(|(d, p)| d == 0 && p.relay.node() == id);
+    assert!(world.nodes.iter().all(served), "asked at its old place as well");
+    run_hours(&mut world, 24 * 6 + 6);
+    assert!(!world.nodes.iter().any(served) && least(&world) == 12, "a week later no more");
+}
+
+/// The same over a restart: what was the address before is a former one, and receipts for it hold no more.
+#[test]
+fn a_move_over_a_restart_is_told_too() {
+    let mut world = network(12, 94, false);
+    settle(&mut world, 600);
+    run_hours(&mut world, 30);
+    let (old, id) = (world.nodes[5].addr, world.nodes[5].key.node_id());
+    world.move_to(5, "33.7.0.1:9000".parse().unwrap());
+    let first = world.peer(0);
+    world.restart(5, vec![first]);
+    world.run_until(world.now + Duration::from_secs(900));
+    let told = world.nodes[0].overlay.view().get(&id).unwrap();
+    assert_eq!(told.former().iter().map(|(p, _)| *p).collect::<Vec<_>>(), [region::position(&NET, &old)]);
+    assert_eq!(world.nodes[0].overlay.view().entry(&id).map(|e| e.host), Some(false));
+    run_hours(&mut world, 25);
+    assert_eq!(least(&world), 12);
+    // What is kept and cannot be read costs a host its day, and nothing else.
+    world.nodes[3].saved.insert(addresses::SAVED, vec![35, 1, 1, 4]);
+    let first = world.peer(0);
+    world.restart(3, vec![first]);
+    world.run_until(world.now + Duration::from_secs(900));
+    let other = world.nodes[3].key.node_id();
+    assert!(world.nodes[0].overlay.view().get(&other).is_some());
+    // Receipts that somebody bent keep no relay from describing itself.
+    let mut kept = addresses::Addresses::decode(&world.nodes[4].saved[addresses::SAVED]).unwrap();
+    kept.receipts.iter_mut().for_each(|(_, r)| r.sig[3] ^= 1);
+    world.nodes[4].saved.insert(addresses::SAVED, kept.encode());
+    world.restart(4, vec![first]);
+    world.run_until(world.now + Duration::from_secs(900));
+    let other = world.nodes[4].key.node_id();
+    assert!(world.nodes[0].overlay.view().get(&other).is_some_and(|r| r.receipts().len() >= 3));
+}
