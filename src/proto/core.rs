@@ -528,6 +528,11 @@ impl Core {
                 let words = "others see this relay at another address than the one it advertises: check --advertise".into();
                 ctx.out.push(Output::Node(NodeEvent::Warning(words)));
             }
+            overlay::Event::StruckOut => {
+                let words = "two descriptors signed by this relay contradict each other, so others do not use it any more. Does a copy of \
+                             its data directory run elsewhere? Stop one of the two, and give this one a new directory";
+                ctx.out.push(Output::Node(NodeEvent::Warning(words.into())));
+            }
             overlay::Event::OneWayIn => {
                 let words = "this start believes what one relay says of the network: with links of two or more, they are compared";
                 ctx.out.push(Output::Node(NodeEvent::Warning(words.into())));

@@ -1,7 +1,8 @@
 //! Messages of the overlay plane between nodes of one version (D8, D9), over bincode behind [`crate::wire::codec`].
 //!
-//! They travel in fragments of link cells, at most `OVERLAY_MESSAGE_MAX` bytes each. Every request has a number that its answer
-//! repeats. Nothing in them comes from a person's wish: that is the user plane, which has its own formats.
+//! They travel in fragments of link cells, at most `OVERLAY_MESSAGE_MAX` bytes each, or, as questions and answers about the public
+//! view, through circuits. Every request has a number that its answer repeats. Nothing in them comes from a person's wish: that is
+//! the user plane, which has its own formats.
 
 use crate::base::limits;
 use crate::wire::codec;

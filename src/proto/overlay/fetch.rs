@@ -214,6 +214,9 @@ impl Overlay {
     /// A relay was struck out just now: the proof goes to everyone we have a link to.
     fn tell_faces(&mut self, now: Time, node: &NodeId) {
         self.view_changed = true;
+        if Some(*node) == self.me() {
+            return self.out.push_back(Output::Event(Event::StruckOut));
+        }
         self.odd(Odd::Faces);
         let links: Vec<LinkId> = self.by_node.values().copied().collect();
         for link in links {

@@ -243,6 +243,8 @@ pub enum Event {
     Moved,
     /// The own descriptor counts receipts enough to be usable, or no more.
     SelfUsable(bool),
+    /// Somebody has two descriptors of this relay that contradict each other: nobody uses it any more.
+    StruckOut,
     /// A client began with what one relay says alone, because it was given no other way in.
     OneWayIn,
     /// Something odd came from others, was passed over, and changes nothing: for whoever wants to know.

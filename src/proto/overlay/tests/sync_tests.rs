@@ -289,3 +289,17 @@ fn a_listed_relay_that_nobody_shows_keeps_no_others_out() {
             .is_some_and(|m| matches!(m, Message::FetchReply { records, .. } if records.is_empty()))
     );
 }
+
+/// A relay whose data directory was copied and runs twice: it is told what others will think of it.
+#[test]
+fn a_relay_that_runs_twice_is_told() {
+    let mut world = network(12, 76, true);
+    settle(&mut world, 20);
+    let own = world.nodes[5].overlay.own_descriptor().unwrap().body().clone();
+    let twin = face(&world, 5, own.descriptor().published.0, 77);
+    let link = *world.nodes[5].links.keys().next().unwrap();
+    let bytes = Message::Faces { one: Blob(own.encode()), other: Blob(twin.body) }.encode().unwrap();
+    world.feed(5, Input::Message { link, bytes });
+    world.run_until(world.now + Duration::from_secs(2));
+    assert!(world.nodes[5].events.contains(&Event::StruckOut));
+}

@@ -1,0 +1,27 @@
+//! The overlay against time, liars and cost: `cargo bench --bench overlay`, or `-- --quick` for less of everything. A word behind it
+//! picks the parts whose name contains it. Everything runs the real node logic in virtual time; seeds are printed.
+
+#![expect(clippy::print_stdout, reason = "a bench prints its table")]
+
+#[path = "overlay/table.rs"]
+mod table;
+
+use table::Row;
+
+/// A part of the bench: its name, and what makes its rows.
+type Part = (&'static str, fn(bool) -> Vec<Row>);
+
+const PARTS: [Part; 0] = [];
+
+fn main() {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let quick = args.iter().any(|arg| arg == "--quick");
+    let wanted = args.iter().find(|arg| !arg.starts_with("--"));
+    let mut all = true;
+    for (name, part) in PARTS {
+        if wanted.is_none_or(|wanted| name.contains(wanted.as_str())) {
+            all &= table::print(&part(quick));
+        }
+    }
+    println!("{}", if all { "all bars hold" } else { "some bars are missed" });
+}
