@@ -35,6 +35,8 @@ pub struct Config {
     pub advertise: Vec<SocketAddr>,
     /// Links of relays to start from. Empty: those that an earlier run was given.
     pub bootstrap: Vec<String>,
+    /// Links of other relays that the same people run. No path goes over two relays that name each other so.
+    pub family: Vec<String>,
     /// Accept loopback and private addresses and lift the waiting time of hosts. Off: on the open internet both let one machine
     /// pretend to be many.
     pub local_network: bool,
@@ -54,6 +56,7 @@ impl Default for Config {
             listen: SocketAddr::from(([0, 0, 0, 0], 7443)),
             advertise: Vec::new(),
             bootstrap: Vec::new(),
+            family: Vec::new(),
             local_network: false,
             quota: 10 << 30,
             lease_days: limits::LEASE_DAYS,
@@ -208,11 +211,11 @@ mod tests {
 
     #[test]
     fn a_whole_file_reads() {
-        let text = "data_dir = \"/srv/x\"\nlisten = \"127.1.0.1:0\"\nadvertise = [\"8.8.8.8:1\"]\nbootstrap = [\"a\", \"b\"]\n\
+        let text = "data_dir = \"/srv/x\"\nlisten = \"127.1.0.1:0\"\nadvertise = [\"8.8.8.8:1\"]\nbootstrap = [\"a\", \"b\"]\nfamily = [\"c\"]\n\
                     local_network = true\nquota = \"20 GiB\"\nlease_days = 7\n";
         let config = Config::parse(text).unwrap();
         assert_eq!(config.quota, 20 << 30);
-        assert_eq!(config.bootstrap.len(), 2);
+        assert_eq!((config.bootstrap.len(), config.family.as_slice()), (2, ["c".to_owned()].as_slice()));
         assert_eq!(config.socket().unwrap(), Path::new("/srv/x/api.sock"));
         assert_eq!(Config::parse("").unwrap(), Config::default());
     }

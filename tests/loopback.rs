@@ -19,7 +19,12 @@ async fn relay(i: u8, home: &Path, bootstrap: &[String], pool: &Pool) -> Handle 
         data_dir: Some(home.join(format!("relay-{i}"))),
         bootstrap: bootstrap.to_vec(),
         local_network: true,
-        relay: Some(RelayConfig { listen: ([127, i, 0, 1], 0).into(), advertise: Vec::new(), quota: 256 << 20 }),
+        relay: Some(RelayConfig {
+            listen: ([127, i, 0, 1], 0).into(),
+            advertise: Vec::new(),
+            family: Vec::new(),
+            quota: 256 << 20,
+        }),
         pool: Some(pool.clone()),
         ..NodeConfig::default()
     })
@@ -111,7 +116,7 @@ async fn a_document_published_by_one_client_is_fetched_by_another() {
     let config = NodeConfig {
         data_dir: Some(home.path().join("relay-1")),
         local_network: true,
-        relay: Some(RelayConfig { listen: ([127, 1, 0, 1], 0).into(), advertise: Vec::new(), quota: 1 << 20 }),
+        relay: Some(RelayConfig { listen: ([127, 1, 0, 1], 0).into(), advertise: Vec::new(), family: Vec::new(), quota: 1 << 20 }),
         ..NodeConfig::default()
     };
     assert!(matches!(start(config).await, Err(StartError::Core(_))));
@@ -126,7 +131,9 @@ async fn starts_that_cannot_work_say_why_and_leave_nothing_running() {
     let other = relay(2, home.path(), &[], &pool).await;
     let (link, foreign) = (running.bootstrap_link().unwrap(), other.bootstrap_link().unwrap());
     let taken = onionskin::proto::link_text::LinkText::decode(&link).unwrap().addrs[0];
-    let listen = |listen: &str| Some(RelayConfig { listen: listen.parse().unwrap(), advertise: Vec::new(), quota: 1 << 20 });
+    let listen = |listen: &str| {
+        Some(RelayConfig { listen: listen.parse().unwrap(), advertise: Vec::new(), family: Vec::new(), quota: 1 << 20 })
+    };
     let config = |dir: &str, links: &[&String], relay| NodeConfig {
         data_dir: Some(home.path().join(dir)),
         bootstrap: links.iter().map(|l| (*l).clone()).collect(),

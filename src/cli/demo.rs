@@ -185,7 +185,7 @@ async fn relays(count: u8, home: &Path, network: &mut Network) -> Result<Vec<Str
             data_dir: Some(home.join(format!("relay-{i}"))),
             bootstrap: links.clone(),
             local_network: true,
-            relay: Some(RelayConfig { listen, advertise: Vec::new(), quota: Config::default().quota }),
+            relay: Some(RelayConfig { listen, advertise: Vec::new(), family: Vec::new(), quota: Config::default().quota }),
             pool: Some(network.pool.clone()),
             network: None,
         })

@@ -26,7 +26,8 @@ struct Started<'a> {
 /// Runs a relay; the first line on standard output is its link.
 pub(super) async fn run(out: Out, config: &Config) -> Result<(), Failure> {
     let mut stop = Stop::listen();
-    let relay = RelayConfig { listen: config.listen, advertise: config.advertised()?, quota: config.quota };
+    let relay =
+        RelayConfig { listen: config.listen, advertise: config.advertised()?, family: config.family.clone(), quota: config.quota };
     let secret = session::local_secret(config)?;
     // First of all: whoever holds the socket owns the data directory.
     let (listener, socket) = socket::listen(&config.socket()?).await?;

@@ -13,6 +13,21 @@ pub enum StartError {
     /// A bootstrap link is mistyped or none.
     #[error("a bootstrap link cannot be used: {0}. Nothing was sent. Copy the link again, whole")]
     Link(#[source] TextError),
+    /// A link of the family setting is mistyped or none.
+    #[error("a link of the `family` setting cannot be used: {0}. Nothing was sent. Copy the link of that relay again, whole")]
+    Family(#[source] TextError),
+    /// A relay of the family is of another network.
+    #[error(
+        "the `family` setting names a relay of another network. Nothing was sent. Name those relays of this network that you run, by the \
+         links that they print at their start"
+    )]
+    FamilyNetwork,
+    /// More relays than a descriptor can name.
+    #[error(
+        "the `family` setting names {0} other relays, and a relay can name {max}. Nothing was sent. Name fewer, of each /16 at least one",
+        max = crate::base::limits::FAMILY_MAX
+    )]
+    FamilyTooLarge(usize),
     /// Bootstrap links of several networks.
     #[error("the bootstrap links belong to different networks. Nothing was sent. Give links of one network only")]
     Networks,
@@ -101,6 +116,9 @@ impl StartError {
     pub const fn kind(&self) -> ErrorKind {
         match self {
             Self::Link(_)
+            | Self::Family(_)
+            | Self::FamilyNetwork
+            | Self::FamilyTooLarge(_)
             | Self::Networks
             | Self::OtherNetwork
             | Self::NotOurs(_)

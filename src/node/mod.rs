@@ -30,6 +30,7 @@ pub use pool::Pool;
 use crate::base::NetworkId;
 use crate::base::NodeId;
 use crate::base::OpId;
+use crate::base::limits;
 use crate::base::net::is_public;
 use crate::crypto::keys::IdentityKey;
 use crate::node::disk::Files;
@@ -93,6 +94,8 @@ pub struct RelayConfig {
     pub listen: SocketAddr,
     /// Where others reach it, IPv4 first; port 0 means the one it listens on. Empty: where it listens.
     pub advertise: Vec<SocketAddr>,
+    /// Bootstrap links of other relays of the same people.
+    pub family: Vec<String>,
     /// Most bytes of others' shares; zero holds none.
     pub quota: u64,
 }
@@ -164,6 +167,7 @@ pub async fn start(config: NodeConfig) -> Result<(Handle, mpsc::Receiver<NodeEve
     let home = blocking(move || Ok(Home::open(data_dir.as_deref())?)).await?;
     let tls = Tls::new(clock).map_err(|e| StartError::System(e.to_string()))?;
     let transport: Arc<dyn Transport> = Arc::new(TlsTcp::new(Arc::new(tls)));
+    let family = family_links(relay.as_ref().map_or(&[], |relay| relay.family.as_slice()))?;
     let door = relay.map(|relay| Door::open(relay, &*transport, local_network)).transpose()?;
 
     let founds = door.is_some() && links.is_empty();
@@ -183,8 +187,11 @@ pub async fn start(config: NodeConfig) -> Result<(Handle, mpsc::Receiver<NodeEve
         .as_ref()
         .zip(node)
         .map(|(door, node)| LinkText { network: kept.network, node, addrs: door.advertise.clone() }.encode());
+    let family = family_of(kept.network, node, &family)?;
     let role = match (&door, kept.identity) {
-        (Some(door), Some(identity)) => Role::Relay { identity, advertise: door.advertise.clone(), hosts: kept.shares.is_some() },
+        (Some(door), Some(identity)) => {
+            Role::Relay { identity, advertise: door.advertise.clone(), family, hosts: kept.shares.is_some() }
+        }
         _ => Role::Client,
     };
     let bootstrap = links.iter().flat_map(|l| l.addrs.iter().map(|addr| (l.node, *addr))).collect();
@@ -341,10 +348,109 @@ fn one_network(network: Option<NetworkId>, links: &[LinkText]) -> Result<Option<
     }
 }
 
+/// What the family setting names.
+fn family_links(texts: &[String]) -> Result<Vec<LinkText>, StartError> {
+    texts.iter().map(|text| LinkText::decode(text)).collect::<Result<_, _>>().map_err(StartError::Family)
+}
+
+/// The relays of a family, without this one: operators may give all their relays one list.
+fn family_of(network: NetworkId, me: Option<NodeId>, links: &[LinkText]) -> Result<Vec<NodeId>, StartError> {
+    if links.iter().any(|l| l.network != network) {
+        return Err(StartError::FamilyNetwork);
+    }
+    let mut family: Vec<NodeId> = links.iter().map(|l| l.node).filter(|node| Some(*node) != me).collect();
+    family.sort_unstable();
+    family.dedup();
+    if family.len() > limits::FAMILY_MAX {
+        return Err(StartError::FamilyTooLarge(family.len()));
+    }
+    Ok(family)
+}
+
 /// Runs what blocks on the runtime's blocking threads.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, StartError> + Send + 'static) -> Result<T, StartError> {
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done,
         Err(error) => Err(StartError::System(error.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::Env;
+    use crate::base::Time;
+    use crate::base::Wall;
+    use crate::crypto::keys::IdentityKey;
+    use crate::crypto::secret::Secret;
+    use crate::proto::overlay::Profile;
+    use crate::proto::overlay::record;
+    use crate::proto::overlay::record::Verified;
+    use crate::proto::renewal::Renewal;
+    use crate::wire::codec::Extensions;
+    use crate::wire::record::Descriptor;
+    use rand::SeedableRng;
+    use rand::rngs::StdRng;
+
+    const NET: NetworkId = NetworkId([3; 32]);
+
+    fn identity(i: u8) -> IdentityKey {
+        IdentityKey::from_seed(&Secret::new([i; 32]))
+    }
+
+    fn link(i: u8) -> String {
+        LinkText { network: NET, node: identity(i).node_id(), addrs: vec![([20, i, 0, 1], 443).into()] }.encode()
+    }
+
+    /// A relay's signed descriptor, as its settings make it.
+    fn described(i: u8, links: &[String]) -> Arc<Verified> {
+        let me = identity(i);
+        let family = family_of(NET, Some(me.node_id()), &family_links(links).unwrap()).unwrap();
+        let mut rng = StdRng::seed_from_u64(i.into());
+        let mut env = Env { now: Time(0), wall: Wall(1), rng: &mut rng };
+        let (renewal, _) = Renewal::start(None, NET, me.node_id(), false, &mut env).unwrap();
+        let profile = Profile::of(renewal.keys(), vec![([20, i, 0, 1], 443).into()], family);
+        let descriptor = Descriptor {
+            node: me.node_id(),
+            seq: 1,
+            published: Wall(1),
+            expires: Wall(100),
+            addrs: profile.addrs,
+            carries: profile.carries,
+            onion_key: profile.onion_key,
+            host_key: profile.host_key,
+            family: profile.family,
+            old_addrs: vec![],
+            receipts: vec![],
+            extensions: Extensions::default(),
+        };
+        record::sign_descriptor(&me, &NET, descriptor).unwrap()
+    }
+
+    /// All relays of an operator may have one list of links, their own among them; a stranger that names them is no relative.
+    #[test]
+    fn relays_that_name_each_other_in_their_settings_are_a_family() {
+        let ours: Vec<String> = [1, 2, 1].map(link).to_vec();
+        let (a, b, stranger) = (described(1, &ours), described(2, &ours), described(9, &ours));
+        assert!(a.is_family(&b) && b.is_family(&a) && !stranger.is_family(&a) && !a.is_family(&stranger));
+        assert_eq!(a.descriptor().family, [identity(2).node_id()]);
+        assert!(!described(3, &[]).is_family(&a));
+    }
+
+    #[test]
+    fn a_family_that_cannot_be_is_an_error_and_said() {
+        let many: Vec<String> = (10..27).map(link).collect();
+        let of = |links: &[String]| family_links(links).and_then(|links| family_of(NET, Some(identity(10).node_id()), &links));
+        assert_eq!(of(&many).unwrap().len(), limits::FAMILY_MAX, "its own does not count");
+        let more: Vec<String> = (10..28).map(link).collect();
+        assert!(matches!(of(&more), Err(StartError::FamilyTooLarge(17))));
+        let cut = link(1).split_off(12);
+        for bad in ["", "relay.example:7443", &cut] {
+            let error = of(&[bad.to_owned()]).unwrap_err();
+            assert!(matches!(error, StartError::Family(_)) && error.to_string().contains("family"), "{error}");
+        }
+        let elsewhere =
+            LinkText { network: NetworkId([4; 32]), node: identity(1).node_id(), addrs: vec![([20, 1, 0, 1], 1).into()] };
+        assert!(matches!(of(&[elsewhere.encode()]), Err(StartError::FamilyNetwork)));
     }
 }

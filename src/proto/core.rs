@@ -80,6 +80,8 @@ pub enum Role {
         identity: Secret<32>,
         /// Where others reach it; IPv4 first.
         advertise: Vec<SocketAddr>,
+        /// Other relays of the same people.
+        family: Vec<NodeId>,
         /// Whether it holds shares.
         hosts: bool,
     },
@@ -126,14 +128,14 @@ impl Core {
     /// Keys cannot be made (the cryptographic library refuses); or a saved state was written by a newer version.
     pub fn new(config: CoreConfig, env: &mut Env<'_>) -> Result<Self, Failure> {
         let (mut out, mut identity, mut keys, mut profile) = (Out::default(), None, None, None);
-        if let Role::Relay { identity: seed, advertise, hosts } = &config.role {
+        if let Role::Relay { identity: seed, advertise, family, hosts } = &config.role {
             let me = Arc::new(IdentityKey::from_seed(seed));
             let saved = config.saved.get(renewal::SAVED).map(|bytes| bytes.as_slice());
             let (ours, changed) = Renewal::start(saved, config.network, me.node_id(), *hosts, env)?;
             if changed {
                 ours.save(&mut out);
             }
-            profile = Some(overlay::Profile::of(ours.keys(), advertise.clone()));
+            profile = Some(overlay::Profile::of(ours.keys(), advertise.clone(), family.clone()));
             (identity, keys) = (Some(me), Some(ours));
         }
         let active = identity.is_none();

@@ -66,7 +66,8 @@ impl Node {
 }
 
 fn node() -> Node {
-    let role = Role::Relay { identity: Secret::new([9; 32]), advertise: vec![([20, 1, 7, 9], 9001).into()], hosts: true };
+    let role =
+        Role::Relay { identity: Secret::new([9; 32]), advertise: vec![([20, 1, 7, 9], 9001).into()], family: vec![], hosts: true };
     let config = CoreConfig { network: NET, role, bootstrap: Vec::new(), local_network: true, saved: BTreeMap::new() };
     let mut rng = StdRng::seed_from_u64(1);
     let core = Core::new(config, &mut Env { now: Time(0), wall: Wall(1_800_000_000), rng: &mut rng }).expect("a node");

@@ -249,7 +249,7 @@ impl Node {
     /// Gives it a mind, on what it saved and holds.
     pub fn start(&mut self, now: Time, network: NetworkId, bootstrap: Vec<(NodeId, SocketAddr)>, local_network: bool) {
         let role = match self.id {
-            Some(_) => Role::Relay { identity: self.seed.clone(), advertise: vec![self.addr], hosts: true },
+            Some(_) => Role::Relay { identity: self.seed.clone(), advertise: vec![self.addr], family: Vec::new(), hosts: true },
             None => Role::Client,
         };
         let config = CoreConfig { network, role, bootstrap, local_network, saved: self.saved.clone() };

@@ -150,7 +150,7 @@ fn an_open_leg_that_asks_nothing_ends_and_one_whose_answer_is_late_does_not() {
 fn openings_that_wait_are_bounded_and_give_their_places_back() {
     let mut bench = Bench::new();
     let keys = keys();
-    let public = crate::proto::overlay::Profile::of(&keys, Vec::new()).host_key.unwrap();
+    let public = crate::proto::overlay::Profile::of(&keys, Vec::new(), Vec::new()).host_key.unwrap();
     let mut waiting = Vec::new();
     let link = bench.relay(1, [203, 0, 113, 1]);
     for _ in 0..OPENING_MAX {

@@ -53,17 +53,10 @@ pub struct Profile {
 }
 
 impl Profile {
-    /// What a relay with these keys, at these addresses, says of itself.
-    pub fn of(keys: &NodeKeys, addrs: Vec<SocketAddr>) -> Self {
-        let mut profile = Self {
-            node: keys.node,
-            addrs,
-            carries: true,
-            onion_key: [0; 32],
-            host_key: None,
-            family: Vec::new(),
-            old_addrs: Vec::new(),
-        };
+    /// What a relay with these keys, at these addresses, run by those who run these others, says of itself.
+    pub fn of(keys: &NodeKeys, addrs: Vec<SocketAddr>, family: Vec<NodeId>) -> Self {
+        let mut profile =
+            Self { node: keys.node, addrs, carries: true, onion_key: [0; 32], host_key: None, family, old_addrs: Vec::new() };
         keys.describe(&mut profile);
         profile
     }
