@@ -32,6 +32,18 @@ impl Group {
 }
 
 impl Prefix {
+    /// The /24 (IPv4) or /32 (IPv6) that counts once wherever relays are weighed (T31). What costs money is a /24, or an allocation of
+    /// IPv6: the 65,536 /48s of one cost nothing more.
+    pub fn weighed(addr: &SocketAddr) -> Self {
+        match canonical(addr) {
+            IpAddr::V4(_) => Self::of(addr),
+            IpAddr::V6(ip) => {
+                let [a, b, c, d, ..] = ip.octets();
+                Self([6, a, b, c, d, 0, 0])
+            }
+        }
+    }
+
     /// The prefix of an address.
     pub fn of(addr: &SocketAddr) -> Self {
         match canonical(addr) {
@@ -76,6 +88,11 @@ pub fn is_public(addr: &SocketAddr) -> bool {
     }
 }
 
+/// Whether this is an IPv6 address, and no IPv4 one in disguise.
+pub fn is_ip6(addr: &SocketAddr) -> bool {
+    matches!(canonical(addr), IpAddr::V6(_))
+}
+
 /// Whether this address may host shares: IPv6 carries and does not host in release 1 (D9).
 pub fn may_host(addr: &SocketAddr) -> bool {
     matches!(canonical(addr), IpAddr::V4(_))
@@ -93,6 +110,10 @@ mod tests {
         assert_eq!(Group::of(&a), Group::of(&b));
         assert_ne!(Prefix::of(&a), Prefix::of(&b));
         assert_ne!(Group::of(&a), Group::of(&c));
+        let d: SocketAddr = "[2a00:1:3::1]:1".parse().unwrap();
+        assert_ne!(Prefix::of(&c), Prefix::of(&d));
+        assert_eq!((Prefix::weighed(&c), Prefix::weighed(&a)), (Prefix::weighed(&d), Prefix::of(&a)));
+        assert!(is_ip6(&c) && !is_ip6(&b));
     }
 
     #[test]

@@ -412,7 +412,6 @@ mod tests {
         let profile = Profile::of(renewal.keys(), vec![([20, i, 0, 1], 443).into()], family);
         let descriptor = Descriptor {
             node: me.node_id(),
-            seq: 1,
             published: Wall(1),
             expires: Wall(100),
             addrs: profile.addrs,
@@ -421,10 +420,9 @@ mod tests {
             host_key: profile.host_key,
             family: profile.family,
             old_addrs: vec![],
-            receipts: vec![],
             extensions: Extensions::default(),
         };
-        record::sign_descriptor(&me, &NET, descriptor).unwrap()
+        Verified::listed(record::sign_descriptor(&me, &NET, descriptor).unwrap())
     }
 
     /// All relays of an operator may have one list of links, their own among them; a stranger that names them is no relative.

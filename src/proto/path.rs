@@ -6,7 +6,8 @@
 //! * Four layer-2 relays, each for 1 to 12 days (the larger of two draws), on every user-plane circuit.
 //! * A last hop drawn for each circuit.
 //! * No relay twice, never ourselves, no two hops in one address group or family. Every /24 weighs the same, however many relays it
-//!   has, and nothing that a relay says of itself makes it likelier.
+//!   has, and nothing that a relay says of itself makes it likelier. All relays of a /32 that have IPv6 alone weigh like one /24, and
+//!   are no guards and no directories: their addresses cost next to nothing.
 //!
 //! Failures move as little as they can, because whoever can make a client choose again can make it choose badly (T12): a hop
 //! that fails is set aside for a while, the sample never holds more than twenty guards, layer-2 relays are drawn a few times a day
@@ -131,7 +132,7 @@ impl PathPolicy {
 
     /// The guard in use: the first of the sample that is listed and not set aside. While all are set aside, the first listed.
     pub fn guard<'v>(&self, view: &'v View, now: Time) -> Option<&'v Arc<Verified>> {
-        let listed = || self.guards.iter().filter_map(|g| view.get(&g.node));
+        let listed = || self.guards.iter().filter_map(|g| guard_of(view, &g.node));
         listed().find(|g| !self.aside(&g.node(), now)).or_else(|| listed().next())
     }
 
@@ -206,7 +207,7 @@ impl PathPolicy {
     pub fn directories(&mut self, view: &View, env: &mut Env<'_>) -> Vec<NodeId> {
         self.refresh(view, env);
         let mut chosen: Vec<Arc<Verified>> = Vec::new();
-        for relay in self.guards.iter().filter(|g| !self.aside(&g.node, env.now)).filter_map(|g| view.get(&g.node)) {
+        for relay in self.guards.iter().filter(|g| !self.aside(&g.node, env.now)).filter_map(|g| guard_of(view, &g.node)) {
             if chosen.len() < DIRECTORIES && chosen.iter().all(|c| Self::apart(c, relay)) {
                 chosen.push(Arc::clone(relay));
             }
@@ -244,7 +245,7 @@ impl PathPolicy {
 
     /// While all guards are set aside: the one that failed longest ago.
     fn again<'v>(&self, view: &'v View, now: Time) -> Option<&'v Arc<Verified>> {
-        let longest = self.guards.iter().filter_map(|g| view.get(&g.node)).min_by_key(|r| self.last_failure(&r.node()));
+        let longest = self.guards.iter().filter_map(|g| guard_of(view, &g.node)).min_by_key(|r| self.last_failure(&r.node()));
         longest.filter(|r| self.rested(&r.node(), now))
     }
 
@@ -266,11 +267,11 @@ impl PathPolicy {
         // instead.
         let stuck = !self.guards.is_empty() && self.guards.iter().all(|g| !g.worked && self.aside(&g.node, env.now));
         let wanted = if stuck { self.guards.len() + 1 } else { wanted };
-        while self.guards.iter().filter(|g| view.get(&g.node).is_some()).count() < wanted && self.guards.len() < SAMPLE_MAX {
-            let known: Vec<&Arc<Verified>> = self.guards.iter().filter_map(|g| view.get(&g.node)).collect();
+        while self.guards.iter().filter(|g| guard_of(view, &g.node).is_some()).count() < wanted && self.guards.len() < SAMPLE_MAX {
+            let known: Vec<&Arc<Verified>> = self.guards.iter().filter_map(|g| guard_of(view, &g.node)).collect();
             let candidates = usable
                 .iter()
-                .filter(|r| Some(r.node()) != me && !self.guards.iter().any(|g| g.node == r.node()))
+                .filter(|r| !r.is_ip6() && Some(r.node()) != me && !self.guards.iter().any(|g| g.node == r.node()))
                 .filter(|r| known.iter().all(|k| Self::apart(k, r)));
             let Some(new) = draw(view, &mut *env.rng, candidates) else { break };
             self.guards.push(Kept { node: new.node(), until: Self::guard_end(env), worked: false });
@@ -418,7 +419,13 @@ impl PathPolicy {
     }
 }
 
-/// One of the candidates. Every /24 has the same chance: a thousand identities at one address are no more likely than one (T12).
+/// A usable relay that may be a guard, or a directory: it has IPv4. One that moves to IPv6 keeps its place in the sample unused, so that
+/// moving makes nobody draw more guards than the sample holds (T12, T31).
+fn guard_of<'v>(view: &'v View, node: &NodeId) -> Option<&'v Arc<Verified>> {
+    view.get(node).filter(|r| !r.is_ip6())
+}
+
+/// One of the candidates. Every /24 (of IPv6 alone, every /32) has the same chance: a thousand identities at one address are no more likely than one (T12).
 fn draw<'a>(
     view: &View,
     rng: &mut dyn CryptoRng,

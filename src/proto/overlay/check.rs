@@ -7,10 +7,13 @@
 //! whoever spoke for them is soon believed no more (`view/marks.rs`).
 //!
 //! Every dial that the overlay makes counts, not only those made here.
+//!
+//! Relays that have IPv6 alone count only while we can dial IPv6. Now and then one of them is tried, to see whether we can.
 
 use crate::base::Env;
 use crate::base::NodeId;
 use crate::base::Time;
+use crate::base::net;
 use crate::proto::overlay::Overlay;
 use crate::proto::overlay::Purpose;
 use crate::proto::overlay::io::Peer;
@@ -51,6 +54,12 @@ const RETRY_MAX: Duration = Duration::from_secs(12 * 3600);
 const RETRY_MAX_LOCAL: Duration = Duration::from_secs(60);
 /// Relays remembered as failing; of others a failure is noted in the view alone.
 const FAILING_MAX: usize = 1024;
+/// Between two tries whether we can dial IPv6, while nothing else shows it.
+const TRY_IP6: Duration = Duration::from_secs(600);
+/// The same in a local network.
+const TRY_IP6_LOCAL: Duration = Duration::from_secs(5);
+/// Who reached nobody over IPv6 for so many of these times cannot dial it.
+const TRIES_IP6: u32 = 12;
 /// Looking at what hangs on whom takes time linear in the view: not more often than this.
 const RECOUNT: Duration = Duration::from_secs(5);
 /// The same in a local network, for each 50 relays.
@@ -74,12 +83,14 @@ pub(super) struct Check {
     was_idle: bool,
     /// When we last reached somebody over IPv4, and over IPv6.
     reached: [Option<Time>; 2],
+    /// When to see whether we can dial IPv6.
+    ip6_at: Time,
     recount_at: Time,
 }
 
 impl Check {
     pub(super) const fn new(now: Time) -> Self {
-        Self { next: now, made: 0, again: BTreeMap::new(), was_idle: false, reached: [None; 2], recount_at: now }
+        Self { next: now, made: 0, again: BTreeMap::new(), was_idle: false, reached: [None; 2], ip6_at: now, recount_at: now }
     }
 
     pub(super) const fn next(&self) -> Time {
@@ -106,7 +117,8 @@ impl Overlay {
             wait = self.shared(EVERY_LOCAL);
         }
         self.check.next = env.now + wait.mul_f64(env.rng.random_range(0.75..1.25));
-        let Some(peer) = self.failing_due(env.now).or_else(|| self.whom_to_check(env)) else { return };
+        let peer = self.ip6_due(env).or_else(|| self.failing_due(env.now)).or_else(|| self.whom_to_check(env));
+        let Some(peer) = peer else { return };
         self.check.made = self.check.made.saturating_add(1);
         if let Some(control) = self.control(env, &peer) {
             self.dial(env, control, Purpose::Check);
@@ -139,19 +151,38 @@ impl Overlay {
         if self.reached_since(&suspect.addr).is_some_and(|at| at > first) {
             return None;
         }
-        let ip6 = |addr: &SocketAddr| addr.ip().to_canonical().is_ipv6();
         let fits = |r: &Arc<Verified>| {
             let good = self.view.entry(&r.node()).is_some_and(|e| e.proven() && e.failing().is_none());
-            good && Some(r.node()) != self.me() && ip6(&r.addr()) == ip6(&suspect.addr)
+            good && Some(r.node()) != self.me() && r.is_ip6() == net::is_ip6(&suspect.addr)
         };
         let found = (0..LOOK_AT).find_map(|_| self.view.random(env.rng).filter(|r| fits(r)));
         found.map(|r| Peer { addr: r.addr(), node: r.node() })
     }
 
+    /// Somebody to see whether we can dial IPv6, if nothing showed it lately.
+    fn ip6_due(&mut self, env: &mut Env<'_>) -> Option<Peer> {
+        let every = self.local_or(TRY_IP6_LOCAL, TRY_IP6);
+        let [_, over6] = self.check.reached;
+        if env.now < self.check.ip6_at || over6.is_some_and(|at| env.now.since(at) < every) {
+            return None;
+        }
+        let me = self.me();
+        let relay = self.view.some_ip6(env.rng).filter(|r| Some(r.node()) != me)?;
+        self.check.ip6_at = env.now + every.mul_f64(env.rng.random_range(0.75..1.25));
+        Some(Peer { addr: relay.addr(), node: relay.node() })
+    }
+
+    /// While nobody is reached over IPv6, who has IPv6 alone does not count.
+    pub(super) fn tell_ip6(&mut self, now: Time) {
+        let long = self.local_or(TRY_IP6_LOCAL, TRY_IP6) * TRIES_IP6;
+        let [_, over6] = self.check.reached;
+        self.view.reach_ip6(over6.is_some_and(|at| now.since(at) < long));
+    }
+
     /// When we last reached somebody in the way that this address is reached.
     fn reached_since(&self, addr: &SocketAddr) -> Option<Time> {
         let [over4, over6] = self.check.reached;
-        if addr.ip().to_canonical().is_ipv6() { over6 } else { over4 }
+        if net::is_ip6(addr) { over6 } else { over4 }
     }
 
     /// Of some random relays: on whom most of those hang that never answered us; else who answered longest ago, if that is long.
@@ -177,14 +208,15 @@ impl Overlay {
 
     /// A relay answered where we dialled it.
     pub(super) fn reached(&mut self, now: Time, node: NodeId, addr: SocketAddr) {
-        self.check.reached[usize::from(addr.ip().to_canonical().is_ipv6())] = Some(now);
+        self.check.reached[usize::from(net::is_ip6(&addr))] = Some(now);
         self.check.again.remove(&node);
         self.prove(now, node, addr);
     }
 
     /// A relay did not answer, or another did in its place.
     pub(super) fn not_reached(&mut self, env: &mut Env<'_>, node: NodeId, addr: SocketAddr) {
-        if !self.is_relay() {
+        // That we cannot dial IPv6 speaks against nobody.
+        if !self.is_relay() || self.view.entry(&node).is_some_and(|e| !self.view.in_reach(&e.relay)) {
             return;
         }
         let apart = self.local_or(APART_LOCAL, APART);

@@ -341,6 +341,9 @@ impl Overlay {
             self.view_changed |= self.view.expire(env.wall) > 0;
             self.view.lapse(now);
         }
+        if self.is_relay() {
+            self.tell_ip6(now);
+        }
         self.recount(now);
     }
 

@@ -11,6 +11,7 @@ use crate::proto::overlay::Asked;
 use crate::proto::overlay::Output;
 use crate::proto::overlay::Overlay;
 use crate::proto::overlay::lists::Page;
+use crate::proto::overlay::serve::hint;
 use crate::wire::cell::ANSWER_MAX;
 use crate::wire::overlay::Message;
 use crate::wire::overlay::NEAR_MAX;
@@ -26,7 +27,14 @@ impl Overlay {
     /// The answer to a question that came through a circuit, encoded; nothing if it is longer than a circuit carries. `None`: it is
     /// no question about the public view.
     pub fn answer_bytes(&self, question: &[u8]) -> Option<Vec<u8>> {
-        let answer = self.answer(&Message::decode(question).ok()?, ANSWER_MAX)?;
+        let answer = match Message::decode(question).ok()? {
+            // A sample: of those with IPv4, which every relay can dial and so knows.
+            Message::Near { id, target, max } => {
+                let near = self.view.near_ip4(&target, usize::from(max).min(NEAR_MAX));
+                Message::NearReply { id, hints: near.map(hint).collect() }
+            }
+            other => self.answer(&other, ANSWER_MAX)?,
+        };
         Some(answer.encode().filter(|bytes| bytes.len() <= ANSWER_MAX).unwrap_or_default())
     }
 

@@ -5,6 +5,7 @@ use crate::base::NodeId;
 use crate::base::Position;
 use crate::base::Wall;
 use crate::base::limits;
+use crate::base::net;
 use crate::base::net::Group;
 use crate::base::net::Prefix;
 use crate::crypto::kdf;
@@ -58,7 +59,7 @@ impl Body {
         let position = region::position(net, &first);
         let former = signed.descriptor.old_addrs.iter().map(|(a, until)| (region::position(net, a), *until)).collect();
         let digest = kdf::hash(Label::ViewDigest, &[bytes]);
-        let (group, prefix) = (Group::of(&first), Prefix::of(&first));
+        let (group, prefix) = (Group::of(&first), Prefix::weighed(&first));
         Ok(Self { signed, first, group, prefix, position, former, digest })
     }
 
@@ -152,7 +153,7 @@ impl Verified {
     pub(crate) fn unchecked(descriptor: Descriptor, receipts: Vec<Receipt>, position: Position) -> Arc<Self> {
         let first = descriptor.first_addr().unwrap();
         let digest = kdf::hash(Label::ViewDigest, &[&descriptor.signed_bytes()]);
-        let (group, prefix) = (Group::of(&first), Prefix::of(&first));
+        let (group, prefix) = (Group::of(&first), Prefix::weighed(&first));
         let freshness = Freshness {
             node: descriptor.node,
             descriptor: digest,
@@ -232,7 +233,12 @@ impl Verified {
         self.body.group
     }
 
-    /// The prefix of its first address.
+    /// Whether it is reached over IPv6 alone: circuits and links go to the first address.
+    pub fn is_ip6(&self) -> bool {
+        net::is_ip6(&self.body.first)
+    }
+
+    /// The prefix that it is weighed by: of IPv6, the whole /32 of its first address.
     pub fn prefix(&self) -> Prefix {
         self.body.prefix
     }

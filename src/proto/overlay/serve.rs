@@ -5,6 +5,7 @@ use crate::base::LinkId;
 use crate::proto::overlay::JOBS_MAX;
 use crate::proto::overlay::Overlay;
 use crate::proto::overlay::peek;
+use crate::proto::overlay::record::Verified;
 use crate::proto::overlay::view::Change;
 use crate::proto::overlay::view::Changes;
 use crate::proto::overlay::view::Entry;
@@ -17,6 +18,7 @@ use crate::wire::overlay::Message;
 use crate::wire::overlay::NEAR_MAX;
 use crate::wire::overlay::PAGE_MAX;
 use crate::wire::overlay::Part;
+use std::sync::Arc;
 
 impl Overlay {
     pub(super) fn serve(&mut self, env: &mut Env<'_>, link: LinkId, message: Message) {
@@ -57,12 +59,15 @@ impl Overlay {
         match message {
             Message::Near { id, target, max } => {
                 let near = self.view.near(target, usize::from(*max).min(NEAR_MAX));
-                let hints = near.map(|r| Hint { id: r.hint_id(), tag: r.digest_part(), fresh: r.published().0 }).collect();
-                Some(Message::NearReply { id: *id, hints })
+                Some(Message::NearReply { id: *id, hints: near.map(hint).collect() })
             }
             Message::Fetch { id, ids, part } => {
                 let (mut left, mut records) = (room.saturating_sub(FRAME), Vec::new());
-                let known = ids.iter().take(FETCH_MAX).filter_map(|hint| self.view.by_hint(*hint)).filter(|e| !e.doubted());
+                let known = ids
+                    .iter()
+                    .take(FETCH_MAX)
+                    .filter_map(|hint| self.view.by_hint(*hint))
+                    .filter(|e| !e.doubted() && self.view.in_reach(&e.relay));
                 for entry in known {
                     let blobs = parts(entry, *part);
                     let len: usize = blobs.iter().map(|b| b.0.len() + FRAME).sum();
@@ -100,6 +105,11 @@ impl Overlay {
             | Message::DialBackReply { .. } => None,
         }
     }
+}
+
+/// A relay in short.
+pub(super) fn hint(relay: &Arc<Verified>) -> Hint {
+    Hint { id: relay.hint_id(), tag: relay.digest_part(), fresh: relay.published().0 }
 }
 
 /// Bytes around a record, or around all of them, in a message: lengths and numbers.

@@ -10,6 +10,8 @@
 //! vouched for such relays loses his word (`view/marks.rs`). So views agree as far as descriptors do, less what each node found out
 //! by itself.
 //!
+//! A relay neither uses nor believes what has IPv6 alone while it cannot dial IPv6: it could never find out that nobody is there.
+//!
 //! A client dials nobody to look, and judges nothing: its view holds what its directories agree on ([`View::adopt`]).
 
 mod bound;
@@ -275,6 +277,8 @@ pub struct View {
     client: bool,
     /// The hour that receipts are judged by.
     hour: u32,
+    /// Of a relay: whether it can dial IPv6.
+    ip6: bool,
     /// Something was doubted, or somebody lost his word: what hangs on it is to be decided anew.
     stale: bool,
 }
@@ -310,6 +314,7 @@ impl View {
             faces: BTreeMap::new(),
             client: false,
             hour: 0,
+            ip6: false,
             stale: false,
         }
     }
@@ -537,7 +542,7 @@ impl View {
             .values()
             .take(max)
             .filter_map(|n| self.entries.get(n))
-            .filter(|e| !e.standing.seen && e.failing().is_none())
+            .filter(|e| !e.standing.seen && e.failing().is_none() && self.in_reach(&e.relay))
             .map(|e| &e.relay)
     }
 
@@ -550,12 +555,22 @@ impl View {
     /// other's receipts.
     pub fn pending_from(&self, start: u64, max: usize) -> impl Iterator<Item = &Arc<Verified>> {
         let nodes = self.pending.range(start..).chain(self.pending.range(..start)).map(|(_, node)| node);
-        nodes.take(max).filter_map(|node| self.entries.get(node)).filter(|e| e.failing().is_none()).map(|entry| &entry.relay)
+        nodes
+            .take(max)
+            .filter_map(|node| self.entries.get(node))
+            .filter(|e| e.failing().is_none() && self.in_reach(&e.relay))
+            .map(|entry| &entry.relay)
     }
 
     /// The usable relays nearest to a place, nearest first.
     pub fn near<'a>(&'a self, key: &[u8; 32], max: usize) -> impl Iterator<Item = &'a Arc<Verified>> + use<'a> {
         self.walk(key).filter(|(_, p)| p.kind != PlaceKind::Former).take(max).map(|(_, p)| &p.relay)
+    }
+
+    /// The same of those with IPv4, which every relay can dial: what a client is shown of a view, to see whether it knows as much. Relays
+    /// with IPv6 alone are known to some and not to others, without anything being hidden.
+    pub fn near_ip4<'a>(&'a self, key: &[u8; 32], max: usize) -> impl Iterator<Item = &'a Arc<Verified>> + use<'a> {
+        self.near(key, usize::MAX).filter(|r| !r.is_ip6()).take(max)
     }
 
     /// Usable relays whose first address gives this position.

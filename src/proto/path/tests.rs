@@ -628,3 +628,69 @@ fn a_crowd_at_one_address_is_drawn_like_one_relay() {
     // One in 121 each: 2.5 of 300. Drawn by identity it would be nine in ten.
     assert!(guards <= 15 && last <= 15, "{guards} {last}");
 }
+
+/// Relays at /48s of one or two IPv6 allocations, put into a view.
+fn with_ip6(view: &mut View, prefixes: u32, groups: u16) {
+    view.reach_ip6(true);
+    for i in 0..prefixes {
+        let addr = SocketAddr::from(([0x2a00, 0x1000 + i as u16 % groups, (i / u32::from(groups)) as u16, 0, 0, 0, 0, 1], 443));
+        let mut node = [0xbb; 32];
+        node[..4].copy_from_slice(&i.to_be_bytes());
+        let mut d = plain(NodeId(node), addr);
+        d.expires = NOW.plus(1000 * DAY);
+        // A place that follows from the /48, as real ones do.
+        let net = crate::base::NetworkId([7; 32]);
+        view.insert(vouched_at(d, 3, 0, crate::proto::overlay::region::position(&net, &addr)), NOW);
+    }
+}
+
+/// The /48s of an IPv6 allocation cost nothing: beside 600 relays with IPv4, all relays of one /32 are drawn as often as one of those,
+/// however many they are, and are never guards or directories.
+#[test]
+fn one_ip6_allocation_is_drawn_like_one_relay_and_guards_nobody() {
+    let by_ip6 = |view: &View, n: &NodeId| view.get(n).is_some_and(|r| r.addr().is_ipv6());
+    for (seed, prefixes, groups) in [(1, 256, 1), (2, 2000, 1), (3, 2000, 2)] {
+        let mut view = world(600, 400);
+        with_ip6(&mut view, prefixes, groups);
+        assert_eq!(view.usable().len(), 600 + prefixes as usize);
+        let (mut seconds, mut lasts, runs) = (0, 0, 6000);
+        let mut user = User::new(seed);
+        for run in 0..runs {
+            if run % 20 == 0 {
+                user.policy = PathPolicy::new(None);
+                user.build(&view);
+                let directories = user.with(|policy, env| policy.directories(&view, env));
+                assert!(!user.sample().iter().chain(&directories).any(|n| by_ip6(&view, n)));
+                seconds += user.second_layer().iter().filter(|n| by_ip6(&view, n)).count();
+            }
+            lasts += usize::from(by_ip6(&view, &user.choose(&view, &[]).unwrap()[2]));
+        }
+        println!(
+            "seed {seed}: {prefixes} /48s in {groups} /32: last hop {lasts} of {runs}, second layer {seconds} of {}",
+            runs / 5
+        );
+        // One in 601, for each /32, and three sigma.
+        let most = |n: usize| {
+            let mean = f64::from(groups) * n as f64 / 600.0;
+            mean + 3.0 * mean.sqrt()
+        };
+        assert!((lasts as f64) <= most(runs) && (seconds as f64) <= most(runs / 5), "{lasts} {seconds}");
+    }
+}
+
+/// A whole /32, a /48 each, is more than a view holds. It crowds out none of 600 others, and is drawn like one.
+#[test]
+fn a_whole_ip6_allocation_takes_nobodys_place_in_a_view() {
+    let mut view = world(600, 400);
+    with_ip6(&mut view, 65_536, 1);
+    view.check();
+    assert!(view.usable().len() > 15_000 && (0..600).all(|i| view.get(&id(i)).is_some()));
+    let (mut lasts, runs) = (0, 2000);
+    let mut user = User::new(5);
+    user.build(&view);
+    for _ in 0..runs {
+        lasts += usize::from(view.get(&user.choose(&view, &[]).unwrap()[2]).is_some_and(|r| r.addr().is_ipv6()));
+    }
+    println!("seed 5: last hop {lasts} of {runs}");
+    assert!(lasts <= 8 && !user.sample().iter().any(|n| view.get(n).is_some_and(|r| r.addr().is_ipv6())));
+}

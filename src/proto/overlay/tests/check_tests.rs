@@ -6,10 +6,15 @@ use crate::wire::record::Receipt;
 
 /// Invented relays, well signed, from number `first` on; the real one vouches for so many of them, and they for each other.
 pub(super) fn crowd(world: &World, real: usize, first: usize, size: usize, vouched: usize) -> Vec<Forged> {
+    crowd_at(world, real, first, size, vouched, relay_addr)
+}
+
+/// The same, at these addresses.
+fn crowd_at(world: &World, real: usize, first: usize, size: usize, vouched: usize, at: fn(usize) -> SocketAddr) -> Vec<Forged> {
     let wall = Wall(EPOCH + world.now.0 / 1_000_000);
     let keys: Vec<IdentityKey> = (0..size).map(|i| key(999, first + i)).collect();
     let one = |(i, own): (usize, &IdentityKey)| {
-        let (node, addr) = (own.node_id(), relay_addr(first + i));
+        let (node, addr) = (own.node_id(), at(first + i));
         let mut d = testing::plain(node, addr);
         (d.published, d.expires) = (wall, wall.plus(86_400));
         let witness = (i < vouched).then(|| &world.nodes[real].key).into_iter();
@@ -86,6 +91,71 @@ fn invent(world: &mut World, vouched: usize, round: usize, most_allowed: usize) 
     let heard = world.nodes.iter().map(heard).max().unwrap();
     println!("{vouched} vouched for, round {round}: heard of {heard}, most used {most}, the last after {last:?}");
     assert!(heard >= 20 && most <= most_allowed && last < Duration::from_secs(1800));
+    world.nodes.iter().for_each(|n| n.overlay.view().check());
+}
+
+fn ip6_addr(i: usize) -> SocketAddr {
+    SocketAddr::from(([0x2a00 + (i / 200) as u16, i as u16, 1, 0, 0, 0, 0, 1], 443))
+}
+
+/// Among relays that reach nobody over IPv6, relays that have IPv6 alone are used by none, named by none, and no others for their
+/// word; and little time is lost on them.
+#[test]
+fn ip6_relays_are_nothing_to_whom_cannot_dial_them() {
+    let (n, real, seed) = (40, 5, 61);
+    println!("seed {seed}");
+    let mut world = network(n, seed, false);
+    settle(&mut world, 300);
+    world.run_until(world.now + Duration::from_secs(1800));
+    let crowd = crowd_at(&world, real, 3000, 300, 60, ip6_addr);
+    world.dials.clear();
+    announce(&mut world, real, &crowd);
+    let heard = |n: &Node| crowd.iter().filter(|f| n.overlay.view().entry(&f.node).is_some()).count();
+    assert!(world.nodes.iter().map(heard).max().unwrap() >= 10);
+    let ids: Vec<u64> = crowd.iter().map(|f| record::hint_id(&f.node)).collect();
+    for _ in 0..24 {
+        world.run_until(world.now + Duration::from_secs(100));
+        for (i, node) in world.nodes.iter().enumerate() {
+            assert_eq!((used(&world, i, &crowd), node.overlay.view().counts().relays), (0, n), "relay {i}");
+            for some in ids.chunks(16) {
+                let answer = node.overlay.answer(&Message::Fetch { id: 1, ids: some.to_vec(), part: Part::Both }, usize::MAX);
+                assert!(matches!(answer, Some(Message::FetchReply { records, .. }) if records.is_empty()));
+            }
+        }
+    }
+    let dials = world.dials.iter().filter(|(_, addr)| addr.is_ipv6()).count();
+    // Forty minutes: four tries each, five with luck; and one for its first word.
+    println!("{dials} dials over IPv6 of {n} relays");
+    assert!(dials <= 6 * n);
+}
+
+/// Relays that can dial IPv6 use those that have it alone like any others; and of invented ones as few, as shortly, as of invented
+/// relays with IPv4.
+#[test]
+fn invented_ip6_relays_are_soon_gone_where_ip6_can_be_dialled() {
+    let (n, six, real, seed) = (40, 12, 5, 62);
+    println!("seed {seed}");
+    let mut world = network(n, seed, false);
+    for i in 0..six {
+        let start = vec![world.peer(0), world.peer(n + i - 1)];
+        world.add(seed, ip6_addr(i), true, false, start);
+    }
+    settle(&mut world, 3600);
+    world.run_until(world.now + Duration::from_secs(1800));
+    let crowd = crowd_at(&world, real, 3000, 300, 60, ip6_addr);
+    announce(&mut world, real, &crowd);
+    let (began, mut most, mut last) = (world.now, 0, Duration::ZERO);
+    while world.now.since(began) < Duration::from_secs(2400) {
+        let worst = (0..n + six).filter(|i| *i != real).map(|i| used(&world, i, &crowd)).max().unwrap();
+        most = most.max(worst);
+        if worst > 0 {
+            last = world.now.since(began);
+        }
+        world.run_until(world.now + Duration::from_secs(10));
+    }
+    println!("most used {most}, the last after {last:?}");
+    assert!(most <= 10 && last < Duration::from_secs(1800));
+    assert!(world.shares().iter().all(|s| *s >= 0.97), "an honest relay was lost");
     world.nodes.iter().for_each(|n| n.overlay.view().check());
 }
 

@@ -2,11 +2,15 @@
 
 use crate::base::NodeId;
 use crate::base::Time;
+use crate::proto::overlay::record::Verified;
 use crate::proto::overlay::view::Entry;
 use crate::proto::overlay::view::View;
 use crate::proto::overlay::view::judge::SUBJECTS_MAX;
 use core::net::SocketAddr;
 use core::time::Duration;
+use rand::CryptoRng;
+use rand::seq::IteratorRandom;
+use std::sync::Arc;
 
 /// A relay that answered counts as proven for this long: about a day, and time to ask it again.
 pub(in crate::proto::overlay) const PROOF_LIFE: Duration = Duration::from_secs(30 * 3600);
@@ -59,6 +63,28 @@ impl View {
         }
         self.bound();
         true
+    }
+
+    /// Notes whether we can dial IPv6. True if that is news: then [`View::recount`] is wanted.
+    pub const fn reach_ip6(&mut self, can: bool) -> bool {
+        let news = self.ip6 != can;
+        self.ip6 = can;
+        self.stale |= news;
+        news
+    }
+
+    /// Whether we can dial where this relay is reached. A client dials nobody to look, and believes its directories.
+    pub fn in_reach(&self, relay: &Verified) -> bool {
+        self.ip6 || self.client || !relay.is_ip6()
+    }
+
+    /// Some relay with IPv6 alone, sooner one that answered us before. Linear: call it every few minutes.
+    pub fn some_ip6(&self, rng: &mut dyn CryptoRng) -> Option<&Arc<Verified>> {
+        let of = |answered: bool| {
+            let fits = move |e: &&Entry| e.relay.is_ip6() && !e.doubted() && e.answered().is_some() == answered;
+            self.entries.values().filter(fits).map(|e| &e.relay)
+        };
+        of(true).choose(rng).or_else(|| of(false).choose(rng))
     }
 
     /// As if this relay had never answered.
@@ -115,8 +141,8 @@ impl View {
         self.stale
     }
 
-    /// Whether a relay that others name is no news: it is usable, or it was looked at and found wanting.
+    /// Whether a relay that others name is no news: it is usable, or it was looked at and found wanting, or we cannot look.
     pub fn is_no_news(&self, entry: &Entry) -> bool {
-        entry.usable || entry.standing.doubted || entry.standing.dropped
+        entry.usable || entry.standing.doubted || entry.standing.dropped || !self.in_reach(&entry.relay)
     }
 }

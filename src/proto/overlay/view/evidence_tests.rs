@@ -8,6 +8,7 @@ use crate::base::net::Prefix;
 use crate::crypto::kdf;
 use crate::crypto::kdf::Label;
 use crate::proto::overlay::record::Verified;
+use crate::proto::overlay::testing;
 use crate::proto::overlay::testing::NOW;
 use crate::proto::overlay::testing::plain;
 use crate::proto::overlay::view::View;
@@ -286,4 +287,33 @@ fn marks_are_bounded_and_forgotten() {
     assert!(marks.believes(&prefix(8), &prefix(999_999)));
     marks.expire(Time(0) + DAY * 30);
     assert!(marks.believes(&prefix(1), &prefix(999_999)));
+}
+
+/// Whoever cannot dial IPv6 takes nobody's word about who has it alone, and nobody's word from those; that they fail says nothing.
+/// Once somebody was reached so, they count like others, and no more when that is long ago.
+#[test]
+fn who_has_ip6_alone_counts_while_ip6_can_be_dialled() {
+    let mut view = testing::view_with_witnesses();
+    let addr = |i: u16| SocketAddr::from(([0x2a00, i, 0, 0, 0, 0, 0, 1], 443));
+    for i in [30, 31] {
+        view.insert(testing::vouched_at(plain(id(i), addr(i)), 3, 0, Position([i as u8; 32])), NOW);
+    }
+    let usable = |view: &View| [30, 31].map(|i| view.get(&id(i)).is_some());
+    assert!(usable(&view) == [false, false] && !view.entry(&id(30)).unwrap().seen());
+    assert!(view.strangers(64).all(|r| !r.is_ip6()) && view.pending_from(0, 64).all(|r| !r.is_ip6()));
+    assert!(view.is_no_news(view.entry(&id(30)).unwrap()), "no news, so no coverage is lost for it");
+    assert!(view.reach_ip6(true) && view.is_stale());
+    view.recount();
+    assert_eq!(usable(&view), [true, true]);
+    assert!(view.near(&[30; 32], 1).all(|r| r.is_ip6()) && view.near_ip4(&[30; 32], 9).all(|r| !r.is_ip6()));
+    view.prove(&id(30), &addr(30), Time(5));
+    assert!(view.reach_ip6(false) && !view.reach_ip6(false));
+    view.recount();
+    assert_eq!(usable(&view), [false, false]);
+    view.check();
+    // A client believes its directories, which dialled.
+    let mut client = View::of_client(true);
+    client.adopt(testing::vouched_at(plain(id(30), addr(30)), 3, 0, Position([30; 32])).body(), true, NOW);
+    assert!(client.get(&id(30)).is_some());
+    client.check();
 }

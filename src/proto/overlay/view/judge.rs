@@ -169,12 +169,15 @@ impl View {
         let mut turned_away = false;
         if standing.proven {
             (seen, led_by, root) = (true, None, None);
+        } else if !self.in_reach(relay) {
+            seen = false;
         } else if !seen && !standing.doubted {
             let (leader, any) = self.leader(entry);
             seen = leader.is_some();
             (led_by, root) = (leader.map(|l| l.0), leader.map_or(root, |l| Some(l.1)));
             turned_away = any && !seen;
         }
+        let in_reach = self.in_reach(relay);
         let (carries, may_host) = (d.carries, d.host_key.is_some() && net::may_host(&relay.addr()));
         self.turned_away |= turned_away;
         self.stand(node, |s| {
@@ -182,7 +185,7 @@ impl View {
             s.dropped &= !seen;
         });
         let needed = self.needed();
-        let usable = carries && seen && witnesses.len() >= needed;
+        let usable = carries && seen && in_reach && witnesses.len() >= needed;
         // One backdated receipt must not make a host: two of three. By our own clock, so that all views say so at once.
         let settled = self.local || old.len() >= needed.min(2);
         self.mark(node, usable, usable && may_host && settled);
@@ -228,7 +231,11 @@ impl View {
             while let Some(node) = work.pop_front() {
                 for next in self.neighbours(&node, usize::MAX) {
                     let (Some(speaker), Some(entry)) = (self.entries.get(&node), self.entries.get(&next)) else { continue };
-                    if entry.standing.seen || entry.standing.doubted || !self.believes(speaker, entry) {
+                    if entry.standing.seen
+                        || entry.standing.doubted
+                        || !self.believes(speaker, entry)
+                        || !self.in_reach(&entry.relay)
+                    {
                         continue;
                     }
                     let root = speaker.root();
