@@ -211,8 +211,8 @@ mod tests {
 
     #[test]
     fn a_whole_file_reads() {
-        let text = "data_dir = \"/srv/x\"\nlisten = \"127.1.0.1:0\"\nadvertise = [\"8.8.8.8:1\"]\nbootstrap = [\"a\", \"b\"]\nfamily = [\"c\"]\n\
-                    local_network = true\nquota = \"20 GiB\"\nlease_days = 7\n";
+        let text = "data_dir = \"/srv/x\"\nlisten = \"127.1.0.1:0\"\nadvertise = [\"8.8.8.8:1\"]\nbootstrap = [\"a\", \"b\"]\n\
+                    family = [\"c\"]\nlocal_network = true\nquota = \"20 GiB\"\nlease_days = 7\n";
         let config = Config::parse(text).unwrap();
         assert_eq!(config.quota, 20 << 30);
         assert_eq!((config.bootstrap.len(), config.family.as_slice()), (2, ["c".to_owned()].as_slice()));

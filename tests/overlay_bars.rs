@@ -2,8 +2,8 @@
 
 mod capture;
 
-/// Whoever wants to make one chosen key unretrievable among 2,000 hosts rents 400 addresses or more, whatever of what is known here he
-/// tries.
+/// Whoever wants to make one chosen key unretrievable among 2,000 hosts rents 400 addresses or more, whatever of what is known here
+/// he tries.
 #[test]
 fn one_key_costs_hundreds_of_addresses() {
     for seed in [1, 2] {

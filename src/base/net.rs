@@ -32,8 +32,8 @@ impl Group {
 }
 
 impl Prefix {
-    /// The /24 (IPv4) or /32 (IPv6) that counts once wherever relays are weighed (T31). What costs money is a /24, or an allocation of
-    /// IPv6: the 65,536 /48s of one cost nothing more.
+    /// The /24 (IPv4) or /32 (IPv6) that counts once wherever relays are weighed (T31). What costs money is a /24, or an allocation
+    /// of IPv6: the 65,536 /48s of one cost nothing more.
     pub fn weighed(addr: &SocketAddr) -> Self {
         match canonical(addr) {
             IpAddr::V4(_) => Self::of(addr),

@@ -18,13 +18,14 @@ pub enum StartError {
     Family(#[source] TextError),
     /// A relay of the family is of another network.
     #[error(
-        "the `family` setting names a relay of another network. Nothing was sent. Name those relays of this network that you run, by the \
-         links that they print at their start"
+        "the `family` setting names a relay of another network. Nothing was sent. Name those relays of this network that you run, by \
+         the links that they print at their start"
     )]
     FamilyNetwork,
     /// More relays than a descriptor can name.
     #[error(
-        "the `family` setting names {0} other relays, and a relay can name {max}. Nothing was sent. Name fewer, of each /16 at least one",
+        "the `family` setting names {0} other relays, and a relay can name {max}. Nothing was sent. Name fewer, of each /16 at least \
+         one",
         max = crate::base::limits::FAMILY_MAX
     )]
     FamilyTooLarge(usize),

@@ -333,8 +333,8 @@ impl PathPolicy {
         }
     }
 
-    /// Answers come over this path: if circuits fail meanwhile, its guard is not down. A slow line that is full of its user's own traffic must
-    /// not make a client pass from guard to guard (T12).
+    /// Answers come over this path: if circuits fail meanwhile, its guard is not down. A slow line that is full of its user's own
+    /// traffic must not make a client pass from guard to guard (T12).
     pub fn carries(&mut self, path: &[NodeId; limits::HOPS]) {
         for node in path {
             self.trouble.remove(node);
@@ -419,13 +419,14 @@ impl PathPolicy {
     }
 }
 
-/// A usable relay that may be a guard, or a directory: it has IPv4. One that moves to IPv6 keeps its place in the sample unused, so that
-/// moving makes nobody draw more guards than the sample holds (T12, T31).
+/// A usable relay that may be a guard, or a directory: it has IPv4. One that moves to IPv6 keeps its place in the sample unused, so
+/// that moving makes nobody draw more guards than the sample holds (T12, T31).
 fn guard_of<'v>(view: &'v View, node: &NodeId) -> Option<&'v Arc<Verified>> {
     view.get(node).filter(|r| !r.is_ip6())
 }
 
-/// One of the candidates. Every /24 (of IPv6 alone, every /32) has the same chance: a thousand identities at one address are no more likely than one (T12).
+/// One of the candidates. Every /24 (of IPv6 alone, every /32) has the same chance: a thousand identities at one address are no
+/// more likely than one (T12).
 fn draw<'a>(
     view: &View,
     rng: &mut dyn CryptoRng,

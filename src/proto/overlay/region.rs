@@ -1,7 +1,7 @@
 //! Positions (D9) and regions (D10): which hosts hold the shares of a key, computed from the own view alone.
 //!
-//! Distances are XOR distances over the first 16 bytes. A region holds *every* host inside a radius that is expected to hold 24, not
-//! the k closest: identities crowded next to a key add to the region and push nobody out (T22).
+//! Distances are XOR distances over the first 16 bytes. A region holds *every* host inside a radius that is expected to hold 24,
+//! not the k closest: identities crowded next to a key add to the region and push nobody out (T22).
 //!
 //! Address groups take turns: whoever writes or reads goes through one host of each /16, then through a second one of each, and so
 //! on, by chance within a turn and not by distance, which addresses can be chosen for. In an ordinary region that decides only who
@@ -32,8 +32,8 @@ use std::sync::Arc;
 const SLOTS: u8 = 8;
 /// Most hosts of one region: far more than anyone asks, a bound for the memory that a crowd takes. Beyond, groups take turns.
 const MEMBERS_MAX: usize = 4096;
-/// A reader looks so many times as wide as its region. What was stored when the network was smaller, or while fewer hosts stood near
-/// the key, may lie beyond: newcomers make regions narrower.
+/// A reader looks so many times as wide as its region. What was stored when the network was smaller, or while fewer hosts stood
+/// near the key, may lie beyond: newcomers make regions narrower.
 const READ_RADII: u128 = 2;
 /// Most hosts at former addresses that a reader asks in the end.
 const FORMER_MAX: usize = 24;
@@ -152,8 +152,8 @@ pub struct WriteList {
 /// Whom a reader asks.
 #[derive(Clone, Debug)]
 pub struct ReadList {
-    /// In random order, address groups in turn: the first `READ_FIRST`, then all others; then hosts around the region; then those at
-    /// former addresses.
+    /// In random order, address groups in turn: the first `READ_FIRST`, then all others; then hosts around the region; then those
+    /// at former addresses.
     pub hosts: Vec<Arc<Verified>>,
     /// Hosts in the groups to be skipped: only for networks so small that nothing else is left.
     pub last_resort: Vec<Arc<Verified>>,
@@ -218,9 +218,9 @@ fn bounded(mut hosts: Vec<Arc<Verified>>) -> Vec<Arc<Verified>> {
 impl Region {
     /// The region of a key in a view.
     ///
-    /// Caps decide how wide it is, not who belongs to it: 24 hosts of which at most two lie in one /24 and three in one /16, so that
-    /// a crowd in a few groups makes it neither narrower nor wider. Any other host inside belongs to it as well: who came later and
-    /// nearer takes nobody's place.
+    /// Caps decide how wide it is, not who belongs to it: 24 hosts of which at most two lie in one /24 and three in one /16, so
+    /// that a crowd in a few groups makes it neither narrower nor wider. Any other host inside belongs to it as well: who came
+    /// later and nearer takes nobody's place.
     pub fn of(view: &View, key: &[u8; 32]) -> Self {
         let base = radius_for(view.hosts_capped());
         let mut caps = Caps::default();

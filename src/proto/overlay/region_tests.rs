@@ -191,8 +191,8 @@ fn silent_sybils_near_a_key_do_not_censor_it() {
     }
 }
 
-/// After a chunk was stored, somebody who has its key rents addresses in the /16s of those that hold it, at places nearer to the key:
-/// found by hashing, two of a /24 at the most, three of them or fifteen. Whoever holds the chunk is found all the same.
+/// After a chunk was stored, somebody who has its key rents addresses in the /16s of those that hold it, at places nearer to the
+/// key: found by hashing, two of a /24 at the most, three of them or fifteen. Whoever holds the chunk is found all the same.
 #[test]
 fn newcomers_nearer_to_a_key_push_nobody_out() {
     let net = NetworkId([7; 32]);
@@ -228,8 +228,8 @@ fn newcomers_nearer_to_a_key_push_nobody_out() {
     }
 }
 
-/// Hundreds of hosts of one or two /16s around a key make its region neither narrower nor wider, and take no turn of others: all who
-/// belonged to it still do, get shares, and are asked among the first.
+/// Hundreds of hosts of one or two /16s around a key make its region neither narrower nor wider, and take no turn of others: all
+/// who belonged to it still do, get shares, and are asked among the first.
 #[test]
 fn a_crowd_in_a_few_groups_takes_nobodys_turn() {
     let mut rng = StdRng::seed_from_u64(78);

@@ -567,8 +567,8 @@ impl View {
         self.walk(key).filter(|(_, p)| p.kind != PlaceKind::Former).take(max).map(|(_, p)| &p.relay)
     }
 
-    /// The same of those with IPv4, which every relay can dial: what a client is shown of a view, to see whether it knows as much. Relays
-    /// with IPv6 alone are known to some and not to others, without anything being hidden.
+    /// The same of those with IPv4, which every relay can dial: what a client is shown of a view, to see whether it knows as much.
+    /// Relays with IPv6 alone are known to some and not to others, without anything being hidden.
     pub fn near_ip4<'a>(&'a self, key: &[u8; 32], max: usize) -> impl Iterator<Item = &'a Arc<Verified>> + use<'a> {
         self.near(key, usize::MAX).filter(|r| !r.is_ip6()).take(max)
     }

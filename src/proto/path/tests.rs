@@ -644,8 +644,8 @@ fn with_ip6(view: &mut View, prefixes: u32, groups: u16) {
     }
 }
 
-/// The /48s of an IPv6 allocation cost nothing: beside 600 relays with IPv4, all relays of one /32 are drawn as often as one of those,
-/// however many they are, and are never guards or directories.
+/// The /48s of an IPv6 allocation cost nothing: beside 600 relays with IPv4, all relays of one /32 are drawn as often as one of
+/// those, however many they are, and are never guards or directories.
 #[test]
 fn one_ip6_allocation_is_drawn_like_one_relay_and_guards_nobody() {
     let by_ip6 = |view: &View, n: &NodeId| view.get(n).is_some_and(|r| r.addr().is_ipv6());

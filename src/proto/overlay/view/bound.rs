@@ -10,8 +10,8 @@ use crate::proto::overlay::view::rank;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Relays of one prefix that nobody here reached, beyond which they go before all others. They weigh like one in every draw anyway; and
-/// one /32 of IPv6 could fill a view with what costs nothing (T31).
+/// Relays of one prefix that nobody here reached, beyond which they go before all others. They weigh like one in every draw anyway;
+/// and one /32 of IPv6 could fill a view with what costs nothing (T31).
 const CROWD_KEPT: usize = 256;
 
 impl View {
