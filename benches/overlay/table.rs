@@ -2,21 +2,21 @@
 
 /// One line of the table.
 #[derive(Clone, Debug)]
-pub struct Row {
+pub(crate) struct Row {
     /// What is measured.
-    pub what: String,
+    pub(crate) what: String,
     /// In which setup, with its seeds.
-    pub setup: String,
+    pub(crate) setup: String,
     /// What came out, with its unit.
-    pub figure: String,
+    pub(crate) figure: String,
     /// What it has to be.
-    pub bar: String,
+    pub(crate) bar: String,
     /// Whether it is.
-    pub holds: bool,
+    pub(crate) holds: bool,
 }
 
 /// Prints rows under each other; returns whether all hold.
-pub fn print(rows: &[Row]) -> bool {
+pub(crate) fn print(rows: &[Row]) -> bool {
     for row in rows {
         let verdict = if row.holds { "holds" } else { "misses" };
         println!("{verdict:6} | {} | {} | {} | bar: {}", row.what, row.setup, row.figure, row.bar);

@@ -218,7 +218,7 @@ impl Message {
             Self::NearReply { hints, .. } => hints.len() <= NEAR_MAX,
             Self::Fetch { ids, .. } => ids.len() <= FETCH_MAX,
             Self::FetchReply { records, .. } => records.len() <= 2 * FETCH_MAX,
-            Self::ListPage { gone, listed, .. } => gone.len() + listed.len() <= PAGE_MAX,
+            Self::ListPage { gone, listed, .. } => gone.len().saturating_add(listed.len()) <= PAGE_MAX,
             Self::Near { .. }
             | Self::Announce { .. }
             | Self::AnnounceAck { .. }

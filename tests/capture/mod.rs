@@ -16,6 +16,7 @@ use onionskin::proto::overlay::record::Verified;
 use onionskin::proto::overlay::region;
 use onionskin::proto::overlay::region::Region;
 use onionskin::proto::overlay::view::View;
+use onionskin::proto::overlay::{JobOutcome, OverlayJob, OwnBody};
 use onionskin::wire::codec::Extensions;
 use onionskin::wire::record::Descriptor;
 use onionskin::wire::record::HostKey;
@@ -122,8 +123,8 @@ impl World {
             let mut seed = [0; 32];
             seed[..8].copy_from_slice(&self.made.to_be_bytes());
             let identity = IdentityKey::from_seed(&Secret::new(seed));
-            let (node, day) = (identity.node_id(), NOW.day() - 3);
-            let receipts = self.witnesses.iter().map(|w| record::sign_receipt(w, &NET, node, addr, day)).collect();
+            let (node, hour) = (identity.node_id(), NOW.hour() - 72);
+            let receipts = self.witnesses.iter().map(|w| record::sign_receipt(w, &NET, node, addr, hour)).collect();
             self.relay(&identity, addr, receipts)
         });
         self.relays.insert(addr, Arc::clone(&relay));
@@ -136,7 +137,6 @@ impl World {
         let host_key = HostKey { id: 1, x25519: [1; 32], until: NOW.plus(600_000), mlkem: Box::new([2; MLKEM_PUBLIC]) };
         let descriptor = Descriptor {
             node: identity.node_id(),
-            seq: 1,
             published: NOW,
             expires: NOW.plus(86_400),
             addrs: vec![addr],
@@ -145,10 +145,11 @@ impl World {
             host_key: Some(host_key),
             family: vec![],
             old_addrs: vec![],
-            receipts,
             extensions: Extensions::default(),
         };
-        record::sign_descriptor(identity, &NET, descriptor).expect("a descriptor")
+        let job = OverlayJob::SignOwn { body: OwnBody::New(Box::new(descriptor)), receipts, now: NOW };
+        let JobOutcome::Signed(Some(relay)) = job.run(&NET, Some(identity)) else { unreachable!("a descriptor is signed") };
+        relay
     }
 
     fn region(&self) -> Region {

@@ -15,6 +15,7 @@
 pub mod crew;
 pub mod crowd;
 pub mod disk;
+pub mod liars;
 pub mod node;
 pub mod people;
 pub mod puppet;
@@ -161,6 +162,27 @@ impl World {
         self.nodes.push(Node::new(index, addr, id, seed.unwrap_or_else(|| Secret::new([0; 32])), chance));
         self.switch_on(index, network);
         index
+    }
+
+    /// Starts a node that begins at these.
+    pub fn add_from(&mut self, addr: SocketAddr, seed: Option<Secret<32>>, from: &[usize]) -> usize {
+        let index = self.nodes.len();
+        let id = seed.as_ref().map(|s| IdentityKey::from_seed(s).node_id());
+        let chance = self.rng.next_u64();
+        self.nodes.push(Node::new(index, addr, id, seed.unwrap_or_else(|| Secret::new([0; 32])), chance));
+        self.start_from(index, from);
+        index
+    }
+
+    /// Starts or restarts a node that begins at these.
+    pub fn start_from(&mut self, index: usize, from: &[usize]) {
+        let bootstrap = from.iter().filter_map(|n| Some((self.nodes[*n].id?, self.nodes[*n].addr))).collect();
+        let node = &mut self.nodes[index];
+        node.start(self.now, self.network, bootstrap, self.local);
+        if node.id.is_some() {
+            self.ground.by_addr.insert(node.addr, index);
+        }
+        self.feed(index, Input::Tick);
     }
 
     /// Starts (or restarts) a node on what it saved and holds.

@@ -41,6 +41,8 @@ pub struct Ground {
     pub by_addr: BTreeMap<SocketAddr, usize>,
     /// Bytes a second that each link of a node carries, each way; who is not here has a line without limit.
     pub lines: BTreeMap<usize, u64>,
+    /// How much later somebody on the path lets through what one node sends another.
+    pub late: BTreeMap<(usize, usize), Duration>,
     /// Records that were checked, so that a thousand nodes share one copy of each; on many shelves, so that threads rarely
     /// meet.
     verified: [Mutex<BTreeMap<Tagged, Checked>>; SHELVES],
@@ -58,6 +60,7 @@ impl Ground {
         Self {
             by_addr: BTreeMap::new(),
             lines: BTreeMap::new(),
+            late: BTreeMap::new(),
             verified: [const { Mutex::new(BTreeMap::new()) }; SHELVES],
             proofs: Mutex::new(BTreeSet::new()),
         }
@@ -469,6 +472,16 @@ impl Node {
         post.push((to, up));
     }
 
+    /// Breaks all its connections to another node, as somebody on the path between them can.
+    pub fn cut_from(&mut self, now: Time, other: usize, post: &mut Post) {
+        self.now = now;
+        let links: Vec<LinkId> = self.ends.iter().filter(|(_, end)| end.to == other).map(|(link, _)| *link).collect();
+        for link in links {
+            self.cut(link, post);
+            self.own(now, 0, Input::LinkDown { link });
+        }
+    }
+
     fn cut(&mut self, link: LinkId, post: &mut Post) {
         if let Some(end) = self.disconnect(link) {
             let at = (self.now + latency(self.index, end.to)).max(end.free_at);
@@ -500,7 +513,7 @@ impl Node {
             end.left = end.left.max(now) + takes((count * CELL) as u64);
             taken = taken.max(Time(end.left.0.saturating_sub(takes(SOCKET).as_micros() as u64)));
         }
-        let leaves = now.max(end.left);
+        let leaves = now.max(end.left) + ground.late.get(&(self.index, to)).copied().unwrap_or_default();
         let arrives = arrives.map(|late| {
             end.free_at = end.free_at.max(leaves + latency(self.index, to) + late);
             end.free_at

@@ -293,9 +293,10 @@ pub struct Coverage {
 }
 
 /// What a clock offset means (D20).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ClockLevel {
-    /// Close enough.
+    /// Close enough, or nothing is known against it.
+    #[default]
     Good,
     /// Above 10 minutes.
     Warn,

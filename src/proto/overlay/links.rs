@@ -72,10 +72,9 @@ impl Overlay {
         self.by_node.entry(node).or_insert(link);
         if dialled {
             self.reached(env.now, node, remote);
-            if let Some(wall) = wall
-                && let Some((offset, level)) = self.clock.sample(Group::of(&remote), wall, env.wall, self.view.counts().groups)
-            {
-                self.out.push_back(Output::Event(Event::Clock(offset, level)));
+            if let Some(wall) = wall {
+                self.clock.sample(Group::of(&remote), wall, env.wall, env.now);
+                self.judge_clock(env);
             }
         }
         if self.is_relay() {
@@ -84,6 +83,13 @@ impl Overlay {
         }
         if self.is_relay() && self.view.entry(&node).is_none() {
             self.fetch(env, link, &[record::hint_id(&node)], Part::Both);
+        }
+    }
+
+    /// Tells what is to be said of the own clock, when that changed.
+    pub(super) fn judge_clock(&mut self, env: &Env<'_>) {
+        if let Some((offset, level)) = self.clock.news(env.wall, env.now, self.view.counts().groups) {
+            self.out.push_back(Output::Event(Event::Clock(offset, level)));
         }
     }
 
@@ -188,9 +194,10 @@ impl Overlay {
 
     /// A request that stays without answer.
     pub(super) fn lost(&mut self, env: &mut Env<'_>, id: u32, request: &Request) {
-        match request.asked {
-            Asked::Fetch => self.fetching.retain(|_, (_, by)| *by != id),
-            asked => self.unanswered(env, asked),
+        if request.asked == Asked::Fetch {
+            self.fetching.retain(|_, (_, by)| *by != id);
+        } else {
+            self.unanswered(env, request.asked);
         }
     }
 

@@ -136,7 +136,7 @@ mod tests {
         assert!(!honest.agrees(&list((200..210).map(|id| (id, 1)))));
         assert!(!List::default().agrees(&List::default()));
         let guards = [1, 2, 3, 700, 701, 702, 703];
-        assert!(!honest.names_most(&guards) && honest.names_most(&guards[..6]) == false && honest.names_most(&guards[..5]));
+        assert!(!honest.names_most(&guards) && !honest.names_most(&guards[..6]) && honest.names_most(&guards[..5]));
         assert!(honest.names_most(&[]));
     }
 

@@ -335,6 +335,7 @@ impl Overlay {
             self.evidence.clear();
         }
         self.release_idle();
+        self.judge_clock(env);
         self.view_changed |= self.view.turn(env.wall);
         if now >= self.expire_at {
             self.expire_at = now + EXPIRE_EVERY;

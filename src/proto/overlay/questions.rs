@@ -27,13 +27,13 @@ impl Overlay {
     /// The answer to a question that came through a circuit, encoded; nothing if it is longer than a circuit carries. `None`: it is
     /// no question about the public view.
     pub fn answer_bytes(&self, question: &[u8]) -> Option<Vec<u8>> {
-        let answer = match Message::decode(question).ok()? {
+        let question = Message::decode(question).ok()?;
+        let answer = if let Message::Near { id, target, max } = &question {
             // A sample: of those with IPv4, which every relay can dial and so knows.
-            Message::Near { id, target, max } => {
-                let near = self.view.near_ip4(&target, usize::from(max).min(NEAR_MAX));
-                Message::NearReply { id, hints: near.map(hint).collect() }
-            }
-            other => self.answer(&other, ANSWER_MAX)?,
+            let near = self.view.near_ip4(target, usize::from(*max).min(NEAR_MAX));
+            Message::NearReply { id: *id, hints: near.map(hint).collect() }
+        } else {
+            self.answer(&question, ANSWER_MAX)?
         };
         Some(answer.encode().filter(|bytes| bytes.len() <= ANSWER_MAX).unwrap_or_default())
     }

@@ -404,12 +404,13 @@ impl Overlay {
             d.at = env.now + wait(d.failures).mul_f64(jitter);
         }
         let starting = self.sync.starting;
-        if starting && let Some(i) = self.sync.directories.iter().position(|d| d.peer.node == node && !d.complete) {
-            if let [other] = self.sync.take_ways_in(1)[..] {
-                // A round through all of them takes as long as one that failed would rest.
-                let at = env.now + RETRY.mul_f64(jitter);
-                self.sync.directories.splice(i..=i, [Directory::new(other, at)]);
-            }
+        if starting
+            && let Some(i) = self.sync.directories.iter().position(|d| d.peer.node == node && !d.complete)
+            && let [other] = self.sync.take_ways_in(1)[..]
+        {
+            // A round through all of them takes as long as one that failed would rest.
+            let at = env.now + RETRY.mul_f64(jitter);
+            self.sync.directories.splice(i..=i, [Directory::new(other, at)]);
         }
         let lost = !starting && self.sync.directories.iter().all(|d| d.failures >= LOST_AFTER);
         if lost && !self.sync.ways_in.is_empty() {

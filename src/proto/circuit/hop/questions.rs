@@ -17,7 +17,7 @@ use crate::wire::cell::RelayCommand;
 /// One, from the client of a circuit that ends here.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Question {
-    /// Its number on this circuit, for [`Hops::tell`].
+    /// Its number on this circuit, for its answer.
     pub stream: StreamId,
     /// As it came.
     pub bytes: Vec<u8>,

@@ -225,7 +225,13 @@ fn endless_and_empty_lists_are_given_up() {
                         }
                     }
                     Output::Event(Event::Odd(odd)) => told.push(odd),
-                    _ => {}
+                    Output::Dial { .. }
+                    | Output::Ask { .. }
+                    | Output::Release { .. }
+                    | Output::Blame { .. }
+                    | Output::Job(..)
+                    | Output::Save { .. }
+                    | Output::Event(_) => {}
                 }
             }
             let Some(next) = pending.pop() else { break };
