@@ -3,6 +3,21 @@
 
 #![expect(clippy::print_stdout, reason = "a bench prints its table")]
 
+#[path = "../tests/capture/mod.rs"]
+mod capture;
+#[path = "../tests/sim/mod.rs"]
+mod sim;
+
+#[path = "overlay/capture.rs"]
+mod capturing;
+#[path = "overlay/cost.rs"]
+mod cost;
+#[path = "overlay/faces.rs"]
+mod faces;
+#[path = "overlay/first_list.rs"]
+mod first_list;
+#[path = "overlay/months.rs"]
+mod months;
 #[path = "overlay/table.rs"]
 mod table;
 
@@ -11,7 +26,13 @@ use table::Row;
 /// A part of the bench: its name, and what makes its rows.
 type Part = (&'static str, fn(bool) -> Vec<Row>);
 
-const PARTS: [Part; 0] = [];
+const PARTS: [Part; 5] = [
+    ("cost", cost::rows),
+    ("faces", faces::rows),
+    ("first-list", first_list::rows),
+    ("capture", capturing::rows),
+    ("months", months::rows),
+];
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();

@@ -125,6 +125,11 @@ impl World {
         }
     }
 
+    /// A world whose nodes have the timers of the open internet.
+    pub fn on_the_open_internet(seed: u64) -> Self {
+        Self { local: false, ..Self::new(seed) }
+    }
+
     /// The world's own chance.
     pub fn rng(&mut self) -> &mut StdRng {
         &mut self.rng

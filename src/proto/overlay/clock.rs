@@ -215,7 +215,7 @@ mod tests {
     /// A clock that really is wrong is told by two honest relays, and three.
     #[test]
     fn an_own_clock_that_is_wrong_is_told_by_two_relays() {
-        for (offset, level) in [(599, None), (-700, Some(ClockLevel::Warn)), (4 * HOUR, Some(ClockLevel::Fail))] {
+        for (offset, level) in [(590, None), (-700, Some(ClockLevel::Warn)), (4 * HOUR, Some(ClockLevel::Fail))] {
             for relays in 2..=5 {
                 let mut bench = Bench::default();
                 for i in 0..relays {

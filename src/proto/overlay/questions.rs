@@ -88,7 +88,9 @@ impl Overlay {
     /// When the next sample is to be taken.
     pub(super) fn samples_at(&self) -> Option<Time> {
         let out = self.questions.values().filter(|asked| **asked == Asked::Near).count();
-        let wanted = self.sync.is_current() && out < SAMPLES_MAX && self.questions.len() < MAX && self.view.counts().relays > 0;
+        // Once it knows enough, one now and then is a check, and as many at a time would be a cost.
+        let most = if self.sweep.ready() { 1 } else { SAMPLES_MAX };
+        let wanted = self.sync.is_current() && out < most && self.questions.len() < MAX && self.view.counts().relays > 0;
         wanted.then(|| self.sweep.sample_at())
     }
 }

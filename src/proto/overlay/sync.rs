@@ -34,6 +34,7 @@ use crate::proto::overlay::lists::Page;
 use crate::proto::overlay::lists::Vote;
 use crate::proto::overlay::questions;
 use crate::proto::overlay::record;
+use crate::proto::overlay::record::Body;
 use crate::proto::overlay::record::Record;
 use crate::proto::overlay::record::RecordError;
 use crate::wire::overlay::Blob;
@@ -46,6 +47,7 @@ use rand::RngExt;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 /// Directory relays that a client reads from (D8).
 const DIRECTORIES: usize = 3;
@@ -76,6 +78,8 @@ const SAVE_EVERY: Duration = Duration::from_secs(600);
 const SAVE_EVERY_LOCAL: Duration = Duration::from_secs(5);
 /// Descriptors of one directory that are looked at because it alone lists them: another face of a relay shows there.
 const FACES_LOOKED_AT: usize = 8;
+/// Descriptors kept of those: a day of them, 100 kB. Any may go, and is asked for again.
+const SPARE_MAX: usize = 64;
 /// Most of them remembered; beyond it they are looked at again.
 const LOOKED_AT_MAX: usize = 4096;
 
@@ -129,6 +133,8 @@ pub struct Sync {
     /// Descriptors that one directory lists alone, to be looked at; and those that were.
     lone: Vec<(NodeId, u64, Tag)>,
     looked_at: BTreeSet<Tag>,
+    /// What came of that: mostly it is agreed on soon, and need not come again.
+    spare: BTreeMap<Tag, Arc<Body>>,
     /// All that was agreed on is known, or was asked of everyone.
     read: bool,
     /// When the directories last agreed.
@@ -165,6 +171,7 @@ impl Sync {
             refused: BTreeSet::new(),
             lone: Vec::new(),
             looked_at: BTreeSet::new(),
+            spare: BTreeMap::new(),
             read: false,
             taken: None,
             kept: Vec::new(),
@@ -482,7 +489,12 @@ impl Overlay {
                         self.view.adopt(&body, vote.host, env.wall);
                     }
                 }
-                _ => self.sync.wanted.extend(vote.tag.map(|tag| (*hint, tag))),
+                _ => match vote.tag.and_then(|tag| self.sync.spare.remove(&tag)) {
+                    Some(body) => {
+                        self.view.adopt(&body, vote.host, env.wall);
+                    }
+                    None => self.sync.wanted.extend(vote.tag.map(|tag| (*hint, tag))),
+                },
             }
         }
         self.sync.lone = self.sync.lone_faces(&votes);
@@ -568,7 +580,14 @@ impl Overlay {
     ) {
         let Some((_, mut asked)) = self.sync.batches.remove(&batch) else {
             let bodies = list.iter().flatten().filter_map(|r| if let Ok(Record::Body(body)) = r { Some(body) } else { None });
-            return bodies.for_each(|body| self.compare(env.now, body));
+            for body in bodies {
+                self.compare(env.now, body);
+                self.sync.spare.insert(body.tag(), Arc::clone(body));
+                while self.sync.spare.len() > SPARE_MAX {
+                    self.sync.spare.pop_first();
+                }
+            }
+            return;
         };
         let before = asked.len();
         for record in list.iter().flatten() {

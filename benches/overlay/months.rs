@@ -1,0 +1,55 @@
+//! Hosts over weeks, with whole cores and the timers of the open internet: nothing happens, and then an update restarts everyone.
+
+use crate::sim::World;
+use crate::table::Row;
+use std::time::Duration;
+
+const HOUR: Duration = Duration::from_secs(3600);
+/// Relays, whole cores.
+const RELAYS: usize = 12;
+
+/// In how many of all views the relay is a host that hosts in the fewest.
+fn least(world: &World) -> usize {
+    let views: Vec<_> = world.nodes.iter().filter_map(|n| n.core.as_ref()).map(|core| core.view()).collect();
+    let ids = world.nodes.iter().filter_map(|n| n.id);
+    let hosts = |id| views.iter().filter(|view| view.entry(&id).is_some_and(|e| e.host)).count();
+    ids.map(hosts).min().unwrap_or(0)
+}
+
+/// One row.
+pub(crate) fn rows(quick: bool) -> Vec<Row> {
+    let days = if quick { 3 } else { 14 };
+    let mut world = World::on_the_open_internet(77);
+    let relays = world.relays(RELAYS);
+    let network = world.network;
+    let (mut hours, mut whole, mut worst) = (0, 0, RELAYS);
+    for hour in 1..=days * 24 {
+        // An update: all within the hour, five minutes apart.
+        if hour == days * 12 {
+            for relay in &relays {
+                world.switch_off(*relay);
+                world.run(Duration::from_secs(20));
+                world.switch_on(*relay, network);
+                world.run(Duration::from_secs(280));
+            }
+        } else {
+            world.run(HOUR);
+        }
+        if hour > 25 {
+            let now = least(&world);
+            hours += 1;
+            whole += u32::from(now == RELAYS);
+            worst = worst.min(now);
+        }
+    }
+    vec![Row {
+        what: "months: hours in which every relay hosts in every view".into(),
+        setup: format!(
+            "{RELAYS} whole cores, public timers, {days} days, all restarted within an hour on day {}, seed 77",
+            days / 2
+        ),
+        figure: format!("{whole} of {hours}; the worst relay in {worst} of {RELAYS} views"),
+        bar: "99 % of them".into(),
+        holds: whole * 100 >= hours * 99,
+    }]
+}
