@@ -48,7 +48,7 @@ pub const REGION_PER_PREFIX: usize = 2;
 /// Most hosts of one /16 near one key that count towards it.
 pub const REGION_PER_GROUP: usize = 3;
 /// Most hosts a writer gives shares to. A region that nobody crowds has about 24, seldom 50.
-pub const REGION_WRITE_MAX: usize = 512;
+pub const REGION_WRITE_MAX: usize = 384;
 /// Hosts a reader asks first.
 pub const READ_FIRST: usize = 10;
 /// Most hosts a reader asks in all: what a crowd around a key has to outnumber (T22).
