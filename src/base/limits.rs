@@ -43,16 +43,16 @@ pub const REGION_TARGET: usize = 24;
 pub const REGION_EVERYONE: usize = 48;
 /// Hosts accept shares within this many radii of their position.
 pub const REGION_ACCEPT_RADII: u64 = 4;
-/// Most hosts of one /24 near one key that count towards the size of its region.
+/// Most hosts of one /24 near one key.
 pub const REGION_PER_PREFIX: usize = 2;
-/// Most hosts of one /16 near one key that count towards it.
+/// Most hosts of one /16 near one key.
 pub const REGION_PER_GROUP: usize = 3;
-/// Most hosts a writer gives shares to. A region that nobody crowds has about 24, seldom 50.
-pub const REGION_WRITE_MAX: usize = 384;
+/// Most hosts a writer gives shares to.
+pub const REGION_WRITE_MAX: usize = 96;
 /// Hosts a reader asks first.
 pub const READ_FIRST: usize = 10;
-/// Most hosts a reader asks in all: what a crowd around a key has to outnumber (T22).
-pub const READ_MAX: usize = 512;
+/// Most hosts a reader asks in all.
+pub const READ_MAX: usize = 200;
 /// Hosts of the region that a writer leaves out at random (D15).
 pub const WRITE_LEFT_OUT: usize = 3;
 

@@ -453,10 +453,6 @@ impl Requests {
         for key in spent {
             self.origins.end(ctx, links, key);
         }
-        let used_up: Vec<_> = self.domains.values().flat_map(|domain| self.used_up(domain)).collect();
-        for key in used_up {
-            self.origins.end(ctx, links, key);
-        }
         let mut late = BTreeSet::new();
         for domain in self.domains.values_mut() {
             if domain.circuits.is_empty() {
@@ -478,21 +474,6 @@ impl Requests {
         for request in late {
             self.fail(request, false);
         }
-    }
-
-    /// Of an operation that has all the circuits it may: those that met three hosts of a region and wait for none, while another
-    /// host of it waits for a circuit. Only a crowd makes a region so large (T22).
-    fn used_up(&self, domain: &Domain) -> Vec<Key> {
-        if domain.circuits.len() < PER_OP_MAX {
-            return Vec::new();
-        }
-        let stuck = domain.queue.iter().find(|ask| !domain.circuits.keys().any(|key| self.may_serve(domain, *key, ask)));
-        let Some(region) = stuck.map(|ask| ask.target.region) else { return Vec::new() };
-        let full = |uses: &BTreeMap<RegionTag, BTreeSet<NodeId>>| {
-            uses.get(&region).is_some_and(|hosts| hosts.len() >= limits::CIRCUIT_HOSTS_PER_REGION)
-        };
-        let idle = |key: &Key| self.origins.total_load(*key) == 0;
-        domain.circuits.iter().filter(|(_, uses)| full(uses)).map(|(key, _)| *key).filter(idle).collect()
     }
 
     /// Starts circuits that are wanted and not there.

@@ -17,7 +17,6 @@ use crate::proto::job::SharesFound;
 use crate::proto::ops::Goes;
 use crate::proto::ops::Heard;
 use crate::proto::ops::User;
-use crate::proto::ops::retrieve::ALL_AT_ONCE;
 use crate::proto::ops::retrieve::ASKS_PER_HOST;
 use crate::proto::ops::retrieve::Copy;
 use crate::proto::ops::tree;
@@ -45,8 +44,6 @@ struct Census {
     copy: Copy,
     region: RegionTag,
     members: Option<Arc<BTreeSet<NodeId>>>,
-    /// Hosts that were not asked yet; the last is asked next.
-    hosts: Vec<NodeId>,
     asked: BTreeMap<RequestId, (NodeId, u8)>,
     answers: Vec<SealedAnswer>,
     /// Who gave the answers that a job is opening, and how often they were asked.
@@ -168,22 +165,22 @@ impl Check {
             self.tags += 1;
             let tag = self.tags;
             let copy = self.key.copy(&root, class, i);
-            let mut place = user.readers(&copy.address);
-            place.hosts.reverse();
+            let place = user.readers(&copy.address);
             let mut census = Census {
                 root,
                 class,
                 copy,
                 region: if place.everyone { 0 } else { tag },
                 members: (!place.everyone).then_some(place.members),
-                hosts: place.hosts,
                 asked: BTreeMap::new(),
                 answers: Vec::new(),
                 opening: BTreeMap::new(),
                 found: Shares8::default(),
                 job: false,
             };
-            census.ask_more(user, tag);
+            for host in place.hosts {
+                census.ask(user, tag, host, 0);
+            }
             self.counting.insert(tag, census);
         }
         if self.counting.is_empty() {
@@ -209,9 +206,6 @@ impl Check {
                 rebuild: false,
             };
             user.job(tag, work);
-            return Goes::On;
-        }
-        if census.found.len() < limits::SHARES_TOTAL && census.ask_more(user, tag) {
             return Goes::On;
         }
         let seen = census.found.len() as u64;
@@ -249,15 +243,6 @@ impl Check {
 }
 
 impl Census {
-    /// Asks more of those that were not asked yet. False: there are none.
-    fn ask_more(&mut self, user: &mut User<'_, '_, '_>, tag: u64) -> bool {
-        let rest = self.hosts.len().saturating_sub(ALL_AT_ONCE);
-        for host in self.hosts.split_off(rest).into_iter().rev() {
-            self.ask(user, tag, host, 0);
-        }
-        !self.asked.is_empty()
-    }
-
     fn ask(&mut self, user: &mut User<'_, '_, '_>, tag: u64, host: NodeId, tries: u8) {
         let fetch = Fetch { address: self.copy.address, want: self.found.wanted() };
         let kind = SessionType { kind: Kind::Fetch, class: self.class };

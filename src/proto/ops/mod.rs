@@ -63,11 +63,11 @@ const LINE_DOWN_MAX: Duration = Duration::from_secs(300);
 /// Hosts of a chunk's region.
 #[derive(Debug)]
 pub struct Place {
-    /// In the order in which they are to be asked.
+    /// In random order.
     pub hosts: Vec<NodeId>,
     /// Whether the region is the whole network.
     pub everyone: bool,
-    /// All members, those left out as well, and whoever else is asked.
+    /// All members, those left out as well.
     pub members: Arc<BTreeSet<NodeId>>,
     /// Most shares of one chunk that a host keeps.
     pub max_per_host: usize,
@@ -143,7 +143,7 @@ impl User<'_, '_, '_> {
         Place {
             hosts: hosts.iter().map(|h| h.node()).collect(),
             everyone: self.view.hosts_capped() <= limits::REGION_EVERYONE,
-            members: Arc::new(region.members().iter().chain(&hosts).map(|m| m.node()).collect()),
+            members: Arc::new(region.members().iter().map(|m| m.node()).collect()),
             max_per_host: region::shares_kept(region.members().len()),
         }
     }

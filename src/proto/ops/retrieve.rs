@@ -1,6 +1,5 @@
 //! Getting one chunk back: ask some hosts of its region, then all; whatever verifies counts, whatever does not is passed over (D10,
-//! D11). A region that is crowded is asked in steps, each one host more of every address group in it (`Region::read_list`), so a
-//! group that gave nothing puts off none of its own, and of no other.
+//! D11).
 //!
 //! A chunk that somebody waits for asks ten at once, for a writer leaves out three of 24 and one may be slow. Where many chunks are
 //! under way, time lost on one is not lost, so each asks for no more than it lacks: 9.1 answers for eight shares instead of 10.8,
@@ -34,13 +33,11 @@ pub(super) const ASKS_PER_HOST: u8 = limits::SHARES_TOTAL as u8;
 /// Rounds in which a lean retrieval asks for what it lacks; then it asks all. With three of 24 hosts left out, 1 in 250 comes so
 /// far.
 const LEAN_ROUNDS: u8 = 3;
-/// Hosts asked at once where all are to be asked: any region that nobody crowds. Circuits are few, and serve three hosts each.
-pub(super) const ALL_AT_ONCE: usize = 48;
 
 /// How many hosts a retrieval asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Breadth {
-    /// Ten, then all, 48 at once: the shortest wait.
+    /// Ten, then all: the shortest wait.
     Broad,
     /// As many as shares are lacking, three times, then all: the fewest bytes.
     Lean,
@@ -92,7 +89,7 @@ pub struct Retrieval {
     copy: Copy,
     region: RegionTag,
     members: Option<Arc<BTreeSet<NodeId>>>,
-    /// Hosts of this copy's region that were not asked yet; the last is asked next.
+    /// Hosts of this copy's region that were not asked yet, in random order; the last is asked next.
     hosts: Vec<NodeId>,
     asked: BTreeMap<RequestId, Asked>,
     /// Hosts asked so far, at any copy.
@@ -290,7 +287,7 @@ impl Retrieval {
             return Outcome::Pending;
         }
         if !self.hosts.is_empty() {
-            let count = if self.lean > 0 { missing } else { ALL_AT_ONCE };
+            let count = if self.lean > 0 { missing } else { self.hosts.len() };
             self.lean = self.lean.saturating_sub(1);
             self.ask(user, tag, count);
             return Outcome::Pending;

@@ -63,32 +63,6 @@ fn a_spent_circuit_makes_room_for_a_fresh_one() {
     assert_eq!(requests.circuits(), 1);
 }
 
-/// With all the circuits it may have, an operation lets go of those that met three hosts of a crowded region, so that it can go on
-/// with the next of that region's hosts: but only when one waits, and of those circuits that wait for nothing.
-#[test]
-fn circuits_that_met_three_hosts_of_a_crowded_region_make_room() {
-    let mut rng = StdRng::seed_from_u64(4);
-    let (view, hosts) = with_hosts(&mut rng, 1);
-    let (mut requests, mut links, circuits) = standing([0; PER_OP_MAX]);
-    let uses = BTreeMap::from([(7, (1..=3).map(|n| NodeId([200 + n; 32])).collect())]);
-    requests.domains.values_mut().flat_map(|d| d.circuits.values_mut()).for_each(|u| u.clone_from(&uses));
-    let mut env = Env { now: Time(1), wall: Wall(0), rng: &mut rng };
-    let mut ctx = Ctx { env: &mut env, out: &mut Out::default() };
-    // One of them is busy, with a host of another region.
-    requests.ask(&mut ctx, OpId(1), Target { host: hosts[0], region: 8, members: None }, KIND, vec![1]);
-    requests.drive(&mut ctx, &mut links, &view, true);
-    assert_eq!((requests.backlog(OpId(1)), requests.circuits()), (0, PER_OP_MAX));
-    ctx.env.now = Time(1_000_000);
-    requests.drive(&mut ctx, &mut links, &view, true);
-    assert_eq!(requests.circuits(), PER_OP_MAX, "nobody waits");
-    requests.ask(&mut ctx, OpId(1), Target { host: hosts[0], region: 7, members: None }, KIND, vec![1]);
-    ctx.env.now = Time(2_000_000);
-    requests.drive(&mut ctx, &mut links, &view, true);
-    let left: Vec<Key> = circuits.into_iter().filter(|key| requests.origins.path(*key).is_some()).collect();
-    assert!(left.len() == 1 && requests.origins.total_load(left[0]) == 1, "{left:?}");
-    requests.check();
-}
-
 #[test]
 fn a_circuit_whose_streams_are_all_busy_is_joined_by_another() {
     let mut rng = StdRng::seed_from_u64(1);
