@@ -57,6 +57,46 @@ fn six_relays_in_four_groups_are_enough() {
     }
 }
 
+/// A client whose ways in both have a wrong clock, or one of them, comes through; one whose own clock is wrong is told by the same
+/// two relays, and is ready once it is set.
+#[test]
+fn a_wrong_clock_of_others_stops_nobody_and_the_own_is_told() {
+    use onionskin::proto::event::NodeEvent;
+    let (mut world, _, _) = World::with_people(24, 41);
+    let off = |world: &World, client: usize| {
+        let told = |n: &&NodeEvent| matches!(n, NodeEvent::NotReady(why) if why.what.contains("clock"));
+        world.nodes[client].news.iter().filter(told).count()
+    };
+    let network = world.network;
+    for wrong in [1, 2] {
+        for relay in 0..wrong {
+            world.switch_off(relay);
+            world.nodes[relay].skew = 4 * 3600;
+            world.switch_on(relay, network);
+        }
+        world.run(Duration::from_secs(30));
+        let client = world.client();
+        assert!(world.run_until(Duration::from_secs(120), |w| w.ready(client)), "{wrong} wrong");
+        assert_eq!(off(&world, client), 0, "{wrong} wrong");
+    }
+    for relay in 0..2 {
+        world.switch_off(relay);
+        world.nodes[relay].skew = 0;
+        world.switch_on(relay, network);
+    }
+    world.run(Duration::from_secs(30));
+    let late = world.client();
+    world.switch_off(late);
+    world.nodes[late].skew = -4 * 3600;
+    world.nodes[late].saved.clear();
+    world.nodes[late].news.clear();
+    world.switch_on(late, network);
+    assert!(world.run_until(Duration::from_secs(30), |w| off(w, late) > 0), "{:?}", world.nodes[late].news);
+    assert!(!world.ready(late));
+    world.nodes[late].skew = 0;
+    assert!(world.run_until(Duration::from_secs(120), |w| w.ready(late)), "{:?}", world.nodes[late].news);
+}
+
 #[test]
 fn an_interrupted_get_goes_on_from_any_byte() {
     let (mut world, publisher, reader) = World::with_people(24, 2);

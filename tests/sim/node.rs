@@ -202,6 +202,8 @@ pub struct Node {
     pub letters: Option<Vec<Input>>,
     /// Whom it dialled, ever: the other end saw its address.
     pub dialled: BTreeSet<usize>,
+    /// How far its wall clock is off, in seconds.
+    pub skew: i64,
     index: usize,
     seed: Secret<32>,
     rng: StdRng,
@@ -235,6 +237,7 @@ impl Node {
             messages_sent: 0,
             letters: None,
             dialled: BTreeSet::new(),
+            skew: 0,
             index,
             seed,
             rng: StdRng::seed_from_u64(chance),
@@ -256,7 +259,7 @@ impl Node {
             None => Role::Client,
         };
         let config = CoreConfig { network, role, bootstrap, local_network, saved: self.saved.clone() };
-        let mut env = Env { now, wall: wall(now), rng: &mut self.rng };
+        let mut env = Env { now, wall: Wall(wall(now).0.saturating_add_signed(self.skew)), rng: &mut self.rng };
         self.core = Some(Core::new(config, &mut env).expect("a core starts"));
     }
 
@@ -349,7 +352,7 @@ impl Node {
             }
             return;
         };
-        let mut env = Env { now, wall: wall(now), rng: &mut self.rng };
+        let mut env = Env { now, wall: Wall(wall(now).0.saturating_add_signed(self.skew)), rng: &mut self.rng };
         match (eyes.around.as_mut(), &input) {
             (Some(around), Input::Cells { cells, .. }) => {
                 let count = cells.len() / CELL;
