@@ -190,6 +190,7 @@ impl Client {
             network: NET,
             saved,
             addresses: None,
+            set: None,
         };
         let overlay = Overlay::new(&mut Env { now: network.now, wall: network.wall(), rng: &mut rng }, config);
         let (links, queue) = (BTreeMap::new(), BTreeMap::new());

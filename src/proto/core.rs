@@ -157,6 +157,7 @@ impl Core {
             network: config.network,
             saved: config.saved.get(saved).map(|bytes| bytes.to_vec()),
             addresses: config.saved.get(overlay::addresses::SAVED).map(|bytes| bytes.to_vec()),
+            set: None,
         };
         let overlay = Overlay::new(env, setting);
         Ok(Self {

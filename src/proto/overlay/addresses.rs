@@ -2,7 +2,7 @@
 //! update of all relays that of every host at once (D9).
 //!
 //! ```text
-//! addresses   kind u8 = 35 | version u8 = 1 | current: count u8 (0..1), address
+//! addresses   kind u8 = 35 | version u8 = 1 | as set: count u8 (0..1), address | current: count u8 (0..1), address
 //!             | former: count u8 (0..4), each address, until u64 | receipts: count u8 (0..5), each group 5, u16-prefixed receipt
 //!             | extensions
 //! ```
@@ -32,6 +32,9 @@ const RECEIPT_MAX: usize = 256;
 /// What is kept.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Addresses {
+    /// As its operator set it.
+    pub(super) set: Option<SocketAddr>,
+    /// Where it is: another one, once witnesses found it there.
     pub(super) current: Option<SocketAddr>,
     pub(super) former: Vec<(SocketAddr, Wall)>,
     pub(super) receipts: Vec<Given>,
@@ -42,8 +45,11 @@ impl Addresses {
     pub fn encode(&self) -> Vec<u8> {
         let mut w = Writer::default();
         let short = |n: usize| u8::try_from(n).unwrap_or(u8::MAX);
-        w.u8(KIND).u8(VERSION).u8(u8::from(self.current.is_some()));
-        self.current.iter().for_each(|addr| write_addr(&mut w, addr));
+        w.u8(KIND).u8(VERSION);
+        for place in [&self.set, &self.current] {
+            w.u8(u8::from(place.is_some()));
+            place.iter().for_each(|addr| write_addr(&mut w, addr));
+        }
         let former = self.former.get(..limits::OLD_ADDRS_MAX).unwrap_or(&self.former);
         w.u8(short(former.len()));
         for (addr, until) in former {
@@ -71,8 +77,10 @@ impl Addresses {
             if n > max { Err(DecodeError::TooLarge) } else { Ok(n) }
         };
         let mut kept = Self::default();
-        for _ in 0..count(&mut r, 1)? {
-            kept.current = Some(read_addr(&mut r)?);
+        for place in [&mut kept.set, &mut kept.current] {
+            for _ in 0..count(&mut r, 1)? {
+                *place = Some(read_addr(&mut r)?);
+            }
         }
         for _ in 0..count(&mut r, limits::OLD_ADDRS_MAX)? {
             kept.former.push((read_addr(&mut r)?, Wall(r.u64()?)));
@@ -96,6 +104,7 @@ mod tests {
         let addr: SocketAddr = "9.8.7.6:443".parse().unwrap();
         let receipt = Receipt { witness: NodeId([1; 32]), subject: NodeId([2; 32]), addr, hour: 9, sig: [3; 64] };
         let kept = Addresses {
+            set: Some("9.8.7.5:443".parse().unwrap()),
             current: Some(addr),
             former: vec![("1.2.3.4:443".parse().unwrap(), Wall(77))],
             receipts: vec![(Group([4, 1, 2, 0, 0]), receipt)],

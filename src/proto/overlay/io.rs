@@ -91,18 +91,26 @@ pub struct Config {
     pub saved: Option<Vec<u8>>,
     /// Where an earlier run of a relay was, and who vouched for it.
     pub addresses: Option<Vec<u8>>,
+    /// A relay's first address as its operator set it; taken from the profile at the start.
+    pub set: Option<SocketAddr>,
 }
 
 impl Config {
-    /// Takes up where an earlier run was: another address than today's is a former one from now on. Gives the receipts that hold for
-    /// today's.
+    /// Takes up where an earlier run was. If its operator set the same address then as now, and witnesses found it elsewhere, it is
+    /// there still. Any other address than today's is a former one from now on. Gives the receipts that hold for today's.
     pub(super) fn return_to_addresses(&mut self, wall: Wall) -> Vec<Given> {
         let Some(profile) = &mut self.profile else { return Vec::new() };
         let kept = self.addresses.take().and_then(|bytes| Addresses::decode(&bytes).ok()).unwrap_or_default();
-        profile.old_addrs.extend(kept.former);
+        self.set = profile.addrs.first().copied();
+        // No former place is served for longer than from now on, whatever a damaged file says.
+        let latest = wall.plus(limits::OLD_ADDR_SECS);
+        profile.old_addrs.extend(kept.former.into_iter().map(|(addr, until)| (addr, until.min(latest))));
+        if let (Some(first), Some(there), true) = (profile.addrs.first_mut(), kept.current, kept.set == self.set) {
+            *first = there;
+        }
         let first = profile.addrs.first().copied();
         if let Some(before) = kept.current.filter(|addr| Some(*addr) != first) {
-            profile.old_addrs.push((before, wall.plus(limits::OLD_ADDR_SECS)));
+            profile.old_addrs.push((before, latest));
         }
         profile.settle_old(wall);
         let (node, list) = (profile.node, kept.receipts);

@@ -55,8 +55,12 @@ const RENEW_APART_HOURS: u32 = 16;
 const AGED_MIN: usize = 2;
 /// When all is well, one witness is asked about this often whether we are still where we were.
 const LOOK_EVERY: Duration = Duration::from_secs(1800);
-/// Witnesses in distinct groups that must have answered at another address before it is ours.
-const MOVED_MIN: usize = 2;
+/// Witnesses in distinct groups that must have found us at another address, one after the other and none at ours between them,
+/// before it is ours; or all groups but one, where there are fewer. A few that lie together move nobody (T31): they would have to be
+/// drawn five times in a row.
+const MOVED_MIN: usize = 5;
+/// The fewest that are enough in the smallest networks.
+const MOVED_LEAST: usize = 2;
 /// A relay moves at most this often: its old place is served for a week, and few fit into a descriptor.
 const MOVE_APART: Duration = Duration::from_secs(3600);
 /// Receipts for other addresses that are remembered.
@@ -186,9 +190,9 @@ impl Receipts {
         true
     }
 
-    /// A receipt for another address than ours. Gives those for it, once witnesses enough in distinct groups answered there, and
-    /// none at our own since.
-    fn note_elsewhere(&mut self, given: Given) -> Option<Vec<Given>> {
+    /// A receipt for another address than ours. Gives those for it, once witnesses of so many groups found us there, and none at our
+    /// own since.
+    fn note_elsewhere(&mut self, given: Given, needed: usize) -> Option<Vec<Given>> {
         let addr = given.1.addr;
         self.elsewhere.retain(|(group, _)| *group != given.0);
         if self.elsewhere.len() >= ELSEWHERE_MAX {
@@ -196,7 +200,7 @@ impl Receipts {
         }
         self.elsewhere.push(given);
         let there: Vec<Given> = self.elsewhere.iter().filter(|(_, r)| r.addr == addr).cloned().collect();
-        (there.len() >= MOVED_MIN).then_some(there)
+        (there.len() >= needed).then_some(there)
     }
 }
 
@@ -326,8 +330,8 @@ impl Overlay {
         }
     }
 
-    /// A witness saw us at another address, dialled that, and found us. When a second one in another group does, and none finds us at
-    /// the old one any more, it is ours.
+    /// A witness says that it saw us at another address, dialled that, and found us. When enough do, and none finds us at the old one
+    /// any more, it is ours.
     fn answered_elsewhere(&mut self, env: &Env<'_>, current: SocketAddr, given: Given) {
         let addr = given.1.addr;
         let fits = addr.port() == current.port() && addr.is_ipv4() == current.is_ipv4();
@@ -335,7 +339,8 @@ impl Overlay {
             return self.out.push_back(Output::Event(Event::AddressDiffers));
         }
         let rested = self.receipts.moved.is_none_or(|at| at + MOVE_APART <= env.now);
-        let (there, profile) = (self.receipts.note_elsewhere(given), self.config.profile.clone());
+        let needed = MOVED_MIN.min(self.view.counts().groups.saturating_sub(1)).max(MOVED_LEAST);
+        let (there, profile) = (self.receipts.note_elsewhere(given, needed), self.config.profile.clone());
         // More are asked at once.
         self.receipts.next = env.now;
         let (Some(there), Some(mut profile), true) = (there, profile, rested) else { return };
@@ -358,7 +363,7 @@ impl Overlay {
     pub(super) fn save_addresses(&mut self) {
         let Some(profile) = &self.config.profile else { return };
         let (current, former) = (profile.addrs.first().copied(), profile.old_addrs.clone());
-        let kept = Addresses { current, former, receipts: self.receipts.list.clone() };
+        let kept = Addresses { set: self.config.set, current, former, receipts: self.receipts.list.clone() };
         self.out.push_back(Output::Save { name: addresses::SAVED, bytes: kept.encode() });
     }
 }
@@ -417,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn one_witness_moves_nobody() {
+    fn a_few_witnesses_move_nobody() {
         let mut receipts = Receipts::new(Time(0), Vec::new());
         let at = |n: u8, ip: u8| {
             let (group, mut receipt) = given(n, 5);
@@ -425,11 +430,11 @@ mod tests {
             (group, receipt)
         };
         for _ in 0..20 {
-            assert!(receipts.note_elsewhere(at(1, 50)).is_none());
+            assert!((1..5).all(|n| receipts.note_elsewhere(at(n, 50), MOVED_MIN).is_none()), "four groups, again and again");
         }
-        assert!(receipts.note_elsewhere(at(2, 51)).is_none(), "another place");
-        assert_eq!(receipts.note_elsewhere(at(3, 50)).map(|there| there.len()), Some(2));
-        (4..200).for_each(|n| drop(receipts.note_elsewhere(at(n, n))));
+        assert!(receipts.note_elsewhere(at(6, 51), MOVED_MIN).is_none(), "another place");
+        assert_eq!(receipts.note_elsewhere(at(7, 50), MOVED_MIN).map(|there| there.len()), Some(5));
+        (8..200).for_each(|n| drop(receipts.note_elsewhere(at(n, n), MOVED_MIN)));
         assert!(receipts.elsewhere.len() <= ELSEWHERE_MAX);
     }
 }

@@ -90,5 +90,6 @@ pub(crate) const fn config(local: bool) -> Config {
         network: NetworkId([42; 32]),
         saved: None,
         addresses: None,
+        set: None,
     }
 }

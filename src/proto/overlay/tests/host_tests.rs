@@ -116,3 +116,45 @@ fn a_move_over_a_restart_is_told_too() {
     let other = world.nodes[4].key.node_id();
     assert!(world.nodes[0].overlay.view().get(&other).is_some_and(|r| r.receipts().len() >= 3));
 }
+
+/// A relay that moved while it ran, and was set to its old address all the time, starts again where witnesses found it, a host in all
+/// views. What a damaged file says of former places is served for a week at the most.
+#[test]
+fn a_relay_that_moved_starts_again_where_it_is() {
+    let mut world = network(12, 95, false);
+    settle(&mut world, 600);
+    run_hours(&mut world, 30);
+    let (set, new) = (world.nodes[5].addr, "33.7.0.1:9000".parse().unwrap());
+    world.move_to(5, new);
+    run_hours(&mut world, 30);
+    assert_eq!(least(&world), 12);
+    let first = world.peer(0);
+    // As set by its operator.
+    world.nodes[5].addr = set;
+    world.restart(5, vec![first]);
+    world.nodes[5].addr = new;
+    world.run_until(world.now + Duration::from_secs(900));
+    assert_eq!(world.nodes[5].overlay.own_profile().unwrap().addrs, [new]);
+    assert_eq!(least(&world), 12);
+    let mut kept = addresses::Addresses::decode(&world.nodes[4].saved[addresses::SAVED]).unwrap();
+    kept.former = vec![("44.1.0.1:9000".parse().unwrap(), Wall(u64::MAX))];
+    world.nodes[4].saved.insert(addresses::SAVED, kept.encode());
+    world.restart(4, vec![first]);
+    let until = world.nodes[4].overlay.own_profile().unwrap().old_addrs[0].1;
+    assert_eq!(until, Wall(EPOCH + world.now.0 / 1_000_000 + crate::base::limits::OLD_ADDR_SECS));
+}
+
+/// Two witnesses of twelve say of everyone that they found it somewhere else, well signed: nobody moves, for a week.
+#[test]
+fn two_lying_witnesses_of_twelve_move_nobody() {
+    let mut world = network(12, 96, false);
+    for liar in [3, 8] {
+        world.nodes[liar].sees = Some("66.6.6.6:9000".parse().unwrap());
+    }
+    settle(&mut world, 600);
+    run_hours(&mut world, 24 * 7);
+    assert!(!world.nodes.iter().any(|n| n.events.contains(&Event::Moved)));
+    let at = |n: &Node| n.overlay.own_profile().unwrap().addrs.clone();
+    assert!(world.nodes.iter().all(|n| at(n) == [n.addr]));
+    assert_eq!(least(&world), 12);
+}
