@@ -1,15 +1,18 @@
 //! What knowing the network costs a client: bytes of overlay messages from three directories, cold, an hour later, and over a day.
 //!
-//! Directories and client are the real overlay machines; the relays that they know are signed records alone, and no cells are made.
+//! The client is the real overlay machine, and what directories say are the real answers of a real view; the relays in it are signed
+//! records alone, and no cells are made.
 
 use crate::table::Row;
+use onionskin::base::limits;
 use onionskin::base::{Env, LinkId, NetworkId, NodeId, Time, Wall};
 use onionskin::crypto::keys::IdentityKey;
 use onionskin::crypto::secret::Secret;
+use onionskin::proto::overlay::answers::Answers;
 use onionskin::proto::overlay::record::Verified;
+use onionskin::proto::overlay::view::View;
 use onionskin::proto::overlay::{Config, Input, JobOutcome, Output, Overlay, OverlayJob, OwnBody, Peer, Profile};
 use onionskin::wire::codec::Extensions;
-use onionskin::wire::overlay::{Cursor, Listed, Message, PAGE_MAX, Part};
 use onionskin::wire::record::{Descriptor, HostKey, MLKEM_PUBLIC};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -20,30 +23,25 @@ use std::time::Duration;
 
 const NET: NetworkId = NetworkId([42; 32]);
 const EPOCH: u64 = 1_800_000_000;
-/// A relay's keys, and its descriptor with them, are renewed after so many days.
-const KEY_DAYS: usize = 7;
+/// A relay's keys, and its descriptor with them, are renewed after so many hours.
+const KEY_HOURS: usize = (limits::KEY_LIFE_SECS / 3600) as usize;
 /// Of a hundred relays, those that leave in a day, and as many that come.
 const CHURN_PERCENT: usize = 3;
 const DIRECTORIES: usize = 3;
 
-/// A network as directories list it: every relay's descriptor, and what changed since when.
+/// A network as its directories know it, all alike.
 struct Network {
     rng: StdRng,
     made: u64,
     relays: Vec<(u64, Arc<Verified>)>,
-    /// What each change was, in order.
-    log: Vec<Change>,
+    view: View,
     now: Time,
-}
-
-enum Change {
-    Came(Listed),
-    Gone(u64),
 }
 
 impl Network {
     fn new(size: usize) -> Self {
-        let mut network = Self { rng: StdRng::seed_from_u64(5), made: 0, relays: Vec::new(), log: Vec::new(), now: Time(0) };
+        let mut network =
+            Self { rng: StdRng::seed_from_u64(5), made: 0, relays: Vec::new(), view: View::of_client(false), now: Time(0) };
         (0..size).for_each(|_| network.join());
         network
     }
@@ -63,18 +61,18 @@ impl Network {
         let descriptor = Descriptor {
             node: key.node_id(),
             published: now,
-            expires: now.plus(8 * 86_400),
+            expires: now.plus(limits::DESCRIPTOR_LIFE_SECS),
             addrs: vec![addr],
             carries: true,
             onion_key: onion,
-            host_key: Some(HostKey { id: 1, x25519: onion, until: now.plus(7 * 86_400), mlkem }),
+            host_key: Some(HostKey { id: 1, x25519: onion, until: now.plus(limits::KEY_LIFE_SECS), mlkem }),
             family: vec![],
             old_addrs: vec![],
             extensions: Extensions::default(),
         };
         let job = OverlayJob::SignOwn { body: OwnBody::New(Box::new(descriptor)), receipts: vec![], now };
         let JobOutcome::Signed(Some(relay)) = job.run(&NET, Some(&key)) else { unreachable!("a descriptor is signed") };
-        self.log.push(Change::Came(Listed { id: relay.hint_id(), tag: relay.body().tag(), host: true }));
+        self.view.adopt(relay.body(), true, now);
         relay
     }
 
@@ -89,68 +87,21 @@ impl Network {
     /// An hour: some relays renew their keys, some leave, and others come.
     fn hour(&mut self, hour: usize) {
         let size = self.relays.len();
-        for i in (0..size).filter(|i| i % (KEY_DAYS * 24) == hour % (KEY_DAYS * 24) && *i >= DIRECTORIES) {
+        for i in (0..size).filter(|i| i % KEY_HOURS == hour % KEY_HOURS && *i >= DIRECTORIES) {
             let (number, addr) = (self.relays[i].0, self.relays[i].1.addr());
             self.relays[i].1 = self.describe(number, addr);
         }
         let leave = (size * CHURN_PERCENT * (hour + 1)) / 2400 - (size * CHURN_PERCENT * hour) / 2400;
         for _ in 0..leave {
             let (_, gone) = self.relays.remove(DIRECTORIES + self.rng.next_u32() as usize % (size - DIRECTORIES - leave));
-            self.log.push(Change::Gone(gone.hint_id()));
+            self.view.remove(&gone.node());
             self.join();
         }
     }
 
-    /// A directory's answer: what `Overlay::answer` gives for a view of these relays.
-    fn answer(&self, question: &Message) -> Option<Message> {
-        match question {
-            Message::List { id, since } => {
-                let from = since.map_or(0, |s| s.number as usize);
-                let mut latest: BTreeMap<u64, usize> = BTreeMap::new();
-                for (i, change) in self.log.iter().enumerate() {
-                    latest.insert(
-                        match change {
-                            Change::Came(l) => l.id,
-                            Change::Gone(hint) => *hint,
-                        },
-                        i,
-                    );
-                }
-                let mut due: Vec<usize> = latest.into_values().filter(|i| *i >= from).collect();
-                due.sort_unstable();
-                due.retain(|i| from != 0 || matches!(self.log[*i], Change::Came(_)));
-                let more = due.len() > PAGE_MAX;
-                due.truncate(PAGE_MAX);
-                let number = due.last().map_or(from as u64, |last| *last as u64 + 1);
-                let (mut gone, mut listed) = (vec![], vec![]);
-                for i in due {
-                    match &self.log[i] {
-                        Change::Came(l) => listed.push(*l),
-                        Change::Gone(hint) => gone.push(*hint),
-                    }
-                }
-                Some(Message::ListPage { id: *id, next: Cursor { epoch: 1, number }, anew: from == 0, more, gone, listed })
-            }
-            Message::Fetch { id, ids, part: Part::Descriptor } => {
-                let known = self.relays.iter().filter(|(_, r)| ids.contains(&r.hint_id()));
-                let records = known.map(|(_, r)| onionskin::wire::overlay::Blob(r.body().encode())).collect();
-                Some(Message::FetchReply { id: *id, records })
-            }
-            Message::Near { id, .. } => {
-                let hint = |r: &Verified| onionskin::wire::overlay::Hint { id: r.hint_id(), tag: r.digest_part(), fresh: 0 };
-                let hints = self.relays.iter().take(64).map(|(_, r)| hint(r)).collect();
-                Some(Message::NearReply { id: *id, hints })
-            }
-            Message::NearReply { .. }
-            | Message::Fetch { .. }
-            | Message::FetchReply { .. }
-            | Message::Announce { .. }
-            | Message::AnnounceAck { .. }
-            | Message::ListPage { .. }
-            | Message::Faces { .. }
-            | Message::DialBack { .. }
-            | Message::DialBackReply { .. } => None,
-        }
+    /// A directory's answer, encoded.
+    fn answer(&self, question: &[u8]) -> Option<Vec<u8>> {
+        Answers::new(&self.view, 1).bytes(question)
     }
 
     fn peers(&self) -> Vec<Peer> {
@@ -190,7 +141,6 @@ impl Client {
             network: NET,
             saved,
             addresses: None,
-            set: None,
         };
         let overlay = Overlay::new(&mut Env { now: network.now, wall: network.wall(), rng: &mut rng }, config);
         let (links, queue) = (BTreeMap::new(), BTreeMap::new());
@@ -268,7 +218,7 @@ impl Client {
                 }
                 Output::Send { link, bytes } => {
                     self.asked += bytes.len() as u64;
-                    let answer = Message::decode(&bytes).ok().and_then(|m| network.answer(&m)).and_then(|m| m.encode());
+                    let answer = network.answer(&bytes);
                     if let Some(bytes) = answer {
                         let at = self.comes(now, LINK_RTT, bytes.len());
                         self.post(at, Input::Message { link, bytes });
@@ -277,7 +227,7 @@ impl Client {
                 Output::Ask { token, to, bytes } => {
                     self.asked += bytes.len() as u64;
                     let from = to.or_else(|| network.relays.get(3 + self.number as usize % 40).map(|(_, r)| r.node()));
-                    let answer = Message::decode(&bytes).ok().and_then(|m| network.answer(&m)).and_then(|m| m.encode());
+                    let answer = network.answer(&bytes);
                     let at = self.comes(now, CIRCUIT_RTT, answer.as_ref().map_or(0, Vec::len));
                     self.post(at, Input::Told { token, from, answer });
                 }

@@ -157,7 +157,6 @@ impl Core {
             network: config.network,
             saved: config.saved.get(saved).map(|bytes| bytes.to_vec()),
             addresses: config.saved.get(overlay::addresses::SAVED).map(|bytes| bytes.to_vec()),
-            set: None,
         };
         let overlay = Overlay::new(env, setting);
         Ok(Self {
@@ -282,7 +281,7 @@ impl Core {
                 match owner {
                     Owner::HopPrev(key) => {
                         if let Some(asked) = self.hops.outbound(ctx, &mut self.links, self.overlay.view(), key, early, body) {
-                            let answer = self.overlay.answer_bytes(&asked.bytes);
+                            let answer = self.overlay.answers().bytes(&asked.bytes);
                             self.hops.tell(ctx, &mut self.links, key, asked.stream, answer.as_deref());
                         }
                     }

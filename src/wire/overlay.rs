@@ -18,7 +18,7 @@ use serde::de;
 pub const NEAR_MAX: usize = 64;
 /// Most relays whose records are asked for at once; with the longest records the answer fits a message.
 pub const FETCH_MAX: usize = 60;
-/// Most entries of one page of a list: 26 kB, which come within seconds over the slowest line, and over a circuit in one answer.
+/// Most entries of one page of a list: 30 kB, which come within seconds over the slowest line, and over a circuit in one answer.
 pub const PAGE_MAX: usize = 1024;
 
 /// The first half of a descriptor's hash: what directories vote on. Who can make two descriptors with one tag has done 2^64 work.
@@ -86,6 +86,9 @@ pub struct Listed {
     pub id: u64,
     /// Of its descriptor.
     pub tag: Tag,
+    /// The lowest 16 bits of the slot of time that its descriptor was made in: two of one slot are two faces, and only they are worth
+    /// a look.
+    pub slot: u16,
     /// Whether it hosts shares.
     pub host: bool,
 }
@@ -95,8 +98,18 @@ pub struct Listed {
 pub struct Cursor {
     /// Which log: random at every start of the answerer.
     pub epoch: u64,
-    /// Everything up to this change is known.
-    pub number: u64,
+    /// Whoever came up to this change is known.
+    pub came: u64,
+    /// Whoever went up to this change is known.
+    pub gone: u64,
+}
+
+impl Cursor {
+    /// Whether it leads on from another, and nowhere back.
+    pub const fn is_after(&self, other: &Self) -> bool {
+        let back = self.came < other.came || self.gone < other.gone;
+        self.epoch == other.epoch && !back && (self.came > other.came || self.gone > other.gone)
+    }
 }
 
 /// Which records of a relay are wanted.
@@ -243,10 +256,10 @@ mod tests {
         let reply = Message::FetchReply { id: 9, records };
         let bytes = reply.encode().expect("a full answer fits a message");
         assert_eq!(Message::decode(&bytes).unwrap(), reply);
-        let listed = Listed { id: 1, tag: [2; 16], host: true };
+        let listed = Listed { id: 1, tag: [2; 16], slot: 3, host: true };
         let page = |n| Message::ListPage {
             id: 1,
-            next: Cursor { epoch: 1, number: 2 },
+            next: Cursor { epoch: 1, came: 2, gone: 3 },
             anew: true,
             more: true,
             gone: vec![3],

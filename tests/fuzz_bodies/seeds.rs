@@ -107,8 +107,8 @@ fn hellos() -> Vec<Vec<u8>> {
 
 fn messages() -> Vec<Vec<u8>> {
     let hints = (0..3).map(|id| Hint { id, tag: 7, fresh: 9 }).collect();
-    let listed = (0..3).map(|id| Listed { id, tag: [4; 16], host: id == 1 }).collect();
-    let since = Cursor { epoch: 1, number: 2 };
+    let listed = (0..3).map(|id| Listed { id, tag: [4; 16], slot: 5, host: id == 1 }).collect();
+    let since = Cursor { epoch: 1, came: 2, gone: 3 };
     let records = vec![Blob(vec![1; 20]), Blob(vec![])];
     let all = [
         Message::Near { id: 1, target: [2; 32], max: 8 },

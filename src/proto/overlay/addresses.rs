@@ -12,6 +12,7 @@
 use crate::base::Wall;
 use crate::base::limits;
 use crate::base::net::Group;
+use crate::proto::overlay::io::Profile;
 use crate::proto::overlay::receipts::Given;
 use crate::wire::codec::DecodeError;
 use crate::wire::codec::Extensions;
@@ -91,6 +92,37 @@ impl Addresses {
         Extensions::read(&mut r, &[])?;
         r.finish()?;
         Ok(kept)
+    }
+}
+
+impl Profile {
+    /// Takes up where an earlier run was. If its operator set the same address then as now, and witnesses found it elsewhere, it is
+    /// there still. Any other address than today's is a former one from now on. Gives the receipts that hold for today's.
+    pub(super) fn return_to(&mut self, kept: Addresses, wall: Wall) -> Vec<Given> {
+        let set = self.addrs.first().copied();
+        // No former place is served for longer than from now on, whatever a damaged file says.
+        let latest = wall.plus(limits::OLD_ADDR_SECS);
+        self.old_addrs.extend(kept.former.into_iter().map(|(addr, until)| (addr, until.min(latest))));
+        if let (Some(first), Some(there), true) = (self.addrs.first_mut(), kept.current, kept.set == set) {
+            *first = there;
+        }
+        let first = self.addrs.first().copied();
+        if let Some(before) = kept.current.filter(|addr| Some(*addr) != first) {
+            self.old_addrs.push((before, latest));
+        }
+        self.settle_old(wall);
+        let node = self.node;
+        kept.receipts.into_iter().filter(|(_, r)| Some(r.addr) == first && r.subject == node).collect()
+    }
+
+    /// Of former addresses, those whose time is not over: each once, the newest first, and no more than a descriptor takes.
+    pub(super) fn settle_old(&mut self, now: Wall) {
+        let own = self.addrs.clone();
+        self.old_addrs.retain(|(addr, until)| *until > now && !own.contains(addr));
+        self.old_addrs.sort_by_key(|(addr, until)| (*addr, core::cmp::Reverse(*until)));
+        self.old_addrs.dedup_by_key(|(addr, _)| *addr);
+        self.old_addrs.sort_by_key(|(addr, until)| (core::cmp::Reverse(*until), *addr));
+        self.old_addrs.truncate(limits::OLD_ADDRS_MAX);
     }
 }
 

@@ -7,8 +7,6 @@ use crate::base::NodeId;
 use crate::base::Wall;
 use crate::base::limits;
 use crate::crypto::keys::IdentityKey;
-use crate::proto::overlay::addresses::Addresses;
-use crate::proto::overlay::receipts::Given;
 use crate::proto::overlay::record;
 use crate::proto::overlay::record::Body;
 use crate::proto::overlay::record::Faces;
@@ -60,16 +58,6 @@ impl Profile {
         keys.describe(&mut profile);
         profile
     }
-
-    /// Of former addresses, those whose time is not over: each once, the newest first, and no more than a descriptor takes.
-    pub(super) fn settle_old(&mut self, now: Wall) {
-        let own = self.addrs.clone();
-        self.old_addrs.retain(|(addr, until)| *until > now && !own.contains(addr));
-        self.old_addrs.sort_by_key(|(addr, until)| (*addr, core::cmp::Reverse(*until)));
-        self.old_addrs.dedup_by_key(|(addr, _)| *addr);
-        self.old_addrs.sort_by_key(|(addr, until)| (core::cmp::Reverse(*until), *addr));
-        self.old_addrs.truncate(limits::OLD_ADDRS_MAX);
-    }
 }
 
 /// Settings of the machine.
@@ -91,31 +79,6 @@ pub struct Config {
     pub saved: Option<Vec<u8>>,
     /// Where an earlier run of a relay was, and who vouched for it.
     pub addresses: Option<Vec<u8>>,
-    /// A relay's first address as its operator set it; taken from the profile at the start.
-    pub set: Option<SocketAddr>,
-}
-
-impl Config {
-    /// Takes up where an earlier run was. If its operator set the same address then as now, and witnesses found it elsewhere, it is
-    /// there still. Any other address than today's is a former one from now on. Gives the receipts that hold for today's.
-    pub(super) fn return_to_addresses(&mut self, wall: Wall) -> Vec<Given> {
-        let Some(profile) = &mut self.profile else { return Vec::new() };
-        let kept = self.addresses.take().and_then(|bytes| Addresses::decode(&bytes).ok()).unwrap_or_default();
-        self.set = profile.addrs.first().copied();
-        // No former place is served for longer than from now on, whatever a damaged file says.
-        let latest = wall.plus(limits::OLD_ADDR_SECS);
-        profile.old_addrs.extend(kept.former.into_iter().map(|(addr, until)| (addr, until.min(latest))));
-        if let (Some(first), Some(there), true) = (profile.addrs.first_mut(), kept.current, kept.set == self.set) {
-            *first = there;
-        }
-        let first = profile.addrs.first().copied();
-        if let Some(before) = kept.current.filter(|addr| Some(*addr) != first) {
-            profile.old_addrs.push((before, latest));
-        }
-        profile.settle_old(wall);
-        let (node, list) = (profile.node, kept.receipts);
-        list.into_iter().filter(|(_, r)| Some(r.addr) == first && r.subject == node).collect()
-    }
 }
 
 /// What the machine is told.

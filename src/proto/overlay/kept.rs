@@ -3,7 +3,7 @@
 //! ```text
 //! view   kind u8 = 36 | version u8 = 1 | taken u64
 //!        | relays: count u32, each host u8, descriptor u16-prefixed
-//!        | lists: count u8 (0..3), each node 32, epoch u64, number u64, count u32, each hint 8, tag 16, host u8
+//!        | lists: count u8 (0..3), each node 32, epoch u64, came u64, gone u64, count u32, each hint 8, tag 16, slot u16, host u8
 //!        | samples: count u8 (0..9), each group 5, known u32, total u32, known u32, total u32
 //!        | extensions | sum 32
 //! ```
@@ -68,9 +68,9 @@ impl Kept {
         }
         w.u8(short(self.lists.len()));
         for KeptList { node, next, list } in &self.lists {
-            w.raw(&node.0).u64(next.epoch).u64(next.number).u32(long(list.len()));
-            for Listed { id, tag, host } in list.iter() {
-                w.u64(id).raw(&tag).u8(u8::from(host));
+            w.raw(&node.0).u64(next.epoch).u64(next.came).u64(next.gone).u32(long(list.len()));
+            for Listed { id, tag, slot, host } in list.iter() {
+                w.u64(*id).raw(tag).u16(*slot).u8(u8::from(*host));
             }
         }
         w.u8(short(self.samples.len()));
@@ -110,10 +110,10 @@ impl Kept {
         }
         let mut lists = Vec::new();
         for _ in 0..bounded(u32::from(r.u8()?), LISTS_MAX)? {
-            let (node, next) = (NodeId(r.array()?), Cursor { epoch: r.u64()?, number: r.u64()? });
+            let (node, next) = (NodeId(r.array()?), Cursor { epoch: r.u64()?, came: r.u64()?, gone: r.u64()? });
             let mut listed = Vec::new();
             for _ in 0..bounded(r.u32()?, 2 * limits::VIEW_MAX)? {
-                listed.push(Listed { id: r.u64()?, tag: r.array()?, host: flag(r.u8()?)? });
+                listed.push(Listed { id: r.u64()?, tag: r.array()?, slot: r.u16()?, host: flag(r.u8()?)? });
             }
             lists.push(KeptList { node, next, list: listed.into_iter().collect() });
         }

@@ -28,9 +28,9 @@ pub(super) struct Page {
     pub(super) listed: Vec<Listed>,
 }
 
-/// What one directory lists: by hint of the relay, its tag, and whether it hosts.
+/// What one directory lists, by hint of the relay.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct List(BTreeMap<u64, (Tag, bool)>);
+pub(super) struct List(BTreeMap<u64, Listed>);
 
 impl List {
     /// Takes in one page. False if the list is longer than any network.
@@ -38,7 +38,7 @@ impl List {
         for hint in &page.gone {
             self.0.remove(hint);
         }
-        self.0.extend(page.listed.iter().map(|l| (l.id, (l.tag, l.host))));
+        self.0.extend(page.listed.iter().map(|l| (l.id, *l)));
         self.0.len() <= LIST_MAX
     }
 
@@ -46,8 +46,8 @@ impl List {
         Self(BTreeMap::new())
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = Listed> {
-        self.0.iter().map(|(id, (tag, host))| Listed { id: *id, tag: *tag, host: *host })
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Listed> {
+        self.0.values()
     }
 
     pub(super) fn len(&self) -> usize {
@@ -56,7 +56,7 @@ impl List {
 
     /// The tag that it lists a relay with.
     pub(super) fn tag(&self, hint: u64) -> Option<Tag> {
-        self.0.get(&hint).map(|(tag, _)| *tag)
+        self.0.get(&hint).map(|l| l.tag)
     }
 
     /// Whether it and another have most relays in common. Two of nothing do not.
@@ -75,7 +75,7 @@ impl List {
 
 impl FromIterator<Listed> for List {
     fn from_iter<I: IntoIterator<Item = Listed>>(listed: I) -> Self {
-        Self(listed.into_iter().map(|l| (l.id, (l.tag, l.host))).collect())
+        Self(listed.into_iter().map(|l| (l.id, l)).collect())
     }
 }
 
@@ -84,23 +84,26 @@ impl FromIterator<Listed> for List {
 pub(super) struct Vote {
     /// The bytes that enough of them name; `None` while they name different ones.
     pub(super) tag: Option<Tag>,
+    /// The slot of time that these were made in.
+    pub(super) slot: u16,
     /// Whether enough of them say that it hosts.
     pub(super) host: bool,
 }
 
 /// Of all relays that at least `needed` lists name: what these say.
 pub(super) fn count(lists: &[&List], needed: usize) -> BTreeMap<u64, Vote> {
-    let mut said: BTreeMap<u64, Vec<(Tag, bool)>> = BTreeMap::new();
+    let mut said: BTreeMap<u64, Vec<&Listed>> = BTreeMap::new();
     for list in lists {
-        for (hint, entry) in &list.0 {
-            said.entry(*hint).or_default().push(*entry);
+        for (hint, listed) in &list.0 {
+            said.entry(*hint).or_default().push(listed);
         }
     }
     said.retain(|_, entries| entries.len() >= needed);
-    let vote = |entries: Vec<(Tag, bool)>| {
-        let times = |tag: &Tag| entries.iter().filter(|(t, _)| t == tag).count();
-        let tag = entries.iter().map(|(tag, _)| *tag).find(|tag| times(tag) >= needed);
-        Vote { tag, host: entries.iter().filter(|(_, host)| *host).count() >= needed }
+    let vote = |entries: Vec<&Listed>| {
+        let times = |l: &Listed| entries.iter().filter(|other| (other.tag, other.slot) == (l.tag, l.slot)).count();
+        let agreed = entries.iter().find(|l| times(l) >= needed);
+        let host = entries.iter().filter(|l| l.host).count() >= needed;
+        Vote { tag: agreed.map(|l| l.tag), slot: agreed.map_or(0, |l| l.slot), host }
     };
     said.into_iter().map(|(hint, entries)| (hint, vote(entries))).collect()
 }
@@ -110,7 +113,7 @@ mod tests {
     use super::*;
 
     fn list(of: impl IntoIterator<Item = (u64, u8)>) -> List {
-        of.into_iter().map(|(id, tag)| Listed { id, tag: [tag; 16], host: tag != 9 }).collect()
+        of.into_iter().map(|(id, tag)| Listed { id, tag: [tag; 16], slot: 7, host: tag != 9 }).collect()
     }
 
     #[test]
@@ -120,9 +123,9 @@ mod tests {
         let c = list([(1, 3), (2, 3), (4, 1), (5, 1)]);
         let votes = count(&[&a, &b, &c], AGREE);
         assert_eq!(votes.keys().copied().collect::<Vec<_>>(), [1, 2, 4], "3 and 5 are named once");
-        assert_eq!(votes[&1], Vote { tag: Some([1; 16]), host: true }, "the third shows another face");
-        assert_eq!(votes[&2], Vote { tag: None, host: true }, "all show different ones");
-        assert_eq!(votes[&4], Vote { tag: Some([9; 16]), host: false });
+        assert_eq!(votes[&1], Vote { tag: Some([1; 16]), slot: 7, host: true }, "the third shows another face");
+        assert_eq!(votes[&2], Vote { tag: None, slot: 0, host: true }, "all show different ones");
+        assert_eq!(votes[&4], Vote { tag: Some([9; 16]), slot: 7, host: false });
         assert_eq!(count(&[&c], 1).len(), 4);
     }
 
@@ -143,8 +146,8 @@ mod tests {
     #[test]
     fn pages_change_a_list_and_none_is_endless() {
         let mut all = list([(1, 1), (2, 1)]);
-        let next = Cursor { epoch: 1, number: 1 };
-        let listed = |id| Listed { id, tag: [5; 16], host: true };
+        let next = Cursor { epoch: 1, came: 1, gone: 1 };
+        let listed = |id| Listed { id, tag: [5; 16], slot: 7, host: true };
         let page = Page { next, anew: false, more: false, gone: vec![1, 2], listed: vec![listed(2), listed(3)] };
         assert!(all.take(&page));
         assert_eq!(all, list([(2, 5), (3, 5)]), "one that went and came again is there");

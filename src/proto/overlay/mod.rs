@@ -11,6 +11,7 @@
 
 pub mod addresses;
 pub mod announce;
+pub mod answers;
 mod check;
 pub mod clock;
 mod fetch;
@@ -53,6 +54,7 @@ use crate::base::JobId;
 use crate::base::LinkId;
 use crate::base::NodeId;
 use crate::base::Time;
+use crate::proto::overlay::addresses::Addresses;
 use crate::proto::overlay::links::REQUESTS_MAX;
 use crate::proto::overlay::view::View;
 use crate::wire::freshness;
@@ -204,7 +206,9 @@ impl Overlay {
     /// A machine that begins at the first tick.
     pub fn new(env: &mut Env<'_>, mut config: Config) -> Self {
         let is_client = config.profile.is_none();
-        let receipts = config.return_to_addresses(env.wall);
+        let set = config.profile.as_ref().and_then(|p| p.addrs.first().copied());
+        let kept = config.addresses.take().and_then(|bytes| Addresses::decode(&bytes).ok()).unwrap_or_default();
+        let receipts = config.profile.as_mut().map_or_else(Vec::new, |profile| profile.return_to(kept, env.wall));
         let view = if is_client { View::of_client(config.local) } else { View::new(config.local) };
         let mut this = Self {
             view,
@@ -225,7 +229,7 @@ impl Overlay {
             sweep: sweep::Sweep::new(env.now),
             check: check::Check::new(env.now),
             witness: witness::Witness::new(),
-            receipts: receipts::Receipts::new(env.now, receipts),
+            receipts: receipts::Receipts::new(env.now, set, receipts),
             own: announce::Own::new(env, &config),
             sync: sync::Sync::new(env.now, &config),
             clock: clock::Clock::default(),
@@ -244,6 +248,11 @@ impl Overlay {
     /// What is known of the network.
     pub const fn view(&self) -> &View {
         &self.view
+    }
+
+    /// What is answered to others of it.
+    pub const fn answers(&self) -> answers::Answers<'_> {
+        answers::Answers::new(&self.view, self.epoch)
     }
 
     /// Whether this node describes itself as a relay.

@@ -1,5 +1,4 @@
-//! Questions through circuits: to a client's directories (`sync.rs`), and its samples of how much of the network it knows (D8); and
-//! the relay's side, which answers whatever circuit ends here.
+//! Questions through circuits: to a client's directories (`sync.rs`), and its samples of how much of the network it knows (D8).
 //!
 //! Their request number is always zero: numbers that count on would tell relays on different circuits, and the guard on its link,
 //! that one client asks (T14).
@@ -11,33 +10,17 @@ use crate::proto::overlay::Asked;
 use crate::proto::overlay::Output;
 use crate::proto::overlay::Overlay;
 use crate::proto::overlay::lists::Page;
-use crate::proto::overlay::serve::hint;
-use crate::wire::cell::ANSWER_MAX;
 use crate::wire::overlay::Message;
 use crate::wire::overlay::NEAR_MAX;
 
-/// Most that are on their way.
-pub(super) const MAX: usize = 16;
+/// Most that are on their way: of each directory a page, descriptors and another face, and the samples.
+pub(super) const MAX: usize = 24;
 /// Of them, samples: groups enough for a verdict answer the first time, and some may fail.
 const SAMPLES_MAX: usize = 12;
 /// The number of every question.
 pub(super) const ID: u32 = 0;
 
 impl Overlay {
-    /// The answer to a question that came through a circuit, encoded; nothing if it is longer than a circuit carries. `None`: it is
-    /// no question about the public view.
-    pub fn answer_bytes(&self, question: &[u8]) -> Option<Vec<u8>> {
-        let question = Message::decode(question).ok()?;
-        let answer = if let Message::Near { id, target, max } = &question {
-            // A sample: of those with IPv4, which every relay can dial and so knows.
-            let near = self.view.near_ip4(target, usize::from(*max).min(NEAR_MAX));
-            Message::NearReply { id: *id, hints: near.map(hint).collect() }
-        } else {
-            self.answer(&question, ANSWER_MAX)?
-        };
-        Some(answer.encode().filter(|bytes| bytes.len() <= ANSWER_MAX).unwrap_or_default())
-    }
-
     /// Asks through a circuit. False if too many are on their way.
     pub(super) fn ask(&mut self, to: Option<NodeId>, asked: Asked, message: &Message) -> bool {
         let Some(bytes) = message.encode().filter(|_| self.questions.len() < MAX) else { return false };

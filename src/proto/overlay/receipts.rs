@@ -73,6 +73,8 @@ pub(super) type Given = (Group, Receipt);
 #[derive(Debug)]
 pub(super) struct Receipts {
     next: Time,
+    /// The first address as the operator set it: witnesses may find the relay at another.
+    set: Option<SocketAddr>,
     list: Vec<Given>,
     asked: BTreeMap<NodeId, Time>,
     /// Rounds without a new receipt: they grow apart.
@@ -105,11 +107,12 @@ const fn is_due(r: &Receipt, hour: u32) -> bool {
 
 impl Receipts {
     /// Those of an earlier run, if any.
-    pub(super) const fn new(now: Time, list: Vec<Given>) -> Self {
+    pub(super) const fn new(now: Time, set: Option<SocketAddr>, list: Vec<Given>) -> Self {
         // They came from all over the network: a restart changes nothing in that.
         let widened = list.len() >= limits::RECEIPTS_NEEDED;
         Self {
             next: now,
+            set,
             list,
             asked: BTreeMap::new(),
             fruitless: 0,
@@ -363,7 +366,7 @@ impl Overlay {
     pub(super) fn save_addresses(&mut self) {
         let Some(profile) = &self.config.profile else { return };
         let (current, former) = (profile.addrs.first().copied(), profile.old_addrs.clone());
-        let kept = Addresses { set: self.config.set, current, former, receipts: self.receipts.list.clone() };
+        let kept = Addresses { set: self.receipts.set, current, former, receipts: self.receipts.list.clone() };
         self.out.push_back(Output::Save { name: addresses::SAVED, bytes: kept.encode() });
     }
 }
@@ -383,7 +386,7 @@ mod tests {
     #[test]
     fn two_receipts_of_a_day_are_there_in_every_hour() {
         for start in [0, 5] {
-            let mut receipts = Receipts::new(Time(0), Vec::new());
+            let mut receipts = Receipts::new(Time(0), None, Vec::new());
             let mut next = 0u8;
             for hour in 1000..1000 + 24 * 180 {
                 receipts.list.retain(|(_, r)| counts(r, hour));
@@ -404,7 +407,7 @@ mod tests {
 
     #[test]
     fn the_surplus_that_goes_is_the_newest() {
-        let mut receipts = Receipts::new(Time(0), Vec::new());
+        let mut receipts = Receipts::new(Time(0), None, Vec::new());
         for (n, hour) in [(1, 100), (2, 101), (3, 125), (4, 126), (5, 127)] {
             assert!(receipts.keep(given(n, hour), hour, |_| true));
         }
@@ -423,7 +426,7 @@ mod tests {
 
     #[test]
     fn a_few_witnesses_move_nobody() {
-        let mut receipts = Receipts::new(Time(0), Vec::new());
+        let mut receipts = Receipts::new(Time(0), None, Vec::new());
         let at = |n: u8, ip: u8| {
             let (group, mut receipt) = given(n, 5);
             receipt.addr = ([9, 9, 9, ip], 1).into();

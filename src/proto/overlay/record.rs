@@ -97,6 +97,12 @@ impl Body {
     pub const fn slot(&self, local: bool) -> u64 {
         slot(self.signed.descriptor.published, local)
     }
+
+    /// The lowest bits of that, as directories list them.
+    pub const fn slot16(&self, local: bool) -> u16 {
+        let [.., high, low] = self.slot(local).to_be_bytes();
+        u16::from_be_bytes([high, low])
+    }
 }
 
 /// The slot of time that a moment lies in: a relay makes one descriptor in each.

@@ -34,7 +34,6 @@ use crate::proto::overlay::lists::Page;
 use crate::proto::overlay::lists::Vote;
 use crate::proto::overlay::questions;
 use crate::proto::overlay::record;
-use crate::proto::overlay::record::Body;
 use crate::proto::overlay::record::Record;
 use crate::proto::overlay::record::RecordError;
 use crate::wire::overlay::Blob;
@@ -47,7 +46,6 @@ use rand::RngExt;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 /// Directory relays that a client reads from (D8).
 const DIRECTORIES: usize = 3;
@@ -78,8 +76,6 @@ const SAVE_EVERY: Duration = Duration::from_secs(600);
 const SAVE_EVERY_LOCAL: Duration = Duration::from_secs(5);
 /// Descriptors of one directory that are looked at because it alone lists them: another face of a relay shows there.
 const FACES_LOOKED_AT: usize = 8;
-/// Descriptors kept of those: a day of them, 100 kB. Any may go, and is asked for again.
-const SPARE_MAX: usize = 64;
 /// Most of them remembered; beyond it they are looked at again.
 const LOOKED_AT_MAX: usize = 4096;
 
@@ -133,8 +129,6 @@ pub struct Sync {
     /// Descriptors that one directory lists alone, to be looked at; and those that were.
     lone: Vec<(NodeId, u64, Tag)>,
     looked_at: BTreeSet<Tag>,
-    /// What came of that: mostly it is agreed on soon, and need not come again.
-    spare: BTreeMap<Tag, Arc<Body>>,
     /// All that was agreed on is known, or was asked of everyone.
     read: bool,
     /// When the directories last agreed.
@@ -171,7 +165,6 @@ impl Sync {
             refused: BTreeSet::new(),
             lone: Vec::new(),
             looked_at: BTreeSet::new(),
-            spare: BTreeMap::new(),
             read: false,
             taken: None,
             kept: Vec::new(),
@@ -252,12 +245,15 @@ impl Sync {
         (believed.iter().filter(agrees).copied().collect(), AGREE)
     }
 
-    /// Descriptors that one directory alone lists, of relays that all agree on: newer ones mostly, which others will list soon; or
-    /// another face, which is looked at once, and shows what it is beside the one that is known.
+    /// Descriptors that one directory alone lists, from the slot of time of the one that the others agree on: another face, which is
+    /// looked at once, and shows what it is beside the one that is known. What is of another slot is newer or older, no more.
     fn lone_faces(&self, votes: &BTreeMap<u64, Vote>) -> Vec<(NodeId, u64, Tag)> {
         let mut lone = Vec::new();
         for d in self.directories.iter().filter(|d| d.complete) {
-            let others = d.list.iter().filter(|l| votes.get(&l.id).is_some_and(|v| v.tag.is_some_and(|tag| tag != l.tag)));
+            let others = d
+                .list
+                .iter()
+                .filter(|l| votes.get(&l.id).is_some_and(|v| v.slot == l.slot && v.tag.is_some_and(|tag| tag != l.tag)));
             let unseen = others.filter(|l| !self.looked_at.contains(&l.tag));
             lone.extend(unseen.take(FACES_LOOKED_AT).map(|l| (d.peer.node, l.id, l.tag)));
         }
@@ -440,7 +436,7 @@ impl Overlay {
         let wait = poll.mul_f64(env.rng.random_range(0.5..1.5));
         let Some(d) = self.sync.get(node).filter(|d| d.busy) else { return };
         d.pages += 1;
-        let forward = page.anew || d.since.is_some_and(|s| s.epoch == page.next.epoch && s.number < page.next.number);
+        let forward = page.anew || d.since.is_some_and(|s| page.next.is_after(&s));
         if page.anew {
             d.reading = Some(List::default());
         }
@@ -489,12 +485,7 @@ impl Overlay {
                         self.view.adopt(&body, vote.host, env.wall);
                     }
                 }
-                _ => match vote.tag.and_then(|tag| self.sync.spare.remove(&tag)) {
-                    Some(body) => {
-                        self.view.adopt(&body, vote.host, env.wall);
-                    }
-                    None => self.sync.wanted.extend(vote.tag.map(|tag| (*hint, tag))),
-                },
+                _ => self.sync.wanted.extend(vote.tag.map(|tag| (*hint, tag))),
             }
         }
         self.sync.lone = self.sync.lone_faces(&votes);
@@ -510,9 +501,9 @@ impl Overlay {
         let mut idle = true;
         for node in nodes {
             let direct = self.sync.is_direct(&node);
-            if direct && self.link_to(&node).is_none() {
-                continue;
-            }
+            // One whose line is down may show them yet: nothing is whole before it was asked. Who cuts lines in the middle of a start
+            // would choose what is known of the network, and so the guards (T29).
+            let up = !direct || self.link_to(&node).is_some();
             loop {
                 let under_way = self.sync.batches.values().filter(|(by, _)| *by == node).count();
                 let asked: BTreeSet<u64> = self.sync.batches.values().flat_map(|(_, list)| list).map(|(hint, _)| *hint).collect();
@@ -525,7 +516,7 @@ impl Overlay {
                 let wanted = self.sync.wanted.iter().map(|(hint, tag)| (*hint, *tag));
                 let batch: Vec<(u64, Tag)> = wanted.filter(open).take(BATCH).collect();
                 idle &= batch.is_empty();
-                if batch.is_empty() || under_way >= if direct { BATCHES } else { 1 } {
+                if batch.is_empty() || !up || under_way >= if direct { BATCHES } else { 1 } {
                     break;
                 }
                 self.sync.next_batch = self.sync.next_batch.wrapping_add(1).max(1);
@@ -565,7 +556,9 @@ impl Overlay {
     pub(super) fn bodies(&mut self, env: &mut Env<'_>, directory: NodeId, batch: u32, records: Vec<Blob>) {
         let records: Vec<Vec<u8>> = records.into_iter().map(|b| b.0).collect();
         if records.is_empty() || self.jobs.len() >= JOBS_MAX {
-            return self.bodies_checked(env, directory, batch, Some(Vec::new()));
+            // Only who shows nothing refuses.
+            let none = records.is_empty().then(Vec::new);
+            return self.bodies_checked(env, directory, batch, none);
         }
         self.job(Work::Bodies { directory, batch }, OverlayJob::Verify(records));
     }
@@ -580,13 +573,7 @@ impl Overlay {
     ) {
         let Some((_, mut asked)) = self.sync.batches.remove(&batch) else {
             let bodies = list.iter().flatten().filter_map(|r| if let Ok(Record::Body(body)) = r { Some(body) } else { None });
-            for body in bodies {
-                self.compare(env.now, body);
-                self.sync.spare.insert(body.tag(), Arc::clone(body));
-                while self.sync.spare.len() > SPARE_MAX {
-                    self.sync.spare.pop_first();
-                }
-            }
+            bodies.for_each(|body| self.compare(env.now, body));
             return;
         };
         let before = asked.len();

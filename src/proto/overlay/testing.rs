@@ -90,6 +90,5 @@ pub(crate) const fn config(local: bool) -> Config {
         network: NetworkId([42; 32]),
         saved: None,
         addresses: None,
-        set: None,
     }
 }

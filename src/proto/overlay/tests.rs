@@ -258,7 +258,8 @@ impl World {
     fn twist(&self, i: usize, bytes: Vec<u8>) -> Vec<u8> {
         let Some(forged) = &self.nodes[i].forged else { return bytes };
         let bodies = || forged.iter().map(|f| record::verify_descriptor(&NET, &f.body).unwrap());
-        let listed = |b: Arc<Body>| Listed { id: record::hint_id(&b.descriptor().node), tag: b.tag(), host: true };
+        let listed =
+            |b: Arc<Body>| Listed { id: record::hint_id(&b.descriptor().node), tag: b.tag(), slot: b.slot16(true), host: true };
         let other = match Message::decode(&bytes) {
             Ok(Message::ListPage { id, next, .. }) => {
                 Message::ListPage { id, next, anew: true, more: false, gone: vec![], listed: bodies().map(listed).collect() }
@@ -281,7 +282,7 @@ impl World {
         let view = node.overlay.view();
         let last = to.or_else(|| view.random(&mut node.rng).map(|r| r.node()));
         let relay = self.by_addr.values().copied().find(|r| Some(self.nodes[*r].key.node_id()) == last && !self.nodes[*r].cut_off);
-        let answer = relay.and_then(|relay| self.nodes[relay].overlay.answer_bytes(question)).filter(|a| !a.is_empty());
+        let answer = relay.and_then(|relay| self.nodes[relay].overlay.answers().bytes(question)).filter(|a| !a.is_empty());
         let answer = answer.zip(relay).map(|(bytes, relay)| self.twist(relay, bytes));
         let len = answer.as_ref().map_or(0, |a| a.len() as u64);
         self.nodes[i].through += len;

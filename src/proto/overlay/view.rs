@@ -15,10 +15,15 @@
 //! A client dials nobody to look, and judges nothing: its view holds what its directories agree on ([`View::adopt`]).
 
 mod bound;
+mod changes;
 pub(in crate::proto::overlay) mod evidence;
 mod faces;
 mod judge;
 mod marks;
+
+pub use changes::Change;
+pub use changes::Changes;
+pub use changes::Mark;
 
 use crate::base::NodeId;
 use crate::base::Position;
@@ -34,15 +39,19 @@ use crate::proto::overlay::record::Verified;
 use crate::proto::overlay::record::hint_id;
 use crate::proto::overlay::region;
 use crate::proto::overlay::region::Walk;
+use crate::proto::overlay::view::changes::Log;
 use crate::proto::overlay::view::marks::Marks;
 use crate::wire::record::Receipt;
 use core::cmp::Ordering;
-use core::ops::Bound;
 use rand::CryptoRng;
 use rand::RngExt;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::sync::Arc;
+
+/// Relays passed over in a walk to those with IPv4, for each that is wanted: more stand at one place only in a crowd, and no question
+/// costs work that grows with the view (T36).
+const IP4_WALK: usize = 16;
 
 /// What became of a descriptor that was offered to the view.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -188,33 +197,6 @@ pub enum PlaceKind {
     Former,
 }
 
-/// One change of the usable relays.
-#[derive(Clone, Copy, Debug)]
-pub enum Change<'a> {
-    /// This one came, or has another descriptor, or hosts now, or no more.
-    Came(&'a Arc<Verified>),
-    /// The one with this hint is gone.
-    Gone(u64),
-}
-
-/// Some changes, oldest first.
-#[derive(Debug)]
-pub struct Changes<'a> {
-    /// Who came and went.
-    pub list: Vec<Change<'a>>,
-    /// The number of the last of them: where to go on.
-    pub number: u64,
-    /// Whether there are more.
-    pub more: bool,
-}
-
-impl Changes<'_> {
-    /// Nothing changed.
-    pub const fn none() -> Self {
-        Self { list: Vec::new(), number: 0, more: false }
-    }
-}
-
 /// Numbers of a view.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -243,17 +225,12 @@ pub struct View {
     entries: BTreeMap<NodeId, Entry>,
     usable: Vec<Arc<Verified>>,
     places: Places,
-    /// Usable relays by the number of their arrival (or last change).
-    log: BTreeMap<u64, Arc<Verified>>,
-    /// Relays that ceased to be usable, by the number of that change.
-    gone: BTreeMap<u64, u64>,
-    /// Changes up to this number are not all in there any more.
-    gone_from: u64,
+    /// Who came and went; its numbers are those of arrivals.
+    log: Log,
     /// Not usable relays by arrival.
     pending: BTreeMap<u64, NodeId>,
     /// Every receipt of every entry, as (witness, subject) hints: a witness that becomes seen makes its subjects seen.
     receipts: BTreeSet<(u64, u64)>,
-    arrivals: u64,
     /// For each relay that answered us: how many that never did are seen by chains that begin with it, or were, and failed.
     leads: BTreeMap<NodeId, usize>,
     seen: usize,
@@ -291,12 +268,9 @@ impl View {
             entries: BTreeMap::new(),
             usable: Vec::new(),
             places: BTreeMap::new(),
-            log: BTreeMap::new(),
-            gone: BTreeMap::new(),
-            gone_from: 0,
+            log: Log::new(),
             pending: BTreeMap::new(),
             receipts: BTreeSet::new(),
-            arrivals: 0,
             leads: BTreeMap::new(),
             seen: 0,
             proven: 0,
@@ -370,8 +344,7 @@ impl View {
             }
             self.take_out(&node);
         }
-        self.arrivals += 1;
-        let arrival = self.arrivals;
+        let arrival = self.log.number();
         self.pending.insert(arrival, node);
         self.receipts.extend(relay.receipts().iter().map(|r| (hint_id(&r.witness), relay.hint_id())));
         self.enrol(&standing, relay.group());
@@ -404,13 +377,13 @@ impl View {
             return Inserted::Known;
         }
         self.take_out(&node);
-        self.arrivals += 1;
+        let arrival = self.log.number();
         let (standing, group) = (Standing { seen: true, ..Standing::default() }, relay.group());
-        self.pending.insert(self.arrivals, node);
+        self.pending.insert(arrival, node);
         self.enrol(&standing, group);
         let may_host = body.descriptor().host_key.is_some() && net::may_host(&relay.addr());
         let carries = body.descriptor().carries;
-        self.entries.insert(node, Entry::new(relay, standing, self.arrivals));
+        self.entries.insert(node, Entry::new(relay, standing, arrival));
         self.mark(&node, carries, carries && host && may_host);
         self.bound();
         if known.is_some() { Inserted::Newer } else { Inserted::New }
@@ -433,13 +406,10 @@ impl View {
             return false;
         }
         let hint = relay.hint_id();
-        if !same {
-            self.arrivals += 1;
-        }
-        let arrival = if same { entry.arrival } else { self.arrivals };
+        let arrival = if same { entry.arrival } else { self.log.number() };
         if entry.usable {
-            self.log.remove(&entry.arrival);
-            self.log.insert(arrival, Arc::clone(relay));
+            self.log.remove(entry.arrival);
+            self.log.came(arrival, Arc::clone(relay));
             if let Some(listed) = self.usable.get_mut(entry.slot) {
                 *listed = Arc::clone(relay);
             }
@@ -568,9 +538,9 @@ impl View {
     }
 
     /// The same of those with IPv4, which every relay can dial: what a client is shown of a view, to see whether it knows as much.
-    /// Relays with IPv6 alone are known to some and not to others, without anything being hidden.
+    /// Relays with IPv6 alone are known to some and not to others, without anything being hidden. Where they crowd, fewer are found.
     pub fn near_ip4<'a>(&'a self, key: &[u8; 32], max: usize) -> impl Iterator<Item = &'a Arc<Verified>> + use<'a> {
-        self.near(key, usize::MAX).filter(|r| !r.is_ip6()).take(max)
+        self.near(key, max.saturating_mul(IP4_WALK)).filter(|r| !r.is_ip6()).take(max)
     }
 
     /// Usable relays whose first address gives this position.
@@ -611,37 +581,30 @@ impl View {
 
     /// The number of the newest arrival.
     pub const fn newest(&self) -> u64 {
-        self.arrivals
+        self.log.newest()
     }
 
-    /// What changed after `number`: at most `max` changes, oldest first. `None` if that lies so far back that it is not known any
-    /// more.
-    pub fn changes(&self, number: u64, max: usize) -> Option<Changes<'_>> {
-        if number != 0 && number < self.gone_from {
-            return None;
-        }
-        let after = (Bound::Excluded(number), Bound::Unbounded);
-        let came = self.log.range(after).map(|(n, relay)| (*n, Change::Came(relay)));
-        // Who begins has nobody to forget.
-        let gone = self.gone.range(after).filter(|_| number != 0).map(|(n, hint)| (*n, Change::Gone(*hint)));
-        let mut list: Vec<(u64, Change<'_>)> = came.take(max + 1).chain(gone.take(max + 1)).collect();
-        list.sort_unstable_by_key(|(n, _)| *n);
-        let more = list.len() > max;
-        list.truncate(max);
-        let number = list.last().map_or(number, |(n, _)| *n);
-        Some(Changes { list: list.into_iter().map(|(_, change)| change).collect(), number, more })
+    /// All usable relays in the order of their coming, at most `max` of them, and where to go on.
+    pub fn listed(&self, max: usize) -> Changes<'_> {
+        self.log.all(max)
+    }
+
+    /// What changed of that since, at most `max` of it. `None` if that lies so far back that it is not known any more.
+    pub fn changes(&self, since: Mark, max: usize) -> Option<Changes<'_>> {
+        self.log.since(since, max)
     }
 
     /// Asserts the invariants; for tests and fuzzing.
     #[doc(hidden)]
     pub fn check(&self) {
-        assert_eq!(self.usable.len(), self.log.len());
+        let arrived = |relay: &Arc<Verified>| (self.entries[&relay.node()].arrival, Arc::clone(relay));
+        self.log.check(&self.usable.iter().map(arrived).collect::<Vec<_>>());
         assert_eq!(self.usable.len() + self.pending.len(), self.entries.len());
         assert!(self.pending.len() <= limits::VIEW_PENDING_MAX && self.usable.len() <= self.max);
         let mut hosts = 0;
         for (i, relay) in self.usable.iter().enumerate() {
             let entry = &self.entries[&relay.node()];
-            assert!(entry.usable && entry.slot == i && self.log.contains_key(&entry.arrival));
+            assert!(entry.usable && entry.slot == i);
             assert_eq!((entry.tag, entry.fresh), (relay.digest_part(), relay.published()));
             assert_eq!((entry.group, entry.prefix), (relay.group(), relay.prefix()));
             hosts += usize::from(entry.host);
@@ -654,7 +617,7 @@ impl View {
         let places = self.places.values().filter(|p| p.kind != PlaceKind::Former).count();
         assert_eq!(places, self.usable.len());
         assert_eq!(self.usable.iter().fold(0, |all, r| all ^ r.digest_part()), self.digest);
-        assert!(self.gone.len() <= self.gone_max() && self.faces.keys().all(|node| !self.entries.contains_key(node)));
+        assert!(self.faces.keys().all(|node| !self.entries.contains_key(node)));
         assert_eq!(self.seen_groups.values().sum::<u32>() as usize, self.entries.values().filter(|e| e.standing.seen).count());
         for Entry { standing, usable, .. } in self.entries.values() {
             assert!(!(standing.doubted && (standing.seen || standing.proven)) && (standing.seen || !usable));

@@ -115,7 +115,7 @@ fn a_freshness_is_no_change_to_those_who_read_the_list() {
     add_witnesses(&mut view);
     let first = made_at(1, NOW.0);
     view.insert(Arc::clone(&first), NOW);
-    let mark = view.newest();
+    let mark = view.listed(9).next;
     let again = Verified::said_again(&first, NOW.plus(3600));
     assert_eq!(view.insert(Arc::clone(&again), NOW), Inserted::Fresher);
     assert_eq!(view.insert(first, NOW), Inserted::Known);
@@ -291,28 +291,90 @@ fn changes_tell_what_came_and_went_since() {
     for i in 61..=70u8 {
         view.insert(relay(i), NOW);
     }
-    let all = view.changes(0, 100).unwrap();
-    assert!(all.list.len() == 10 && !all.more && all.number == view.newest());
-    let part = view.changes(0, 4).unwrap();
-    assert!(part.list.len() == 4 && part.more && view.changes(part.number, 100).unwrap().list.len() == 6);
-    let mark = view.newest();
+    let all = view.listed(100);
+    assert!(all.list.len() == 10 && !all.more && all.next == Mark { came: view.newest(), gone: view.newest() });
+    let part = view.listed(4);
+    assert!(part.list.len() == 4 && part.more && view.changes(part.next, 100).unwrap().list.len() == 6);
+    let mark = all.next;
     let mut newer = plain(NodeId([65; 32]), addr(65, 1));
     newer.published = NOW.plus(1);
     let p = place(&newer.node);
     view.insert(vouched_at(newer, 3, 0, p), NOW);
     view.remove(&NodeId([66; 32]));
     let since = view.changes(mark, 100).unwrap();
-    let [Change::Came(came), Change::Gone(gone)] = since.list[..] else { panic!("{since:?}") };
+    let [Change::Gone(gone), Change::Came(came)] = since.list[..] else { panic!("{since:?}") };
     assert_eq!((came.node(), gone), (NodeId([65; 32]), hint_id(&NodeId([66; 32]))));
+    // Those who went come first, and nobody of those who came before all of them are told.
+    let part = view.changes(mark, 1).unwrap();
+    assert!(matches!(part.list[..], [Change::Gone(_)]) && part.more && part.next.came == mark.came);
+    let part = view.changes(part.next, 1).unwrap();
+    assert!(matches!(part.list[..], [Change::Came(_)]) && !part.more);
     // One that went and came again is there.
     view.insert(relay(66), NOW);
-    assert!(matches!(view.changes(mark, 100).unwrap().list[..], [.., Change::Gone(_), Change::Came(_)]));
-    for _ in 0..2000 {
+    assert!(matches!(view.changes(mark, 100).unwrap().list[..], [Change::Came(_), Change::Came(_)]));
+    view.check();
+}
+
+/// Somebody who comes and goes, over and over, has one place in what is remembered: nobody has to read everything for it, and
+/// whoever does gets to the end, page by page.
+#[test]
+fn one_relay_that_flaps_makes_no_list_endless() {
+    let mut view = view_with_witnesses();
+    let relay = |i| vouched(i, 3, 0);
+    for i in 61..=70u8 {
+        view.insert(relay(i), NOW);
+    }
+    let before = view.listed(100).next;
+    view.remove(&NodeId([70; 32]));
+    for _ in 0..3000 {
         view.remove(&NodeId([66; 32]));
         view.insert(relay(66), NOW);
     }
     view.check();
-    assert!(view.changes(mark, 100).is_none() && view.changes(0, 100).unwrap().list.len() == 10);
+    assert_eq!(view.changes(before, 100).expect("nobody else was forgotten").list.len(), 2, "one went, one came");
+    let (mut page, mut read) = (view.listed(2), 0);
+    for _ in 0..5 {
+        read += page.list.len();
+        page = view.changes(page.next, 2).expect("the next page");
+    }
+    assert!(read == 9 && !page.more, "{read}");
+}
+
+/// So many went that not all are remembered: who was away reads everything anew, and that has an end, though others go meanwhile.
+#[test]
+fn a_whole_list_is_read_to_its_end_after_more_went_than_are_remembered() {
+    let mut view = View::of_client(false);
+    let relay = |i: u32| {
+        let mut id = [7; 32];
+        id[..4].copy_from_slice(&i.to_be_bytes());
+        at(plain(NodeId(id), addr(20 + (i >> 8) as u8, i as u8)))
+    };
+    for i in 0..1500 {
+        view.adopt(relay(i).body(), false, NOW);
+    }
+    let away = view.listed(2000).next;
+    for i in 0..1100 {
+        view.remove(&relay(i).node());
+    }
+    view.check();
+    assert!(view.changes(away, 100).is_none());
+    let (mut page, mut known) = (view.listed(100), BTreeSet::new());
+    for i in 1100.. {
+        for change in &page.list {
+            match change {
+                Change::Came(relay) => assert!(known.insert(relay.hint_id())),
+                Change::Gone(hint) => drop(known.remove(hint)),
+            }
+        }
+        if !page.more {
+            break;
+        }
+        assert!(i < 1110, "it has no end");
+        let next = page.next;
+        view.remove(&relay(i).node());
+        page = view.changes(next, 100).expect("the next page");
+    }
+    assert_eq!(known, view.usable().iter().map(|r| r.hint_id()).collect());
 }
 
 /// A client's view holds what is agreed on, takes its bytes as they are, and is no judge of anything.

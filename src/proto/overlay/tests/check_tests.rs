@@ -118,7 +118,7 @@ fn ip6_relays_are_nothing_to_whom_cannot_dial_them() {
         for (i, node) in world.nodes.iter().enumerate() {
             assert_eq!((used(&world, i, &crowd), node.overlay.view().counts().relays), (0, n), "relay {i}");
             for some in ids.chunks(16) {
-                let answer = node.overlay.answer(&Message::Fetch { id: 1, ids: some.to_vec(), part: Part::Both }, usize::MAX);
+                let answer = node.overlay.answers().to(&Message::Fetch { id: 1, ids: some.to_vec(), part: Part::Both }, usize::MAX);
                 assert!(matches!(answer, Some(Message::FetchReply { records, .. }) if records.is_empty()));
             }
         }
@@ -174,8 +174,10 @@ fn only_who_never_answered_is_struck_out() {
     (0..24).for_each(|i| world.nodes[i].overlay.view.forget_answers(&id));
     world.run_until(world.now + Duration::from_secs(1200));
     assert_eq!((knowing(&world), world.shares()[7]), (0, 1.0));
-    let answer =
-        world.nodes[3].overlay.answer(&Message::Fetch { id: 1, ids: vec![record::hint_id(&id)], part: Part::Both }, usize::MAX);
+    let answer = world.nodes[3]
+        .overlay
+        .answers()
+        .to(&Message::Fetch { id: 1, ids: vec![record::hint_id(&id)], part: Part::Both }, usize::MAX);
     assert!(matches!(answer, Some(Message::FetchReply { records, .. }) if records.is_empty()));
     world.nodes[7].cut_off = false;
     world.run_until(world.now + Duration::from_secs(120));

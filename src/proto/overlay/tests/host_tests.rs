@@ -108,7 +108,7 @@ fn a_move_over_a_restart_is_told_too() {
     let other = world.nodes[3].key.node_id();
     assert!(world.nodes[0].overlay.view().get(&other).is_some());
     // Receipts that somebody bent keep no relay from describing itself.
-    let mut kept = addresses::Addresses::decode(&world.nodes[4].saved[addresses::SAVED]).unwrap();
+    let mut kept = Addresses::decode(&world.nodes[4].saved[addresses::SAVED]).unwrap();
     kept.receipts.iter_mut().for_each(|(_, r)| r.sig[3] ^= 1);
     world.nodes[4].saved.insert(addresses::SAVED, kept.encode());
     world.restart(4, vec![first]);
@@ -136,7 +136,7 @@ fn a_relay_that_moved_starts_again_where_it_is() {
     world.run_until(world.now + Duration::from_secs(900));
     assert_eq!(world.nodes[5].overlay.own_profile().unwrap().addrs, [new]);
     assert_eq!(least(&world), 12);
-    let mut kept = addresses::Addresses::decode(&world.nodes[4].saved[addresses::SAVED]).unwrap();
+    let mut kept = Addresses::decode(&world.nodes[4].saved[addresses::SAVED]).unwrap();
     kept.former = vec![("44.1.0.1:9000".parse().unwrap(), Wall(u64::MAX))];
     world.nodes[4].saved.insert(addresses::SAVED, kept.encode());
     world.restart(4, vec![first]);

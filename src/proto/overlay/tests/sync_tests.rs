@@ -241,14 +241,14 @@ fn endless_and_empty_lists_are_given_up() {
         overlay.check();
         (asked, told)
     };
-    let listed = |from: u64| (from..from + 900).map(|id| Listed { id, tag: [1; 16], host: true }).collect::<Vec<_>>();
+    let listed = |from: u64| (from..from + 900).map(|id| Listed { id, tag: [1; 16], slot: 0, host: true }).collect::<Vec<_>>();
     let counter = core::cell::Cell::new(0u64);
     let page = |anew: bool, forward: bool| {
         let counter = &counter;
         move |id: u32| {
             counter.set(counter.get() + 1);
             let number = if forward { counter.get() } else { 1 };
-            let next = crate::wire::overlay::Cursor { epoch: 1, number };
+            let next = crate::wire::overlay::Cursor { epoch: 1, came: number, gone: 7 };
             Message::ListPage {
                 id,
                 next,
@@ -291,7 +291,8 @@ fn a_listed_relay_that_nobody_shows_keeps_no_others_out() {
     assert!(
         world.nodes[client]
             .overlay
-            .answer(&asked, 100)
+            .answers()
+            .to(&asked, 100)
             .is_some_and(|m| matches!(m, Message::FetchReply { records, .. } if records.is_empty()))
     );
 }
@@ -308,4 +309,41 @@ fn a_relay_that_runs_twice_is_told() {
     world.feed(5, Input::Message { link, bytes });
     world.run_until(world.now + Duration::from_secs(2));
     assert!(world.nodes[5].events.contains(&Event::StruckOut));
+}
+
+/// Somebody on the path lets a part of the descriptors through and then resets every line: nothing is chosen from that part.
+#[test]
+fn a_start_that_is_cut_off_in_the_middle_chooses_nothing() {
+    let mut world = network(50, 77, true);
+    settle(&mut world, 30);
+    let three = vec![world.peer(2), world.peer(9), world.peer(20)];
+    let client = world.add(77, "99.9.9.9:1".parse().unwrap(), false, true, three);
+    let is_part = |input: &Input| {
+        let Input::Message { bytes, .. } = input else { return false };
+        matches!(Message::decode(bytes), Ok(Message::FetchReply { .. }))
+    };
+    let parts = |world: &World| -> Vec<(Time, u64)> {
+        world.queue.iter().filter(|(_, (to, input))| *to == client && is_part(input)).map(|(at, _)| *at).collect()
+    };
+    let step = |world: &mut World| {
+        let ((at, _), (node, input)) = world.queue.pop_first().unwrap();
+        world.now = world.now.max(at);
+        world.feed(node, input);
+    };
+    while parts(&world).len() < 3 {
+        step(&mut world);
+    }
+    for late in &parts(&world)[1..] {
+        world.queue.remove(late);
+    }
+    let relays = |world: &World| world.nodes[client].overlay.view().counts().relays;
+    while relays(&world) == 0 {
+        step(&mut world);
+    }
+    for link in world.nodes[client].links.keys().copied().collect::<Vec<_>>() {
+        world.feed(client, Input::LinkDown { link });
+    }
+    assert!(relays(&world) < 30 && !world.nodes[client].overlay.has_view(), "{} came", relays(&world));
+    world.run_until(world.now + Duration::from_secs(30));
+    assert!(world.nodes[client].overlay.has_view() && relays(&world) == 50);
 }

@@ -317,3 +317,16 @@ fn who_has_ip6_alone_counts_while_ip6_can_be_dialled() {
     assert!(client.get(&id(30)).is_some());
     client.check();
 }
+
+/// However many relays with IPv6 alone stand at one place, an answer of those with IPv4 walks past so many and no more.
+#[test]
+fn a_crowd_of_ip6_is_walked_past_only_so_far() {
+    let mut view = View::of_client(true);
+    let listed = |i: u16, addr| testing::vouched_at(plain(id(i), addr), 3, 0, Position([0; 32]));
+    for i in 0..200 {
+        view.adopt(listed(i, SocketAddr::from(([0x2a00, i, 0, 0, 0, 0, 0, 1], 443))).body(), false, NOW);
+    }
+    view.adopt(listed(200, SocketAddr::from(([9, 9, 0, 1], 443))).body(), false, NOW);
+    let crowded = (0..=255).map(|n| [n; 32]).find(|key| view.near(key, 60).all(|r| r.is_ip6())).unwrap();
+    assert_eq!((view.near_ip4(&crowded, 2).count(), view.near_ip4(&crowded, 64).count()), (0, 1));
+}

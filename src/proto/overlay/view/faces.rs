@@ -11,8 +11,6 @@ use std::sync::Arc;
 /// Most of them remembered: 3 MiB of proofs at the most, and each cost its owner an address that was believed here. Beyond it the
 /// proof that ends first is forgotten, and its relay counts again where nobody brings the proof anew.
 const FACES_MAX: usize = 512;
-/// Fewest changes that are remembered of those who went.
-const GONE_MIN: usize = 1024;
 
 impl View {
     /// Strikes a relay out: nobody uses it until both its descriptors have ended.
@@ -51,21 +49,5 @@ impl View {
     /// Whether a proof against this relay is worth checking: it counts here, or did until lately.
     pub fn minds(&self, node: &NodeId) -> bool {
         !self.faces.contains_key(node) && self.entries.get(node).is_some_and(|e| e.usable || e.seen())
-    }
-
-    /// How many changes are remembered of those who went.
-    pub(super) fn gone_max(&self) -> usize {
-        GONE_MIN.max(self.usable.len() / 4)
-    }
-
-    /// Notes that this relay is usable no more, for those who read what changed.
-    pub(super) fn note_gone(&mut self, hint: u64) {
-        self.arrivals += 1;
-        self.gone.insert(self.arrivals, hint);
-        while self.gone.len() > self.gone_max() {
-            if let Some((number, _)) = self.gone.pop_first() {
-                self.gone_from = number;
-            }
-        }
     }
 }

@@ -277,18 +277,17 @@ impl View {
         }
         self.put_aside(node);
         if !usable {
-            return self.note_gone(hint_id(node));
+            return self.log.went(hint_id(node));
         }
         let Some(entry) = self.entries.get_mut(node) else { return };
         self.pending.remove(&entry.arrival);
         // A new number, so that those who asked before hear of it.
-        self.arrivals += 1;
-        entry.arrival = self.arrivals;
+        entry.arrival = self.log.number();
         entry.usable = true;
         entry.host = host;
         entry.slot = self.usable.len();
         let relay = Arc::clone(&entry.relay);
-        self.log.insert(entry.arrival, Arc::clone(&relay));
+        self.log.came(entry.arrival, Arc::clone(&relay));
         self.usable.push(Arc::clone(&relay));
         let kind = if host { PlaceKind::Host } else { PlaceKind::Carrier };
         let hint = relay.hint_id();
@@ -310,7 +309,7 @@ impl View {
     /// Takes a usable relay out of all indexes; its entry stays, as pending.
     pub(super) fn retire(&mut self, node: &NodeId) {
         if self.put_aside(node) {
-            self.note_gone(hint_id(node));
+            self.log.went(hint_id(node));
         }
     }
 
@@ -319,7 +318,7 @@ impl View {
         let (relay, slot, host, arrival) = (Arc::clone(&entry.relay), entry.slot, entry.host, entry.arrival);
         entry.usable = false;
         entry.host = false;
-        self.log.remove(&arrival);
+        self.log.remove(arrival);
         self.pending.insert(arrival, *node);
         self.usable.swap_remove(slot);
         if let Some(moved) = self.usable.get(slot).map(|r| r.node())
