@@ -426,7 +426,7 @@ fn takes(world: &mut World, puppet: usize, relay: usize, descriptor: &Verified) 
     (circuit, leg.ask(world, 0, &store).is_some())
 }
 
-/// D12: new keys after seven days; those before are taken for seven more, over restarts too, and then they are nowhere any more.
+/// D12: new keys after ten days; those before are taken for seven more, over restarts too, and then they are nowhere any more.
 #[test]
 fn keys_are_renewed_kept_for_their_grace_and_then_gone() {
     let day = Duration::from_secs(86_400);
@@ -442,7 +442,7 @@ fn keys_are_renewed_kept_for_their_grace_and_then_gone() {
     assert!(on_disk.windows(32).any(|w| w == first.descriptor().host_key.as_ref().unwrap().mlkem.first_chunk::<32>().unwrap()));
 
     // A restart within their life: the same keys, in memory, on disk and in the descriptor.
-    world.run(6 * day);
+    world.run(9 * day);
     world.switch_off(relay);
     world.switch_on(relay, network);
     world.run(Duration::from_secs(60));
@@ -451,16 +451,16 @@ fn keys_are_renewed_kept_for_their_grace_and_then_gone() {
     assert_eq!(takes(&mut world, puppet, relay, &first), (true, true));
 
     // A client that is there when all relays renew goes on with what it knows.
-    let seventh = onionskin::base::Time(7 * 86_400 * 1_000_000);
-    world.run(seventh.since(world.now + Duration::from_secs(300)));
+    let tenth = onionskin::base::Time(10 * 86_400 * 1_000_000);
+    world.run(tenth.since(world.now + Duration::from_secs(300)));
     world.switch_on(reader, network);
     assert!(world.run_until(Duration::from_secs(120), |w| w.ready(reader)));
     let renewed = world.run_until(Duration::from_secs(900), |w| keys(&w.descriptor(relay)) != keys(&first));
-    assert!(renewed, "the relay announces new keys after seven days");
+    assert!(renewed, "the relay announces new keys after ten days");
     assert!(world.get(reader, &key, 0).unwrap().0 == doc);
     world.switch_off(reader);
 
-    // After eight days both are taken, before and after a restart.
+    // After eleven days both are taken, before and after a restart.
     world.run(day);
     let second = world.descriptor(relay);
     assert_ne!(keys(&second), keys(&first));
@@ -478,8 +478,8 @@ fn keys_are_renewed_kept_for_their_grace_and_then_gone() {
     assert!(world.get(reader, &key, 0).unwrap().0 == doc);
     world.switch_off(reader);
 
-    // After fifteen, the first are refused and nowhere on disk; the second have their grace; who starts now finds everything.
-    world.run(7 * day);
+    // After twenty-one, the first are refused and nowhere on disk; the second have their grace; who starts now finds everything.
+    world.run(10 * day);
     let third = world.descriptor(relay);
     assert!(keys(&third) != keys(&second) && keys(&third) != keys(&first));
     assert_eq!(takes(&mut world, puppet, relay, &first), (false, false));

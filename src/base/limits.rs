@@ -78,10 +78,11 @@ pub const LEASE_DAYS: u16 = 90;
 
 // --- keys (D12)
 
-/// How long a relay's circuit and host keys are announced, in seconds: seven days.
-pub const KEY_LIFE_SECS: u64 = 7 * 24 * 3600;
-/// How long they are taken after that, in seconds: far longer than the oldest descriptor that anybody holds.
-pub const KEY_GRACE_SECS: u64 = 7 * 24 * 3600;
+/// How long a relay's circuit and host keys are announced, in seconds: ten days. Every client reads every relay's new keys, so this is
+/// what most of a day's reading costs. With the grace, keys open the past for 14 days and no longer (T46).
+pub const KEY_LIFE_SECS: u64 = 10 * 24 * 3600;
+/// How long they are taken after that, in seconds: three days longer than the oldest descriptor counts.
+pub const KEY_GRACE_SECS: u64 = 4 * 24 * 3600;
 
 // --- links (D2, T35)
 

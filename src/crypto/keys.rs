@@ -108,7 +108,7 @@ pub struct HostPublic {
     pub mlkem: Box<[u8; KEM_PUBLIC]>,
 }
 
-/// The key that requests to a host are sealed to: X25519 and ML-KEM-768, both needed to open (D12: 7 days and 7 of grace).
+/// The key that requests to a host are sealed to: X25519 and ML-KEM-768, both needed to open (D12; ten days and four of grace).
 pub struct HostKey {
     x25519: StaticSecret,
     mlkem: DecapsulationKey,

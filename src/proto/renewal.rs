@@ -1,6 +1,6 @@
 //! A relay's circuit and host keys, and their renewal (D12).
 //!
-//! New keys are made every seven days, beside the core. The descriptor carries the newest; those before are taken for seven days
+//! New keys are made every ten days, beside the core. The descriptor carries the newest; those before are taken for four days
 //! more, since clients hold older descriptors, and then erased, from memory and from disk. So whoever takes a relay can open the
 //! sealed requests that were recorded in the last fourteen days, and nothing older. A restart changes nothing: the keys are saved.
 //!
@@ -312,13 +312,13 @@ mod tests {
         let (first, changed) = start(None, true, 0).unwrap();
         assert!(changed && first.keys.hosts());
         let saved = first.keys.encode().unwrap();
-        for day in [0, 3, 6] {
+        for day in [0, 5, 9] {
             let (again, changed) = start(Some(&saved), true, day * DAY).unwrap();
             assert!(!changed, "day {day}");
             assert_eq!(again.keys.encode().unwrap(), saved);
         }
         // Switched off when it was time: the old keys have their grace, behind new ones.
-        for day in [7, 13] {
+        for day in [10, 13] {
             let (later, changed) = start(Some(&saved), true, day * DAY).unwrap();
             assert!(changed && names(&later).len() == 2 && names(&later)[1] == names(&first)[0], "day {day}");
             assert_eq!(later.keys.onion().count(), 2);
@@ -360,21 +360,21 @@ mod tests {
         };
         let fresh =
             |seconds, id| Some(Generation::fresh(&mut StdRng::seed_from_u64(id), BEGIN.plus(seconds), Some(id as u32)).ok());
-        let week = limits::KEY_LIFE_SECS;
-        assert_eq!(look(&mut renewal, week - 1, None), (0, false));
-        assert_eq!(look(&mut renewal, week, None), (1, false));
-        assert_eq!(look(&mut renewal, week + 1, None), (0, false));
-        assert_eq!(look(&mut renewal, week + 2, Some(None)), (0, false), "they could not be made");
-        assert_eq!(look(&mut renewal, week + 62, None), (1, false));
-        assert_eq!(look(&mut renewal, week + 62 + 3600, None), (1, false), "no word of them");
-        assert_eq!(look(&mut renewal, week + 3700, fresh(week + 3700, 77)), (0, true));
-        assert_eq!(look(&mut renewal, week + 3701, fresh(week + 3701, 78)), (0, false), "the lost one, late");
+        let life = limits::KEY_LIFE_SECS;
+        assert_eq!(look(&mut renewal, life - 1, None), (0, false));
+        assert_eq!(look(&mut renewal, life, None), (1, false));
+        assert_eq!(look(&mut renewal, life + 1, None), (0, false));
+        assert_eq!(look(&mut renewal, life + 2, Some(None)), (0, false), "they could not be made");
+        assert_eq!(look(&mut renewal, life + 62, None), (1, false));
+        assert_eq!(look(&mut renewal, life + 62 + 3600, None), (1, false), "no word of them");
+        assert_eq!(look(&mut renewal, life + 3700, fresh(life + 3700, 77)), (0, true));
+        assert_eq!(look(&mut renewal, life + 3701, fresh(life + 3701, 78)), (0, false), "the lost one, late");
         assert_eq!(names(&renewal), [77, first[0]]);
         // Both times count from when the keys were made.
-        let later = look(&mut renewal, 2 * week, None);
+        let later = look(&mut renewal, life + limits::KEY_GRACE_SECS, None);
         assert_eq!((later, names(&renewal)), ((0, true), vec![77]));
-        assert_eq!(look(&mut renewal, 2 * week + 3700, None), (1, false));
-        assert!(!look(&mut renewal, 9 * week, None).1, "the newest stays, however old");
+        assert_eq!(look(&mut renewal, 2 * life + 3700, None), (1, false));
+        assert!(!look(&mut renewal, 9 * life, None).1, "the newest stays, however old");
         assert!(renewal.keys.host(77).is_some());
     }
 

@@ -48,7 +48,7 @@ pub struct HostKey {
     pub id: u32,
     /// X25519 public key.
     pub x25519: [u8; 32],
-    /// When the host stops handing it out; it answers to it for 7 days more.
+    /// When the host stops handing it out; it answers to it for four days more.
     pub until: Wall,
     /// ML-KEM-768 public key.
     pub mlkem: Box<[u8; MLKEM_PUBLIC]>,
