@@ -7,6 +7,8 @@
 //! A list is short, and after the first time only what changed in it comes. Descriptors are asked of one directory, those alone that
 //! are agreed on and not known. What was agreed on once stays until another agreement says otherwise.
 
+mod bodies;
+
 use crate::base::Env;
 use crate::base::NodeId;
 use crate::base::Time;
@@ -14,15 +16,12 @@ use crate::base::Wall;
 use crate::base::limits;
 use crate::base::net::Group;
 use crate::proto::overlay::Asked;
-use crate::proto::overlay::JOBS_MAX;
 use crate::proto::overlay::Overlay;
 use crate::proto::overlay::Purpose;
-use crate::proto::overlay::Work;
 use crate::proto::overlay::io::Config;
 use crate::proto::overlay::io::Event;
 use crate::proto::overlay::io::Odd;
 use crate::proto::overlay::io::Output;
-use crate::proto::overlay::io::OverlayJob;
 use crate::proto::overlay::io::Peer;
 use crate::proto::overlay::kept;
 use crate::proto::overlay::kept::Kept;
@@ -34,17 +33,12 @@ use crate::proto::overlay::lists::Page;
 use crate::proto::overlay::lists::Vote;
 use crate::proto::overlay::questions;
 use crate::proto::overlay::record;
-use crate::proto::overlay::record::Record;
-use crate::proto::overlay::record::RecordError;
-use crate::wire::overlay::Blob;
+use crate::proto::overlay::sync::bodies::Bodies;
 use crate::wire::overlay::Cursor;
 use crate::wire::overlay::Message;
-use crate::wire::overlay::Part;
-use crate::wire::overlay::Tag;
 use core::time::Duration;
 use rand::RngExt;
 use std::collections::BTreeMap;
-use std::collections::BTreeSet;
 use std::collections::VecDeque;
 
 /// Directory relays that a client reads from (D8).
@@ -64,21 +58,12 @@ const RETRY: Duration = Duration::from_secs(2);
 const LOST_AFTER: u32 = 6;
 /// Pages that one list may have: twice a full view.
 const PAGES_MAX: u32 = 64;
-/// Descriptors asked for at once: they come in one answer through a circuit, and in seconds over the slowest line.
-const BATCH: usize = 20;
-/// Batches under way with one directory over a link: a line of 10 Mbit/s stays busy.
-const BATCHES: usize = 4;
 /// What an earlier run knew is good for choosing paths for so long; after that it is only good for finding the directories.
 const CURRENT_SECS: u64 = 3 * 3600;
 /// Between two times that the view is saved.
 const SAVE_EVERY: Duration = Duration::from_secs(600);
 /// The same in a local network.
 const SAVE_EVERY_LOCAL: Duration = Duration::from_secs(5);
-/// Descriptors of one directory that are looked at because it alone lists them: another face of a relay shows there.
-const FACES_LOOKED_AT: usize = 8;
-/// Most of them remembered; beyond it they are looked at again.
-const LOOKED_AT_MAX: usize = 4096;
-
 #[derive(Debug)]
 struct Directory {
     peer: Peer,
@@ -119,16 +104,7 @@ pub struct Sync {
     guards: Vec<u64>,
     /// What the directories said when they last agreed.
     votes: BTreeMap<u64, Vote>,
-    /// Agreed on and not known yet.
-    wanted: BTreeMap<u64, Tag>,
-    /// Batches under way.
-    batches: BTreeMap<u32, (NodeId, Vec<(u64, Tag)>)>,
-    next_batch: u32,
-    /// What a directory lists and did not show.
-    refused: BTreeSet<(NodeId, Tag)>,
-    /// Descriptors that one directory lists alone, to be looked at; and those that were.
-    lone: Vec<(NodeId, u64, Tag)>,
-    looked_at: BTreeSet<Tag>,
+    bodies: Bodies,
     /// All that was agreed on is known, or was asked of everyone.
     read: bool,
     /// When the directories last agreed.
@@ -159,12 +135,7 @@ impl Sync {
             reviewed: false,
             guards: config.guards.iter().map(record::hint_id).collect(),
             votes: BTreeMap::new(),
-            wanted: BTreeMap::new(),
-            batches: BTreeMap::new(),
-            next_batch: 0,
-            refused: BTreeSet::new(),
-            lone: Vec::new(),
-            looked_at: BTreeSet::new(),
+            bodies: Bodies::default(),
             read: false,
             taken: None,
             kept: Vec::new(),
@@ -245,21 +216,6 @@ impl Sync {
         (believed.iter().filter(agrees).copied().collect(), AGREE)
     }
 
-    /// Descriptors that one directory alone lists, from the slot of time of the one that the others agree on: another face, which is
-    /// looked at once, and shows what it is beside the one that is known. What is of another slot is newer or older, no more.
-    fn lone_faces(&self, votes: &BTreeMap<u64, Vote>) -> Vec<(NodeId, u64, Tag)> {
-        let mut lone = Vec::new();
-        for d in self.directories.iter().filter(|d| d.complete) {
-            let others = d
-                .list
-                .iter()
-                .filter(|l| votes.get(&l.id).is_some_and(|v| v.slot == l.slot && v.tag.is_some_and(|tag| tag != l.tag)));
-            let unseen = others.filter(|l| !self.looked_at.contains(&l.tag));
-            lone.extend(unseen.take(FACES_LOOKED_AT).map(|l| (d.peer.node, l.id, l.tag)));
-        }
-        lone
-    }
-
     /// Whether what is known of the network is of today: read in this run, or not long before it.
     pub(super) const fn is_current(&self) -> bool {
         self.read
@@ -270,7 +226,8 @@ impl Sync {
     }
 
     pub(super) fn check(&self) {
-        assert!(self.directories.len() <= DIRECTORIES && self.batches.len() <= DIRECTORIES * BATCHES);
+        assert!(self.directories.len() <= DIRECTORIES);
+        self.bodies.check();
     }
 }
 
@@ -388,7 +345,7 @@ impl Overlay {
         match asked {
             Asked::List { directory } => self.directory_failed(env, directory),
             Asked::Bodies { directory, batch } => {
-                if self.sync.batches.remove(&batch).is_some() {
+                if self.sync.bodies.batches.remove(&batch).is_some() {
                     self.directory_failed(env, directory);
                     self.ask_bodies(env);
                 }
@@ -476,7 +433,7 @@ impl Overlay {
         let unlisted = |node: &NodeId| !votes.contains_key(&record::hint_id(node));
         let gone: Vec<NodeId> = self.view.entries().map(|e| e.relay.node()).filter(unlisted).collect();
         gone.iter().for_each(|node| self.view.remove(node));
-        self.sync.wanted.clear();
+        self.sync.bodies.wanted.clear();
         for (hint, vote) in &votes {
             match self.view.by_hint(*hint).map(|e| (e.relay.body().clone(), e.host)) {
                 // What was agreed on before holds, while they agree on nothing else.
@@ -485,129 +442,14 @@ impl Overlay {
                         self.view.adopt(&body, vote.host, env.wall);
                     }
                 }
-                _ => self.sync.wanted.extend(vote.tag.map(|tag| (*hint, tag))),
+                _ => self.sync.bodies.wanted.extend(vote.tag.map(|tag| (*hint, tag))),
             }
         }
-        self.sync.lone = self.sync.lone_faces(&votes);
+        self.sync.bodies.lone = self.sync.lone_faces(&votes);
         self.sync.votes = votes;
         self.sync.changed = true;
         self.view_changed = true;
         self.ask_bodies(env);
-    }
-
-    /// Asks for descriptors that are wanted and not asked for, of the first directory that lists them and did not refuse.
-    fn ask_bodies(&mut self, env: &mut Env<'_>) {
-        let nodes: Vec<NodeId> = self.sync.directories.iter().filter(|d| d.complete).map(|d| d.peer.node).collect();
-        let mut idle = true;
-        for node in nodes {
-            let direct = self.sync.is_direct(&node);
-            // One whose line is down may show them yet: nothing is whole before it was asked. Who cuts lines in the middle of a start
-            // would choose what is known of the network, and so the guards (T29).
-            let up = !direct || self.link_to(&node).is_some();
-            loop {
-                let under_way = self.sync.batches.values().filter(|(by, _)| *by == node).count();
-                let asked: BTreeSet<u64> = self.sync.batches.values().flat_map(|(_, list)| list).map(|(hint, _)| *hint).collect();
-                let lists = |hint: &u64, tag: &Tag| {
-                    self.sync.directories.iter().any(|d| d.peer.node == node && d.list.tag(*hint) == Some(*tag))
-                };
-                let open = |(hint, tag): &(u64, Tag)| {
-                    !asked.contains(hint) && !self.sync.refused.contains(&(node, *tag)) && lists(hint, tag)
-                };
-                let wanted = self.sync.wanted.iter().map(|(hint, tag)| (*hint, *tag));
-                let batch: Vec<(u64, Tag)> = wanted.filter(open).take(BATCH).collect();
-                idle &= batch.is_empty();
-                if batch.is_empty() || !up || under_way >= if direct { BATCHES } else { 1 } {
-                    break;
-                }
-                self.sync.next_batch = self.sync.next_batch.wrapping_add(1).max(1);
-                let number = self.sync.next_batch;
-                let ids = batch.iter().map(|(hint, _)| *hint).collect();
-                let asked = Asked::Bodies { directory: node, batch: number };
-                if !self.ask_directory(env, node, asked, |id| Message::Fetch { id, ids, part: Part::Descriptor }) {
-                    break;
-                }
-                self.sync.batches.insert(number, (node, batch));
-            }
-        }
-        if idle && self.sync.batches.is_empty() {
-            self.whole(env);
-            self.look_at_lone(env);
-        }
-    }
-
-    /// Asks for what one directory lists alone: one question to each, and once for each descriptor.
-    fn look_at_lone(&mut self, env: &Env<'_>) {
-        let lone = core::mem::take(&mut self.sync.lone);
-        if self.sync.looked_at.len() > LOOKED_AT_MAX {
-            self.sync.looked_at.clear();
-        }
-        let nodes: BTreeSet<NodeId> = lone.iter().map(|(node, ..)| *node).collect();
-        for directory in nodes {
-            let ids: Vec<u64> = lone.iter().filter(|(node, ..)| *node == directory).map(|(_, id, _)| *id).collect();
-            // Of no batch: whatever comes is compared with what is known, and that is all.
-            let asked = Asked::Bodies { directory, batch: 0 };
-            if self.ask_directory(env, directory, asked, |id| Message::Fetch { id, ids, part: Part::Descriptor }) {
-                self.sync.looked_at.extend(lone.iter().filter(|(node, ..)| *node == directory).map(|(.., tag)| *tag));
-            }
-        }
-    }
-
-    /// Descriptors came: they are checked beside the machine.
-    pub(super) fn bodies(&mut self, env: &mut Env<'_>, directory: NodeId, batch: u32, records: Vec<Blob>) {
-        let records: Vec<Vec<u8>> = records.into_iter().map(|b| b.0).collect();
-        if records.is_empty() || self.jobs.len() >= JOBS_MAX {
-            // Only who shows nothing refuses.
-            let none = records.is_empty().then(Vec::new);
-            return self.bodies_checked(env, directory, batch, none);
-        }
-        self.job(Work::Bodies { directory, batch }, OverlayJob::Verify(records));
-    }
-
-    /// They were checked; `None`: that did not come about.
-    pub(super) fn bodies_checked(
-        &mut self,
-        env: &mut Env<'_>,
-        directory: NodeId,
-        batch: u32,
-        list: Option<Vec<Result<Record, RecordError>>>,
-    ) {
-        let Some((_, mut asked)) = self.sync.batches.remove(&batch) else {
-            let bodies = list.iter().flatten().filter_map(|r| if let Ok(Record::Body(body)) = r { Some(body) } else { None });
-            bodies.for_each(|body| self.compare(env.now, body));
-            return;
-        };
-        let before = asked.len();
-        for record in list.iter().flatten() {
-            let Ok(Record::Body(body)) = record else {
-                self.odd(Odd::Forged);
-                continue;
-            };
-            let (hint, tag) = (record::hint_id(&body.descriptor().node), body.tag());
-            if let Some(i) = asked.iter().position(|(h, t)| (*h, *t) == (hint, tag)) {
-                asked.swap_remove(i);
-                self.sync.wanted.remove(&hint);
-                let host = self.sync.votes.get(&hint).is_some_and(|v| v.host);
-                self.view.adopt(body, host, env.wall);
-                self.view_changed = true;
-            } else {
-                // It changed since it was listed; or this is another face.
-                self.compare(env.now, body);
-            }
-        }
-        // What did not fit the answer is asked for again, as long as something comes.
-        if list.is_some() && asked.len() == before {
-            self.odd(Odd::EmptyList);
-            self.sync.refused.extend(asked.iter().map(|(_, tag)| (directory, *tag)));
-        }
-        self.ask_bodies(env);
-    }
-
-    /// All that was agreed on is known, or nobody shows it.
-    fn whole(&mut self, env: &mut Env<'_>) {
-        self.sync.refused.clear();
-        (self.sync.read, self.sync.reviewed, self.sync.taken) = (true, true, Some(env.wall));
-        self.measure(env.now);
-        self.view_changed = true;
     }
 
     /// Saves what is known, now and then, and as soon as it is good for something.

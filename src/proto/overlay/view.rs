@@ -16,6 +16,7 @@
 
 mod bound;
 mod changes;
+mod entry;
 pub(in crate::proto::overlay) mod evidence;
 mod faces;
 mod judge;
@@ -24,10 +25,12 @@ mod marks;
 pub use changes::Change;
 pub use changes::Changes;
 pub use changes::Mark;
+pub use entry::Entry;
+pub use entry::Place;
+pub use entry::PlaceKind;
 
 use crate::base::NodeId;
 use crate::base::Position;
-use crate::base::Time;
 use crate::base::Wall;
 use crate::base::limits;
 use crate::base::net;
@@ -40,6 +43,7 @@ use crate::proto::overlay::record::hint_id;
 use crate::proto::overlay::region;
 use crate::proto::overlay::region::Walk;
 use crate::proto::overlay::view::changes::Log;
+use crate::proto::overlay::view::entry::Standing;
 use crate::proto::overlay::view::marks::Marks;
 use crate::wire::record::Receipt;
 use core::cmp::Ordering;
@@ -74,127 +78,6 @@ pub enum Inserted {
     Address,
     /// The view is full, and this relay is not of the sample.
     Full,
-}
-
-/// How a relay stands with us. Kept over newer descriptors with the same first address.
-#[derive(Clone, Copy, Debug, Default)]
-struct Standing {
-    /// Whether receipts connect it with a relay that answered us; of a client: its directories agree on it.
-    seen: bool,
-    /// It was seen, and is no more.
-    dropped: bool,
-    /// It answered us at its first address, lately, and did not fail since.
-    proven: bool,
-    /// It did not answer us, twice.
-    doubted: bool,
-    /// When it last answered us, if ever.
-    answered: Option<Time>,
-    /// The first failure since.
-    failing: Option<Time>,
-    /// The relay by whose word it is seen.
-    led_by: Option<NodeId>,
-    /// The relay that answered us at the beginning of that chain.
-    root: Option<NodeId>,
-}
-
-impl Standing {
-    /// Whether others may be believed because of it: it is seen, or was there when it last answered us.
-    const fn speaks(&self) -> bool {
-        self.seen || (self.doubted && self.answered.is_some())
-    }
-}
-
-/// One relay of the view.
-#[derive(Clone, Debug)]
-pub struct Entry {
-    /// Its newest descriptor.
-    pub relay: Arc<Verified>,
-    /// Whether paths and regions may use it.
-    pub usable: bool,
-    /// Whether it hosts shares.
-    pub host: bool,
-    standing: Standing,
-    arrival: u64,
-    /// Index in the list of usable relays.
-    slot: usize,
-    /// Of its records, at hand here: what is looked at whenever others name it.
-    tag: u64,
-    fresh: Wall,
-    group: Group,
-    prefix: Prefix,
-}
-
-impl Entry {
-    fn new(relay: Arc<Verified>, standing: Standing, arrival: u64) -> Self {
-        let (tag, fresh, group, prefix) = (relay.digest_part(), relay.published(), relay.group(), relay.prefix());
-        Self { relay, usable: false, host: false, standing, arrival, slot: 0, tag, fresh, group, prefix }
-    }
-
-    /// What hints carry of its descriptor's hash.
-    pub const fn tag(&self) -> u64 {
-        self.tag
-    }
-
-    /// When it last said that it is there.
-    pub const fn fresh(&self) -> Wall {
-        self.fresh
-    }
-
-    /// Whether a witness more that is seen could make more of it.
-    fn may_gain(&self) -> bool {
-        let less = !self.standing.seen || !self.usable || (!self.host && self.relay.descriptor().host_key.is_some());
-        less && !self.standing.doubted
-    }
-
-    /// Whether it answered us where it says it is, lately, and did not fail since.
-    pub const fn proven(&self) -> bool {
-        self.standing.proven
-    }
-
-    /// Whether receipts connect it with a relay that answered us, and it did not fail since.
-    pub const fn seen(&self) -> bool {
-        self.standing.seen
-    }
-
-    /// Whether our dials failed, so that it counts for nothing until one succeeds.
-    pub const fn doubted(&self) -> bool {
-        self.standing.doubted
-    }
-
-    /// When the first dial failed since it last answered.
-    pub const fn failing(&self) -> Option<Time> {
-        self.standing.failing
-    }
-
-    /// The relay that answered us which chains through this one begin with.
-    fn root(&self) -> NodeId {
-        self.standing.root.unwrap_or_else(|| self.relay.node())
-    }
-
-    /// When it last answered us.
-    pub const fn answered(&self) -> Option<Time> {
-        self.standing.answered
-    }
-}
-
-/// A relay at its place in the key space.
-#[derive(Clone, Debug)]
-pub struct Place {
-    /// The relay.
-    pub relay: Arc<Verified>,
-    /// What it does at this place.
-    pub kind: PlaceKind,
-}
-
-/// What a relay does at a place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PlaceKind {
-    /// Only carries circuits.
-    Carrier,
-    /// Hosts shares.
-    Host,
-    /// Hosted here until it moved; still serves for some days.
-    Former,
 }
 
 /// Numbers of a view.

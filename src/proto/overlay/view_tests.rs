@@ -1,6 +1,7 @@
 //! What the view takes, keeps and counts.
 
 use super::*;
+use crate::base::Time;
 use crate::crypto::kdf;
 use crate::crypto::kdf::Label;
 use crate::proto::overlay::testing::NOW;
