@@ -43,6 +43,8 @@ impl Network {
         let mut network =
             Self { rng: StdRng::seed_from_u64(5), made: 0, relays: Vec::new(), view: View::of_client(false), now: Time(0) };
         (0..size).for_each(|_| network.join());
+        // So that nobody renews in the slot of time that it joined in.
+        network.now = Time(0) + Duration::from_secs(3600);
         network
     }
 
@@ -267,10 +269,11 @@ fn of(size: usize) -> Vec<Row> {
         holds: holds || size != 2000,
     };
     let kb = |bytes: u64| format!("{:.1} kB, {:.0} bytes a relay", bytes as f64 / 1e3, bytes as f64 / size as f64);
+    let began = network.now;
     let mut cold = Client::start(&network, None);
     let until = network.now + Duration::from_secs(120);
     cold.run(&mut network, until);
-    let first = cold.ready.map_or(f64::INFINITY, |at| at.0 as f64 / 1e6);
+    let first = cold.ready.map_or(f64::INFINITY, |at| at.since(began).as_secs_f64());
     let cold_bytes = cold.bytes;
     let kept = cold.saved.clone();
     // The same client runs on for a day.

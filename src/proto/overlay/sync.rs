@@ -442,6 +442,8 @@ impl Overlay {
                         self.view.adopt(&body, vote.host, env.wall);
                     }
                 }
+                // Directories may list for a while yet whom we know to show different faces.
+                _ if self.view.faces_by_hint(*hint).is_some() => {}
                 _ => self.sync.bodies.wanted.extend(vote.tag.map(|tag| (*hint, tag))),
             }
         }
