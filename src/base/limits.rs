@@ -43,16 +43,19 @@ pub const REGION_TARGET: usize = 24;
 pub const REGION_EVERYONE: usize = 48;
 /// Hosts accept shares within this many radii of their position.
 pub const REGION_ACCEPT_RADII: u64 = 4;
-/// Most hosts of one /24 near one key.
+/// Most hosts of one /24 near one key that count towards the size of its region.
 pub const REGION_PER_PREFIX: usize = 2;
-/// Most hosts of one /16 near one key.
+/// Most hosts of one /16 near one key that count towards it.
 pub const REGION_PER_GROUP: usize = 3;
-/// Most hosts a writer gives shares to.
-pub const REGION_WRITE_MAX: usize = 96;
+/// A region with more hosts is crowded. Chance brings 24 together, once in a million 50; clusters of honest hosts may bring more.
+pub const REGION_CROWDED: usize = 64;
+/// Most hosts a writer gives shares to, in a crowded region.
+pub const REGION_WRITE_MAX: usize = 512;
 /// Hosts a reader asks first.
 pub const READ_FIRST: usize = 10;
-/// Most hosts a reader asks in all.
-pub const READ_MAX: usize = 200;
+/// Most hosts a reader asks in all: what a crowd around a key has to outnumber (T22). At three hosts a circuit it takes minutes, where
+/// somebody crowds a key, and is never needed elsewhere.
+pub const READ_MAX: usize = 1024;
 /// Hosts of the region that a writer leaves out at random (D15).
 pub const WRITE_LEFT_OUT: usize = 3;
 

@@ -38,6 +38,8 @@ use std::time::Duration;
 const READY_TARGET: usize = limits::DOCUMENT_CIRCUITS + 2;
 /// Most circuits of one operation: two regions' worth of hosts at three a circuit.
 const PER_OP_MAX: usize = 24;
+/// Hosts of one region that all circuits of an operation can meet at a time. Only a crowd makes a region larger (T22).
+pub const HOSTS_AT_ONCE: usize = PER_OP_MAX * limits::CIRCUIT_HOSTS_PER_REGION;
 /// Circuits whose building time is remembered, for the status.
 const BUILD_TIMES: usize = 32;
 /// Most circuits being built at once.
@@ -92,12 +94,19 @@ struct Domain {
     paths: Vec<[NodeId; limits::HOPS]>,
     /// Requests of chunks that are done, on their way still: until they end, their hosts count against the three of their region.
     leaving: BTreeSet<(RegionTag, RequestId)>,
+    /// Who must not be the last hop of the next circuit: the region of a request that no circuit may serve.
+    avoids: Option<Arc<BTreeSet<NodeId>>>,
     /// Since when it has no circuit at all, and when it last had none.
     lacking: Option<Time>,
     lacked: Time,
 }
 
 impl Domain {
+    /// Whether this last hop may serve those that wait for want of a circuit.
+    fn welcomes(&self, last: &NodeId) -> bool {
+        self.avoids.as_ref().is_none_or(|avoids| !avoids.contains(last))
+    }
+
     /// A chunk is done and nothing of it is on its way: its hosts count no longer against the three of a region.
     fn release(&mut self, region: RegionTag) {
         if region != 0 {
@@ -453,6 +462,10 @@ impl Requests {
         for key in spent {
             self.origins.end(ctx, links, key);
         }
+        let used_up: Vec<_> = self.domains.values().flat_map(|domain| self.used_up(domain)).collect();
+        for key in used_up {
+            self.origins.end(ctx, links, key);
+        }
         let mut late = BTreeSet::new();
         for domain in self.domains.values_mut() {
             if domain.circuits.is_empty() {
@@ -476,6 +489,22 @@ impl Requests {
         }
     }
 
+    /// Of an operation that has all the circuits it may: those that can do nothing for a request that no circuit may serve, and wait
+    /// for nothing. They met three hosts of its region, which only a crowd makes so large (T22), or end in it.
+    fn used_up(&self, domain: &Domain) -> Vec<Key> {
+        if domain.circuits.len() < PER_OP_MAX {
+            return Vec::new();
+        }
+        let stuck = domain.queue.iter().find(|ask| !domain.circuits.keys().any(|key| self.may_serve(domain, *key, ask)));
+        let Some(region) = stuck.map(|ask| ask.target.region) else { return Vec::new() };
+        let full = |uses: &BTreeMap<RegionTag, BTreeSet<NodeId>>| {
+            uses.get(&region).is_some_and(|hosts| hosts.len() >= limits::CIRCUIT_HOSTS_PER_REGION)
+        };
+        let inside = |key: &Key| self.origins.path(*key).is_some_and(|[.., last]| !domain.welcomes(&last));
+        let vain = domain.circuits.iter().filter(|(key, uses)| full(uses) || inside(key)).map(|(key, _)| *key);
+        vain.filter(|key| self.origins.total_load(*key) == 0).collect()
+    }
+
     /// Starts circuits that are wanted and not there.
     fn build(&mut self, ctx: &mut Ctx<'_, '_>, links: &mut Links, view: &View, paths_allowed: bool) {
         if ctx.env.now < self.paused_until {
@@ -490,7 +519,8 @@ impl Requests {
                     domain.coming += 1;
                     // Any ready circuit with a last hop of its own will do, so which one is chance.
                     let used: Vec<NodeId> = domain.paths.iter().map(|[.., last]| *last).collect();
-                    let last = |key: &Key| self.origins.path(*key).is_some_and(|[.., last]| !used.contains(&last));
+                    let fresh = |last: NodeId| !used.contains(&last) && domain.welcomes(&last);
+                    let last = |key: &Key| self.origins.path(*key).is_some_and(|[.., last]| fresh(last));
                     if let Some(key) = self.ready.keys().copied().filter(last).choose(&mut *ctx.env.rng) {
                         self.ready.remove(&key);
                         self.adopt(op, key);
@@ -519,7 +549,13 @@ impl Requests {
             return false;
         }
         let mut taken: Vec<NodeId> = match purpose {
-            Purpose::Op(op) => self.domains.get(&op).map(|d| d.paths.iter().map(|[.., last]| *last).collect()).unwrap_or_default(),
+            Purpose::Op(op) => {
+                let domain = self.domains.get(&op).into_iter();
+                domain
+                    .flat_map(|d| d.paths.iter().map(|[.., last]| last).chain(d.avoids.iter().flat_map(|a| a.iter())))
+                    .copied()
+                    .collect()
+            }
             Purpose::Ready => self.ready.keys().filter_map(|k| self.origins.path(*k)).map(|[.., last]| last).collect(),
             Purpose::Sample | Purpose::Directory(_) => Vec::new(),
         };

@@ -21,6 +21,7 @@ use crate::proto::ops::retrieve::ASKS_PER_HOST;
 use crate::proto::ops::retrieve::Copy;
 use crate::proto::ops::tree;
 use crate::proto::ops::tree::Tree;
+use crate::proto::requests::HOSTS_AT_ONCE;
 use crate::proto::requests::RegionTag;
 use crate::proto::requests::Target;
 use crate::wire::request::Fetch;
@@ -44,6 +45,10 @@ struct Census {
     copy: Copy,
     region: RegionTag,
     members: Option<Arc<BTreeSet<NodeId>>>,
+    /// Hosts that were not asked yet; the last is asked next.
+    hosts: Vec<NodeId>,
+    /// Hosts around the region, who are asked as readers would ask them: when those had too little.
+    around: Vec<NodeId>,
     asked: BTreeMap<RequestId, (NodeId, u8)>,
     answers: Vec<SealedAnswer>,
     /// Who gave the answers that a job is opening, and how often they were asked.
@@ -165,22 +170,24 @@ impl Check {
             self.tags += 1;
             let tag = self.tags;
             let copy = self.key.copy(&root, class, i);
-            let place = user.readers(&copy.address);
+            let mut place = user.readers(&copy.address);
+            place.hosts.reverse();
+            place.around.reverse();
             let mut census = Census {
                 root,
                 class,
                 copy,
                 region: if place.everyone { 0 } else { tag },
                 members: (!place.everyone).then_some(place.members),
+                hosts: place.hosts,
+                around: place.around,
                 asked: BTreeMap::new(),
                 answers: Vec::new(),
                 opening: BTreeMap::new(),
                 found: Shares8::default(),
                 job: false,
             };
-            for host in place.hosts {
-                census.ask(user, tag, host, 0);
-            }
+            census.ask_more(user, tag);
             self.counting.insert(tag, census);
         }
         if self.counting.is_empty() {
@@ -206,6 +213,9 @@ impl Check {
                 rebuild: false,
             };
             user.job(tag, work);
+            return Goes::On;
+        }
+        if census.found.len() < limits::SHARES_TOTAL && census.ask_more(user, tag) {
             return Goes::On;
         }
         let seen = census.found.len() as u64;
@@ -243,6 +253,18 @@ impl Check {
 }
 
 impl Census {
+    /// Asks more of those that were not asked yet. False: there are none.
+    fn ask_more(&mut self, user: &mut User<'_, '_, '_>, tag: u64) -> bool {
+        if self.hosts.is_empty() && self.found.len() < limits::SHARES_NEEDED {
+            self.hosts = core::mem::take(&mut self.around);
+        }
+        let rest = self.hosts.len().saturating_sub(HOSTS_AT_ONCE);
+        for host in self.hosts.split_off(rest).into_iter().rev() {
+            self.ask(user, tag, host, 0);
+        }
+        !self.asked.is_empty()
+    }
+
     fn ask(&mut self, user: &mut User<'_, '_, '_>, tag: u64, host: NodeId, tries: u8) {
         let fetch = Fetch { address: self.copy.address, want: self.found.wanted() };
         let kind = SessionType { kind: Kind::Fetch, class: self.class };

@@ -63,11 +63,13 @@ const LINE_DOWN_MAX: Duration = Duration::from_secs(300);
 /// Hosts of a chunk's region.
 #[derive(Debug)]
 pub struct Place {
-    /// In random order.
+    /// In the order in which they are to be asked.
     pub hosts: Vec<NodeId>,
+    /// Hosts around it, for a reader whom those gave too little.
+    pub around: Vec<NodeId>,
     /// Whether the region is the whole network.
     pub everyone: bool,
-    /// All members, those left out as well.
+    /// All that keep shares, those left out as well: none of them is a last hop for it (D12).
     pub members: Arc<BTreeSet<NodeId>>,
     /// Most shares of one chunk that a host keeps.
     pub max_per_host: usize,
@@ -139,11 +141,12 @@ impl User<'_, '_, '_> {
         guard.map(|g| g.descriptor().addrs.iter().map(Group::of).collect()).unwrap_or_default()
     }
 
-    fn place(&self, region: &Region, hosts: Vec<Arc<Verified>>) -> Place {
+    fn place(&self, region: &Region, hosts: &[Arc<Verified>], around: &[Arc<Verified>]) -> Place {
         Place {
             hosts: hosts.iter().map(|h| h.node()).collect(),
+            around: around.iter().map(|h| h.node()).collect(),
             everyone: self.view.hosts_capped() <= limits::REGION_EVERYONE,
-            members: Arc::new(region.members().iter().map(|m| m.node()).collect()),
+            members: Arc::new(region.keepers().map(|m| m.node()).collect()),
             max_per_host: region::shares_kept(region.members().len()),
         }
     }
@@ -154,7 +157,7 @@ impl User<'_, '_, '_> {
         let skip = self.guard_groups();
         let list = region.read_list(&mut *self.ctx.env.rng, &skip);
         let hosts = if list.hosts.is_empty() { list.last_resort } else { list.hosts };
-        self.place(&region, hosts)
+        self.place(&region, &hosts, &list.around)
     }
 
     /// Hosts to give the shares of this address to.
@@ -162,7 +165,7 @@ impl User<'_, '_, '_> {
         let region = Region::of(self.view, &address.0);
         let skip = self.guard_groups();
         let list = region.write_list(&mut *self.ctx.env.rng, &skip);
-        self.place(&region, list.hosts)
+        self.place(&region, &list.hosts, &[])
     }
 
     /// Relays' addresses of the circuits used so far, for the report.

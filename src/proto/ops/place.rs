@@ -1,8 +1,9 @@
 //! Giving one chunk's shares to the hosts of its region (D10, D11, D15).
 //!
-//! Every admitted host gets a share, dealt from one random order of the 24 after the other; three hosts chosen by chance, and
+//! Every host of it gets a share, dealt from one random order of the 24 after the other; three hosts chosen by chance, and
 //! always those in the guard's address groups, get none. In a network with fewer hosts than shares, hosts get several, up to what
-//! they may keep.
+//! they may keep. In a region that somebody crowds (T22) a share is offered when a circuit can bring it: hosts have their turn as
+//! others end.
 //!
 //! A late host holds nothing up: what it was to keep is offered to another as well, and the next chunks go on. A chunk is done when
 //! everybody asked has answered or failed, so nobody is cut off by others being quick.
@@ -13,6 +14,7 @@ use crate::proto::circuit::origin::RequestId;
 use crate::proto::doc::share::EncodedChunk;
 use crate::proto::ops::User;
 use crate::proto::ops::retrieve::Copy;
+use crate::proto::requests::HOSTS_AT_ONCE;
 use crate::proto::requests::RegionTag;
 use crate::proto::requests::Target;
 use crate::wire::request::Kind;
@@ -23,6 +25,7 @@ use crate::wire::request::TICKET_NONE;
 use rand::seq::SliceRandom;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// Distinct shares that must be acknowledged before a chunk counts as stored (D16): twice what a reader needs.
@@ -71,6 +74,8 @@ pub struct Placement {
     /// What each host was offered.
     offered: BTreeMap<NodeId, BTreeSet<u8>>,
     asked: BTreeMap<RequestId, Deal>,
+    /// What is dealt and not offered yet.
+    dealt: VecDeque<Deal>,
     elsewhere: BTreeMap<u8, usize>,
     acknowledged: BTreeSet<u8>,
     full: bool,
@@ -101,6 +106,7 @@ impl Placement {
             max_per_host: place.max_per_host,
             offered: BTreeMap::new(),
             asked: BTreeMap::new(),
+            dealt: VecDeque::new(),
             elsewhere: BTreeMap::new(),
             acknowledged: BTreeSet::new(),
             full: false,
@@ -126,8 +132,18 @@ impl Placement {
                 order.shuffle(&mut *user.ctx.env.rng);
             }
             if let (Some(index), Some(host)) = (order.pop(), self.hosts.get(i % self.hosts.len()).copied()) {
-                self.offer(user, tag, Deal { index, host, tries: 0, passed: false });
+                self.dealt.push_back(Deal { index, host, tries: 0, passed: false });
             }
+        }
+        self.go_on(user, tag);
+    }
+
+    /// Offers what is dealt, to as many as circuits can reach.
+    fn go_on(&mut self, user: &mut User<'_, '_, '_>, tag: u64) {
+        while self.asked.len() < HOSTS_AT_ONCE
+            && let Some(deal) = self.dealt.pop_front()
+        {
+            self.offer(user, tag, deal);
         }
     }
 
@@ -166,6 +182,7 @@ impl Placement {
                 self.acknowledged.extend(holds.into_iter().filter(|index| believed(held, *index, self.max_per_host)));
             }
             self.elsewhere(user, tag, deal);
+            self.go_on(user, tag);
         }
         self.outcome()
     }
@@ -185,6 +202,7 @@ impl Placement {
                 self.refused += 1;
                 self.elsewhere(user, tag, deal);
             }
+            self.go_on(user, tag);
         }
         self.outcome()
     }
@@ -218,7 +236,7 @@ impl Placement {
 
     /// Whether it is stored but for the word of hosts that are late.
     pub fn is_late(&self) -> bool {
-        self.acknowledged.len() >= STORED_AT && self.asked.values().all(|deal| deal.passed)
+        self.acknowledged.len() >= STORED_AT && self.dealt.is_empty() && self.asked.values().all(|deal| deal.passed)
     }
 
     /// Offers a share to the host that was offered least, of those that have room and were not offered it yet.
@@ -243,7 +261,7 @@ impl Placement {
 
     fn outcome(&self) -> Outcome {
         let acknowledged = self.acknowledged.len();
-        if !self.asked.is_empty() {
+        if !self.asked.is_empty() || !self.dealt.is_empty() {
             Outcome::Pending
         } else if acknowledged >= STORED_AT {
             Outcome::Stored(acknowledged)

@@ -1,5 +1,6 @@
 //! Getting one chunk back: ask some hosts of its region, then all; whatever verifies counts, whatever does not is passed over (D10,
-//! D11).
+//! D11). No host is asked that no circuit could reach: a region that is crowded is gone through in its order (`Region::read_list`),
+//! as fast as circuits become free. When all had too little, those around it are asked.
 //!
 //! A chunk that somebody waits for asks ten at once, for a writer leaves out three of 24 and one may be slow. Where many chunks are
 //! under way, time lost on one is not lost, so each asks for no more than it lacks: 9.1 answers for eight shares instead of 10.8,
@@ -14,6 +15,7 @@ use crate::proto::job::SealedAnswer;
 use crate::proto::job::Shares8;
 use crate::proto::job::SharesFound;
 use crate::proto::ops::User;
+use crate::proto::requests::HOSTS_AT_ONCE;
 use crate::proto::requests::RegionTag;
 use crate::proto::requests::Target;
 use crate::wire::request::Fetch;
@@ -89,8 +91,10 @@ pub struct Retrieval {
     copy: Copy,
     region: RegionTag,
     members: Option<Arc<BTreeSet<NodeId>>>,
-    /// Hosts of this copy's region that were not asked yet, in random order; the last is asked next.
+    /// Hosts of this copy's region that were not asked yet; the last is asked next.
     hosts: Vec<NodeId>,
+    /// Hosts around the region, for when those and what they gave is too little; in the same order.
+    around: Vec<NodeId>,
     asked: BTreeMap<RequestId, Asked>,
     /// Hosts asked so far, at any copy.
     met: BTreeSet<NodeId>,
@@ -129,6 +133,7 @@ impl Retrieval {
             region: tag,
             members: None,
             hosts: Vec::new(),
+            around: Vec::new(),
             asked: BTreeMap::new(),
             met: BTreeSet::new(),
             again: Vec::new(),
@@ -146,9 +151,9 @@ impl Retrieval {
 
     fn begin_copy(&mut self, user: &mut User<'_, '_, '_>, tag: u64) {
         let place = user.readers(&self.copy.address);
-        self.hosts = place.hosts;
+        (self.hosts, self.around) = (place.hosts, place.around);
         self.hosts.reverse();
-        self.hosts.truncate(limits::READ_MAX);
+        self.around.reverse();
         // Who was late with other chunks is asked last.
         let slow = user.pace.slow();
         self.hosts.sort_by_key(|host| !slow.contains(host));
@@ -195,7 +200,7 @@ impl Retrieval {
     }
 
     fn ask(&mut self, user: &mut User<'_, '_, '_>, tag: u64, count: usize) {
-        for _ in 0..count {
+        for _ in 0..count.min(HOSTS_AT_ONCE.saturating_sub(self.asked.len())) {
             let Some(host) = self.hosts.pop() else { return };
             self.met.insert(host);
             self.ask_host(user, tag, host, 0);
@@ -300,6 +305,11 @@ impl Retrieval {
             return Outcome::Pending;
         }
         if !self.asked.is_empty() {
+            return Outcome::Pending;
+        }
+        if !self.around.is_empty() {
+            self.hosts = core::mem::take(&mut self.around);
+            self.ask(user, tag, self.hosts.len());
             return Outcome::Pending;
         }
         match self.copies.pop() {

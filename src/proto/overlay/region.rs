@@ -1,9 +1,17 @@
 //! Positions (D9) and regions (D10): which hosts hold the shares of a key, computed from the own view alone.
 //!
-//! Distances are XOR distances over the first 16 bytes. A region holds *every* admitted host inside a radius that is expected to
-//! hold 24, not the k closest: identities crowded next to a key add to the region and push nobody out (T22).
+//! Distances are XOR distances over the first 16 bytes. A region holds *every* host inside a radius that is expected to hold 24,
+//! not the k closest: identities crowded next to a key add to the region and push nobody out (T22).
+//!
+//! Address groups take turns: whoever writes or reads goes through one host of each /16, then through a second one of each, and so
+//! on, by chance within a turn and not by distance, which addresses can be chosen for. In an ordinary region that decides only who
+//! is asked first. In a crowded one it decides who is reached at all, and a crowd has to be as wide as it is large.
+//!
+//! A ring around the region, as wide again, is for what is not as usual: readers look there when all else failed, and of a crowded
+//! region it is a part, for those who do not expect a crowd are more in twice the space, and in twice as many /16s.
 
 use crate::base::NetworkId;
+use crate::base::NodeId;
 use crate::base::Position;
 use crate::base::limits;
 use crate::base::net::Group;
@@ -25,8 +33,11 @@ use std::sync::Arc;
 
 /// Slots of a prefix: places that the addresses of one /24 can take.
 const SLOTS: u8 = 8;
-/// Most hosts of one region: far more than anyone asks, a bound for crowds that pass the caps.
-const MEMBERS_MAX: usize = 1024;
+/// Most hosts of one region: far more than anyone asks, a bound for the memory that a crowd takes. Beyond, groups take turns.
+const MEMBERS_MAX: usize = 4096;
+/// How far the ring around a region goes. What was stored when the network was smaller, or while fewer hosts stood near the key,
+/// lies there: newcomers make regions narrower. Hosts take shares from twice as far.
+const RING_RADII: u128 = 2;
 /// Most hosts at former addresses that a reader asks in the end.
 const FORMER_MAX: usize = 24;
 /// Hosts of a region for each one that a writer leaves out, so that small networks keep enough.
@@ -122,18 +133,20 @@ impl<'a> Iterator for Walk<'a> {
     }
 }
 
-/// The region of a key: every admitted host inside the radius.
+/// The region of a key: every host inside the radius.
 #[derive(Clone, Debug)]
 pub struct Region {
     radius: u128,
     members: Vec<Arc<Verified>>,
+    /// Hosts around it.
+    ring: Vec<Arc<Verified>>,
     former: Vec<Arc<Verified>>,
 }
 
 /// Whom a writer gives shares to.
 #[derive(Clone, Debug)]
 pub struct WriteList {
-    /// In random order.
+    /// In random order, address groups in turn.
     pub hosts: Vec<Arc<Verified>>,
     /// Whether fewer than three could be left out (D15), because the region is too small.
     pub relaxed: bool,
@@ -142,8 +155,10 @@ pub struct WriteList {
 /// Whom a reader asks.
 #[derive(Clone, Debug)]
 pub struct ReadList {
-    /// In random order: the first `READ_FIRST`, then all others. Hosts at former addresses come last.
+    /// In random order, address groups in turn: the first `READ_FIRST`, then all others. Hosts at former addresses come last.
     pub hosts: Vec<Arc<Verified>>,
+    /// Hosts around the region, in the same order: for when those had too little.
+    pub around: Vec<Arc<Verified>>,
     /// Hosts in the groups to be skipped: only for networks so small that nothing else is left.
     pub last_resort: Vec<Arc<Verified>>,
 }
@@ -163,6 +178,7 @@ impl Caps {
         self.addrs.insert(if local { addr } else { SocketAddr::new(addr.ip(), 0) })
     }
 
+    /// Whether it counts towards the hosts that a region should have.
     fn admit(&mut self, relay: &Verified) -> bool {
         let p = self.prefixes.entry(relay.prefix()).or_insert(0);
         let g = self.groups.entry(relay.group()).or_insert(0);
@@ -175,16 +191,48 @@ impl Caps {
     }
 }
 
+/// Orders hosts so that these groups of them take turns: the first of each, then the second of each, and so on.
+fn in_turns<K: Ord>(hosts: &mut Vec<Arc<Verified>>, group: impl Fn(&Verified) -> K) {
+    let mut turns: BTreeMap<K, usize> = BTreeMap::new();
+    let mut ordered: Vec<(usize, Arc<Verified>)> = Vec::with_capacity(hosts.len());
+    for host in hosts.drain(..) {
+        let turn = turns.entry(group(&host)).or_insert(0);
+        ordered.push((*turn, host));
+        *turn += 1;
+    }
+    ordered.sort_by_key(|(turn, _)| *turn);
+    hosts.extend(ordered.into_iter().map(|(_, host)| host));
+}
+
+/// The /16s take turns, and within each its /24s.
+fn by_turns(hosts: &mut Vec<Arc<Verified>>) {
+    in_turns(hosts, Verified::prefix);
+    in_turns(hosts, Verified::group);
+}
+
+/// No more than a region may hold.
+fn bounded(mut hosts: Vec<Arc<Verified>>) -> Vec<Arc<Verified>> {
+    if hosts.len() > MEMBERS_MAX {
+        by_turns(&mut hosts);
+        hosts.truncate(MEMBERS_MAX);
+    }
+    hosts
+}
+
 impl Region {
     /// The region of a key in a view.
+    ///
+    /// Caps decide how wide it is, not who belongs to it: 24 hosts of which at most two lie in one /24 and three in one /16, so
+    /// that a crowd in a few groups makes it neither narrower nor wider. Any other host inside belongs to it as well: who came
+    /// later and nearer takes nobody's place.
     pub fn of(view: &View, key: &[u8; 32]) -> Self {
         let base = radius_for(view.hosts_capped());
         let mut caps = Caps::default();
-        let (mut members, mut refused, mut former) = (Vec::new(), Vec::new(), Vec::new());
-        let mut radius = base;
+        let (mut members, mut others, mut former) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut admitted, mut radius) = (0, base);
         for (d, place) in view.walk(key) {
-            let enough = members.len() >= limits::REGION_TARGET;
-            if members.len() >= MEMBERS_MAX || (enough && d > base) {
+            let whole = admitted >= limits::REGION_TARGET && d > base;
+            if whole && d > radius.saturating_mul(RING_RADII) {
                 break;
             }
             match place.kind {
@@ -198,26 +246,37 @@ impl Region {
                     if !caps.new_addr(&place.relay, view.is_local()) {
                         continue;
                     }
-                    if caps.admit(&place.relay) {
-                        members.push(Arc::clone(&place.relay));
+                    let counts = !whole && caps.admit(&place.relay);
+                    if counts {
+                        admitted += 1;
                         radius = radius.max(d);
-                    } else if refused.len() < limits::REGION_TARGET {
-                        refused.push(Arc::clone(&place.relay));
                     }
+                    if counts || d <= base { members.push(Arc::clone(&place.relay)) } else { others.push((d, &place.relay)) }
                 }
             }
         }
-        // A network too small for the caps keeps them as far as it can: the nearest of those refused fill up.
         let missing = limits::REGION_TARGET.saturating_sub(members.len());
-        members.extend(refused.into_iter().take(missing));
+        let ring = if admitted >= limits::REGION_TARGET {
+            let ring = others.split_off(others.partition_point(|(d, _)| *d <= radius));
+            bounded(ring.into_iter().map(|(_, relay)| Arc::clone(relay)).collect())
+        } else {
+            // A network too small for the caps keeps them as far as it can: the nearest of the others fill up.
+            others.truncate(missing);
+            Vec::new()
+        };
+        members.extend(others.into_iter().map(|(_, relay)| Arc::clone(relay)));
         if members.len() < limits::REGION_TARGET {
             radius = u128::MAX;
         }
-        former.retain(|f| !members.iter().any(|m| m.node() == f.node()));
-        Self { radius, members, former }
+        let members = bounded(members);
+        if !former.is_empty() {
+            let inside: BTreeSet<NodeId> = members.iter().chain(&ring).map(|m| m.node()).collect();
+            former.retain(|f| !inside.contains(&f.node()));
+        }
+        Self { radius, members, ring, former }
     }
 
-    /// The admitted hosts, roughly nearest first.
+    /// Its hosts.
     pub fn members(&self) -> &[Arc<Verified>] {
         &self.members
     }
@@ -228,35 +287,56 @@ impl Region {
     }
 
     /// Whether a relay belongs to the region: last hops must lie outside (D12).
-    pub fn contains(&self, node: &crate::base::NodeId) -> bool {
+    pub fn contains(&self, node: &NodeId) -> bool {
         self.members.iter().any(|m| m.node() == *node)
     }
 
-    /// Every host of the region (a random 96 of a crowded one) in random order, less three: all in `guard_groups`, the rest at
-    /// random (D15).
+    /// Whether more hosts stand near the key than chance brings together: then whom a writer or a reader cannot reach is left out by
+    /// turns, and the ring belongs to it.
+    pub const fn is_crowded(&self) -> bool {
+        self.members.len() > limits::REGION_CROWDED
+    }
+
+    /// Those who keep shares: the members, and where they are a crowd the ring as well.
+    pub fn keepers(&self) -> impl Iterator<Item = &Arc<Verified>> {
+        let ring: &[Arc<Verified>] = if self.is_crowded() { &self.ring } else { &[] };
+        self.members.iter().chain(ring)
+    }
+
+    /// Every host that keeps shares (where they are a crowd as many as a writer serves, groups in turn) in random order, less three:
+    /// all in `guard_groups`, the rest at random (D15).
     pub fn write_list(&self, rng: &mut dyn CryptoRng, guard_groups: &[Group]) -> WriteList {
         let (mut out, mut hosts): (Vec<_>, Vec<_>) =
-            self.members.iter().cloned().partition(|m| guard_groups.iter().any(|g| m.in_group(g)));
+            self.keepers().cloned().partition(|m| guard_groups.iter().any(|g| m.in_group(g)));
         hosts.shuffle(rng);
         let wanted = limits::WRITE_LEFT_OUT.min(self.members.len() / MEMBERS_PER_LEFT_OUT);
         while out.len() < wanted {
             let Some(host) = hosts.pop() else { break };
             out.push(host);
         }
+        by_turns(&mut hosts);
         hosts.truncate(limits::REGION_WRITE_MAX);
         WriteList { hosts, relaxed: out.len() < limits::WRITE_LEFT_OUT }
     }
 
-    /// All hosts of the region (a random 200 of a crowded one) in random order, without those in the groups to skip; then hosts
-    /// that moved.
+    /// All hosts that keep shares (where they are a crowd as many as a reader asks) in random order, groups in turn, without those in
+    /// the groups to skip; then hosts that moved, for which room is kept.
     pub fn read_list(&self, rng: &mut dyn CryptoRng, skip: &[Group]) -> ReadList {
-        let skipped = |m: &Arc<Verified>| skip.iter().any(|g| m.in_group(g));
-        let (mut last_resort, mut hosts): (Vec<_>, Vec<_>) = self.members.iter().cloned().partition(skipped);
-        hosts.shuffle(rng);
-        last_resort.shuffle(rng);
+        let skipped = |m: &&Arc<Verified>| skip.iter().any(|g| m.in_group(g));
+        let mut pick = |hosts: &mut Vec<Arc<Verified>>, most: usize| {
+            hosts.retain(|m| !skipped(&m));
+            hosts.shuffle(rng);
+            by_turns(hosts);
+            hosts.truncate(most);
+        };
+        let mut hosts: Vec<_> = self.keepers().cloned().collect();
+        pick(&mut hosts, limits::READ_MAX - FORMER_MAX);
+        let mut around = if self.is_crowded() { Vec::new() } else { self.ring.clone() };
+        pick(&mut around, limits::READ_MAX - FORMER_MAX);
         hosts.extend(self.former.iter().filter(|m| !skipped(m)).cloned());
-        hosts.truncate(limits::READ_MAX);
-        ReadList { hosts, last_resort }
+        let mut last_resort: Vec<_> = self.members.iter().filter(skipped).cloned().collect();
+        last_resort.shuffle(rng);
+        ReadList { hosts, around, last_resort }
     }
 }
 

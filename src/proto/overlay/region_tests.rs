@@ -28,38 +28,39 @@ fn world(n: usize, groups: u16, rng: &mut StdRng) -> View {
     view
 }
 
-fn naive(view: &View, key: &[u8; 32]) -> Vec<NodeId> {
+fn naive(view: &View, key: &[u8; 32]) -> BTreeSet<NodeId> {
     let mut hosts: Vec<_> = view.entries().filter(|e| e.host).map(|e| Arc::clone(&e.relay)).collect();
     hosts.sort_by_key(|h| (distance(&h.position().0, key), h.node()));
+    let mut addrs = BTreeSet::new();
     let mut per: BTreeMap<Prefix, usize> = BTreeMap::new();
     for h in &hosts {
         *per.entry(h.prefix()).or_insert(0) += 1;
     }
+    hosts.retain(|h| addrs.insert(h.addr().ip()));
     let n: usize = per.values().map(|c| 2.min(*c)).sum();
     let rounded = 2f64.powf((2.0 * (n as f64).log2()).round() / 2.0);
+    let share = |h: &Arc<Verified>| distance(&h.position().0, key) as f64 / 2f64.powi(128);
+    let inside = |h: &Arc<Verified>| n <= 48 || share(h) <= 24.0 / rounded;
     let (mut prefixes, mut groups) = (BTreeMap::<Prefix, usize>::new(), BTreeMap::<Group, usize>::new());
-    let mut addrs = BTreeSet::new();
-    let (mut members, mut refused) = (vec![], vec![]);
+    let (mut counted, mut others) = (vec![], vec![]);
     for h in hosts {
-        let share = distance(&h.position().0, key) as f64 / 2f64.powi(128);
-        if members.len() >= 24 && n > 48 && share > 24.0 / rounded {
-            break;
-        }
-        if !addrs.insert(h.addr().ip()) {
-            continue;
-        }
         let (p, g) = (prefixes.entry(h.prefix()).or_insert(0), groups.entry(h.group()).or_insert(0));
         if *p < 2 && *g < 3 {
             *p += 1;
             *g += 1;
-            members.push(h.node());
+            counted.push(h);
         } else {
-            refused.push(h.node());
+            others.push(h);
         }
     }
-    while members.len() < 24 && !refused.is_empty() {
-        members.push(refused.remove(0));
+    if let Some(last) = counted.get(23) {
+        let end = share(last);
+        return counted.iter().chain(&others).filter(|h| inside(h) || share(h) <= end).map(|h| h.node()).collect();
     }
+    let (near, far): (Vec<_>, Vec<_>) = others.into_iter().partition(inside);
+    let mut members: BTreeSet<NodeId> = counted.iter().chain(&near).map(|h| h.node()).collect();
+    let missing = 24usize.saturating_sub(members.len());
+    members.extend(far.into_iter().take(missing).map(|h| h.node()));
     members
 }
 
@@ -74,7 +75,7 @@ fn regions_equal_the_naive_reading() {
             let mut key = [0; 32];
             rng.fill_bytes(&mut key);
             let region = Region::of(&view, &key);
-            let fast: Vec<NodeId> = region.members().iter().map(|m| m.node()).collect();
+            let fast: BTreeSet<NodeId> = region.members().iter().map(|m| m.node()).collect();
             assert_eq!(fast, naive(&view, &key), "seed {seed}, {n} hosts");
         }
     }
@@ -105,7 +106,8 @@ fn writers_leave_out_guard_groups_and_readers_skip_them() {
         assert!(!write.relaxed && write.hosts.len() + 3 <= region.members().len());
         assert!(write.hosts.iter().all(|h| h.group() != guard));
         let read = region.read_list(&mut rng, &[guard]);
-        assert_eq!(read.hosts.len() + read.last_resort.len(), region.members().len());
+        let asked: Vec<NodeId> = read.hosts.iter().chain(&read.last_resort).map(|h| h.node()).collect();
+        assert!(region.members().iter().all(|m| asked.contains(&m.node())));
         assert!(read.hosts.iter().all(|h| h.group() != guard) && !read.last_resort.is_empty());
         // Members accept what writers bring; a host on the other side of the space does not.
         assert!(region.members().iter().all(|m| accepts(&view, &[m.position()], &key)));
@@ -117,51 +119,64 @@ fn writers_leave_out_guard_groups_and_readers_skip_them() {
     assert_eq!([shares_kept(6), shares_kept(24), shares_kept(96), shares_kept(0)], [8, 2, 2, 48]);
 }
 
-/// Writes a chunk and reads it back with `sybils` silent identities nearer to the key than any honest host. Returns (region, k
-/// closest).
-fn attacked(rng: &mut StdRng, view: &mut View, sybils: usize, sybil_groups: u16) -> (bool, bool) {
-    let mut key = [0; 32];
-    rng.fill_bytes(&mut key);
-    let nearest = view.walk(&key).next().map(|(d, _)| d).unwrap();
-    let mut bad = BTreeSet::new();
-    for _ in 0..sybils {
-        let mut at = [0; 32];
-        rng.fill_bytes(&mut at);
-        at[..16].copy_from_slice(&(prefix(&key) ^ (rng.random::<u128>() % nearest)).to_be_bytes());
-        let group = rng.random_range(0..sybil_groups);
-        let addr = SocketAddr::from(([150 + (group >> 8) as u8, group as u8, rng.random(), rng.random_range(1..250)], 443));
-        let relay = host_at(rng, addr, Position(at));
-        bad.insert(relay.node());
-        view.insert(relay, NOW);
-    }
-    let region = Region::of(view, &key);
-    let write = region.write_list(rng, &[]);
-    let mut held: BTreeMap<NodeId, usize> = BTreeMap::new();
+/// Deals 24 shares to those that a writer gives them to: who holds which.
+fn publish(region: &Region, rng: &mut StdRng) -> BTreeMap<NodeId, usize> {
     let mut deck: Vec<usize> = Vec::new();
-    for host in &write.hosts {
+    let mut deal = |host: &Arc<Verified>, rng: &mut StdRng| {
         if deck.is_empty() {
             deck = (0..24).collect();
             deck.shuffle(rng);
         }
-        let share = deck.pop().unwrap();
-        if !bad.contains(&host.node()) {
-            held.insert(host.node(), share);
-        }
-    }
-    let read = region.read_list(rng, &[]);
-    let found: BTreeSet<usize> = read.hosts.iter().filter_map(|h| held.get(&h.node()).copied()).collect();
+        (host.node(), deck.pop().unwrap())
+    };
+    let hosts = region.write_list(rng, &[]).hosts;
+    hosts.iter().map(|host| deal(host, rng)).collect()
+}
+
+/// Distinct shares that a reader finds.
+fn fetch(view: &View, key: &[u8; 32], held: &BTreeMap<NodeId, usize>, rng: &mut StdRng) -> usize {
+    let list = Region::of(view, key).read_list(rng, &[]);
+    list.hosts.iter().chain(&list.around).filter_map(|h| held.get(&h.node())).collect::<BTreeSet<_>>().len()
+}
+
+/// Puts silent hosts nearer to a key than any other, each in one of so many groups.
+fn crowd(view: &mut View, rng: &mut StdRng, key: &[u8; 32], size: usize, groups: usize) -> BTreeSet<NodeId> {
+    let nearest = view.walk(key).next().map(|(d, _)| d).unwrap();
+    let one = |i: usize| {
+        let mut at = [0; 32];
+        rng.fill_bytes(&mut at);
+        at[..16].copy_from_slice(&(prefix(key) ^ (rng.random::<u128>() % nearest)).to_be_bytes());
+        let group = i % groups;
+        let addr = SocketAddr::from(([150 + (group >> 8) as u8, group as u8, rng.random(), rng.random_range(1..250)], 443));
+        let relay = host_at(rng, addr, Position(at));
+        let node = relay.node();
+        view.insert(relay, NOW);
+        node
+    };
+    (0..size).map(one).collect()
+}
+
+/// Writes a chunk and reads it back with `sybils` silent identities nearer to the key than any honest host. Returns (region, k
+/// closest).
+fn attacked(rng: &mut StdRng, view: &mut View, sybils: usize, sybil_groups: usize) -> (bool, bool) {
+    let mut key = [0; 32];
+    rng.fill_bytes(&mut key);
+    let bad = crowd(view, rng, &key, sybils, sybil_groups);
+    let mut held = publish(&Region::of(view, &key), rng);
+    held.retain(|node, _| !bad.contains(node));
+    let found = fetch(view, &key, &held, rng);
     let closest = view.near(&key, 24).filter(|h| !bad.contains(&h.node())).count();
     for node in bad {
         view.remove(&node);
     }
-    (found.len() >= 8, closest >= 8)
+    (found >= 8, closest >= 8)
 }
 
 #[test]
 fn silent_sybils_near_a_key_do_not_censor_it() {
     let mut rng = StdRng::seed_from_u64(9);
     let mut view = world(2000, 1500, &mut rng);
-    for (sybils, groups) in [(20usize, 512u16), (45, 512), (100, 512), (400, 2)] {
+    for (sybils, groups) in [(20, 512), (45, 512), (100, 512), (200, 512), (400, 2)] {
         let (mut region, mut closest) = (0, 0);
         for _ in 0..60 {
             let (r, c) = attacked(&mut rng, &mut view, sybils, groups);
@@ -173,6 +188,118 @@ fn silent_sybils_near_a_key_do_not_censor_it() {
         if sybils >= 45 {
             assert_eq!(closest, 0);
         }
+    }
+}
+
+/// After a chunk was stored, somebody who has its key rents addresses in the /16s of those that hold it, at places nearer to the
+/// key: found by hashing, two of a /24 at the most, three of them or fifteen. Whoever holds the chunk is found all the same.
+#[test]
+fn newcomers_nearer_to_a_key_push_nobody_out() {
+    let net = NetworkId([7; 32]);
+    let mut rng = StdRng::seed_from_u64(77);
+    for (targets, each) in [(12, 3), (17, 3), (24, 3), (24, 15)] {
+        let (mut used, mut left) = (0, Vec::new());
+        for _ in 0..6 {
+            let mut view = world(2000, 1500, &mut rng);
+            let key: [u8; 32] = rng.random();
+            let region = Region::of(&view, &key);
+            let held = publish(&region, &mut rng);
+            for target in region.members().iter().rev().take(targets) {
+                let SocketAddr::V4(at) = target.addr() else { continue };
+                let [a, b, ..] = at.ip().octets();
+                let mut of_prefix: BTreeMap<Prefix, usize> = BTreeMap::new();
+                let mut new = 0;
+                for addr in (0..=255u8).flat_map(|c| (1..=32u8).map(move |d| SocketAddr::from(([a, b, c, d], 443)))) {
+                    let (place, n) = (position(&net, &addr), of_prefix.entry(Prefix::of(&addr)).or_insert(0));
+                    let nearer = distance(&place.0, &key) < distance(&target.position().0, &key);
+                    if new < each && *n < 2 && nearer && addr.ip() != target.addr().ip() {
+                        *n += 1;
+                        new += 1;
+                        view.insert(host_at(&mut rng, addr, place), NOW);
+                    }
+                }
+                used += new;
+            }
+            assert!(Region::of(&view, &key).radius() <= region.radius());
+            left.push(fetch(&view, &key, &held, &mut rng));
+        }
+        println!("{each} in the /16s of {targets}: {} addresses a key, distinct shares left {left:?}", used / 6);
+        assert!(left.iter().all(|found| *found >= 8), "{left:?}");
+    }
+}
+
+/// Hundreds of hosts of one or two /16s around a key make its region neither narrower nor wider, and take no turn of others: all
+/// who belonged to it still do, get shares, and are asked among the first.
+#[test]
+fn a_crowd_in_a_few_groups_takes_nobodys_turn() {
+    let mut rng = StdRng::seed_from_u64(78);
+    for (n, size, groups) in [(2000, 1500, 1), (2000, 1500, 2), (2000, 5000, 1), (300, 1500, 2), (40, 1500, 1)] {
+        let mut view = world(n, 1500, &mut rng);
+        let key: [u8; 32] = rng.random();
+        let before = Region::of(&view, &key);
+        crowd(&mut view, &mut rng, &key, size, groups);
+        let after = Region::of(&view, &key);
+        // More hosts make for narrower regions, as they must: of a crowd, two of each /24 count.
+        assert!(after.radius() <= before.radius() && after.members().len() <= MEMBERS_MAX);
+        let honest: Vec<_> = before.members().iter().filter(|m| distance(&m.position().0, &key) <= after.radius()).collect();
+        assert!(honest.len() >= 10 && honest.iter().all(|m| after.contains(&m.node())), "{} of {n}", honest.len());
+        let places = |hosts: &[Arc<Verified>]| {
+            let at = |h: &&Arc<Verified>| hosts.iter().position(|o| o.node() == h.node()).unwrap_or(usize::MAX);
+            let mut places: Vec<usize> = honest.iter().map(at).collect();
+            places.sort_unstable();
+            places
+        };
+        // Three are left out of what a writer gives to.
+        let (write, read) = (after.write_list(&mut rng, &[]).hosts, after.read_list(&mut rng, &[]).hosts);
+        let all_groups: BTreeSet<Group> = after.keepers().map(|m| m.group()).collect();
+        let bound = 4 * (all_groups.len().min(honest.len() * 3) + groups);
+        assert!(places(&write)[honest.len() - 4] < bound && places(&read)[honest.len() - 1] < bound, "{n} hosts, {size}");
+    }
+}
+
+/// A region that nobody crowds is what it was: its members in random order and nobody else, and the ring apart from them. Of a crowded
+/// one the ring is a part, for writers and readers alike, so that more honest hosts hold shares.
+#[test]
+fn the_ring_belongs_to_a_crowded_region_and_to_no_other() {
+    let mut rng = StdRng::seed_from_u64(80);
+    let mut view = world(2000, 1500, &mut rng);
+    for round in 0..20 {
+        let key: [u8; 32] = rng.random();
+        let nodes = |hosts: &[Arc<Verified>]| hosts.iter().map(|h| h.node()).collect::<BTreeSet<_>>();
+        let region = Region::of(&view, &key);
+        let (write, read) = (region.write_list(&mut rng, &[]), region.read_list(&mut rng, &[]));
+        let (members, around) = (nodes(region.members()), nodes(&read.around));
+        assert!(!region.is_crowded() && nodes(&write.hosts).is_subset(&members) && nodes(&read.hosts) == members);
+        let near = |node: &NodeId| distance(&view.get(node).unwrap().position().0, &key) <= 2 * region.radius();
+        assert!(around.len() >= 5 && around.is_disjoint(&members) && around.iter().all(near));
+        let bad = crowd(&mut view, &mut rng, &key, limits::REGION_CROWDED, 64);
+        let region = Region::of(&view, &key);
+        let (write, read) = (region.write_list(&mut rng, &[]), region.read_list(&mut rng, &[]));
+        let all: BTreeSet<NodeId> = region.keepers().map(|m| m.node()).collect();
+        let far = |all: &BTreeSet<NodeId>| {
+            all.iter().filter(|node| distance(&view.get(node).unwrap().position().0, &key) > region.radius()).count()
+        };
+        assert!(region.is_crowded() && nodes(&read.hosts) == all && read.around.is_empty() && write.hosts.len() + 3 == all.len());
+        assert!(far(&all) >= 5 && far(&nodes(&write.hosts)) + 3 >= far(&all), "round {round}");
+        for node in bad {
+            view.remove(&node);
+        }
+    }
+}
+
+/// What one /24 brings together stands behind the others of its /16.
+#[test]
+fn address_groups_take_turns_and_their_prefixes_too() {
+    let mut rng = StdRng::seed_from_u64(79);
+    let addrs = [[20, 1, 1, 1], [20, 1, 1, 2], [20, 1, 1, 3], [20, 1, 2, 1], [20, 2, 1, 1], [20, 3, 1, 1]];
+    let mut hosts: Vec<_> = addrs.map(|ip| host_at(&mut rng, (ip, 443).into(), Position([0; 32]))).to_vec();
+    for _ in 0..20 {
+        hosts.shuffle(&mut rng);
+        by_turns(&mut hosts);
+        let groups = |from: usize, to: usize| hosts[from..to].iter().map(|h| h.group()).collect::<BTreeSet<_>>().len();
+        let prefixes = |from: usize, to: usize| hosts[from..to].iter().map(|h| h.prefix()).collect::<BTreeSet<_>>().len();
+        assert_eq!((groups(0, 3), groups(3, 6)), (3, 1));
+        assert_eq!(prefixes(0, 4), 4);
     }
 }
 

@@ -51,7 +51,10 @@ impl Requests {
                 } else if full.insert(whom) {
                     // Not for a backlog that will shrink, but for want of a circuit that may serve the host and has a stream for
                     // it: one more.
-                    stuck |= !domain.circuits.keys().any(|key| self.may_serve(&domain, *key, &ask));
+                    if !domain.circuits.keys().any(|key| self.may_serve(&domain, *key, &ask)) {
+                        stuck = true;
+                        domain.avoids.clone_from(&ask.target.members);
+                    }
                 }
                 blocked.push(ask);
                 continue;

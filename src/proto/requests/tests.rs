@@ -63,6 +63,69 @@ fn a_spent_circuit_makes_room_for_a_fresh_one() {
     assert_eq!(requests.circuits(), 1);
 }
 
+/// With all the circuits it may have, an operation lets go of those that met three hosts of a crowded region, so that it can go on
+/// with the next of that region's hosts: but only when one waits, and of those circuits that wait for nothing.
+#[test]
+fn circuits_that_met_three_hosts_of_a_crowded_region_make_room() {
+    let mut rng = StdRng::seed_from_u64(4);
+    let (view, hosts) = with_hosts(&mut rng, 1);
+    let (mut requests, mut links, circuits) = standing([0; PER_OP_MAX]);
+    let uses = BTreeMap::from([(7, (1..=3).map(|n| NodeId([200 + n; 32])).collect())]);
+    requests.domains.values_mut().flat_map(|d| d.circuits.values_mut()).for_each(|u| u.clone_from(&uses));
+    let mut env = Env { now: Time(1), wall: Wall(0), rng: &mut rng };
+    let mut ctx = Ctx { env: &mut env, out: &mut Out::default() };
+    // One of them is busy, with a host of another region.
+    requests.ask(&mut ctx, OpId(1), Target { host: hosts[0], region: 8, members: None }, KIND, vec![1]);
+    requests.drive(&mut ctx, &mut links, &view, true);
+    assert_eq!((requests.backlog(OpId(1)), requests.circuits()), (0, PER_OP_MAX));
+    ctx.env.now = Time(1_000_000);
+    requests.drive(&mut ctx, &mut links, &view, true);
+    assert_eq!(requests.circuits(), PER_OP_MAX, "nobody waits");
+    requests.ask(&mut ctx, OpId(1), Target { host: hosts[0], region: 7, members: None }, KIND, vec![1]);
+    ctx.env.now = Time(2_000_000);
+    requests.drive(&mut ctx, &mut links, &view, true);
+    let left: Vec<Key> = circuits.into_iter().filter(|key| requests.origins.path(*key).is_some()).collect();
+    assert!(left.len() == 1 && requests.origins.total_load(left[0]) == 1, "{left:?}");
+    requests.check();
+}
+
+/// A circuit that ends in the region serves none of its requests (D12), however few hosts it met: with all the circuits it may have,
+/// an operation lets go of those too.
+#[test]
+fn circuits_that_end_in_a_region_make_room_for_its_requests() {
+    let mut rng = StdRng::seed_from_u64(5);
+    let (view, hosts) = with_hosts(&mut rng, 1);
+    let (mut requests, mut links, circuits) = standing([0; PER_OP_MAX]);
+    let [.., last] = requests.origins.path(circuits[0]).unwrap();
+    let members = Arc::new(BTreeSet::from([last, hosts[0]]));
+    let mut env = Env { now: Time(1), wall: Wall(0), rng: &mut rng };
+    let mut ctx = Ctx { env: &mut env, out: &mut Out::default() };
+    requests.ask(&mut ctx, OpId(1), Target { host: hosts[0], region: 7, members: Some(members) }, KIND, vec![1]);
+    requests.drive(&mut ctx, &mut links, &view, true);
+    let left = circuits.iter().filter(|key| requests.origins.path(**key).is_some()).count();
+    assert_eq!((left, requests.backlog(OpId(1))), (0, 1));
+    requests.check();
+}
+
+/// The circuit that is built because no other may serve a request ends outside its region.
+#[test]
+fn a_circuit_for_want_of_one_ends_outside_the_region() {
+    for seed in 0..20 {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let (view, hosts) = with_hosts(&mut rng, 16);
+        let (mut requests, mut links, [inside]) = standing([0]);
+        let [.., last] = requests.origins.path(inside).unwrap();
+        let members: Arc<BTreeSet<NodeId>> = Arc::new(hosts.iter().copied().take(10).chain([last]).collect());
+        let mut env = Env { now: Time(1), wall: testing::NOW, rng: &mut rng };
+        let mut ctx = Ctx { env: &mut env, out: &mut Out::default() };
+        requests.active = false;
+        requests.ask(&mut ctx, OpId(1), Target { host: hosts[0], region: 7, members: Some(Arc::clone(&members)) }, KIND, vec![1]);
+        requests.drive(&mut ctx, &mut links, &view, true);
+        let paths: Vec<_> = requests.building.keys().filter_map(|key| requests.origins.path(*key)).collect();
+        assert!(paths.len() == 1 && paths.iter().all(|[.., last]| !members.contains(last)), "seed {seed}: {paths:?}");
+    }
+}
+
 #[test]
 fn a_circuit_whose_streams_are_all_busy_is_joined_by_another() {
     let mut rng = StdRng::seed_from_u64(1);
