@@ -3,9 +3,13 @@
 
 #![expect(clippy::print_stdout, reason = "a bench prints its table")]
 
+#[path = "../tests/capture/mod.rs"]
+mod capture;
 #[path = "../tests/sim/mod.rs"]
 mod sim;
 
+#[path = "overlay/capture.rs"]
+mod capturing;
 #[path = "overlay/cost.rs"]
 mod cost;
 #[path = "overlay/faces.rs"]
@@ -22,7 +26,13 @@ use table::Row;
 /// A part of the bench: its name, and what makes its rows.
 type Part = (&'static str, fn(bool) -> Vec<Row>);
 
-const PARTS: [Part; 4] = [("cost", cost::rows), ("faces", faces::rows), ("first-list", first_list::rows), ("months", months::rows)];
+const PARTS: [Part; 5] = [
+    ("cost", cost::rows),
+    ("faces", faces::rows),
+    ("first-list", first_list::rows),
+    ("capture", capturing::rows),
+    ("months", months::rows),
+];
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();

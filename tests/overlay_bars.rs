@@ -1,5 +1,6 @@
-//! Bars that the overlay holds, small enough for every run.
+//! Bars that the overlay holds, small enough for every run. `cargo bench --bench overlay` measures the same at length.
 
+mod capture;
 mod sim;
 
 use onionskin::base::NodeId;
@@ -12,6 +13,19 @@ use sim::World;
 use sim::disk::Manner;
 use std::net::SocketAddr;
 use std::time::Duration;
+
+/// Whoever wants to make one chosen key unretrievable among 2,000 hosts rents 400 addresses or more, whatever of what is known here he
+/// tries; and more if he has them in a few /16s.
+#[test]
+fn one_key_costs_hundreds_of_addresses() {
+    for seed in [1, 2] {
+        let figures = capture::search(2000, seed, 2400);
+        println!("{} hosts, seed {seed}:", figures.hosts);
+        figures.costs.iter().for_each(|cost| println!("  {cost}"));
+        assert!(figures.best().addresses >= 400, "{}", figures.best());
+        assert!(figures.best_below(130).is_none_or(|few| few.addresses >= 600), "{:?}", figures.best_below(130));
+    }
+}
 
 /// So many addresses in the /24 of each of the 24 relays nearest to a place, at the very places of these relays.
 fn beside(world: &World, relays: usize, address: &[u8; 32], each: usize) -> Vec<SocketAddr> {
