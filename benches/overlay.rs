@@ -12,12 +12,22 @@ mod sim;
 mod capturing;
 #[path = "overlay/cost.rs"]
 mod cost;
+#[path = "overlay/eclipse.rs"]
+mod eclipse;
 #[path = "overlay/faces.rs"]
 mod faces;
+#[path = "overlay/fingerprint.rs"]
+mod fingerprint;
 #[path = "overlay/first_list.rs"]
 mod first_list;
+#[path = "overlay/lifelike.rs"]
+mod lifelike;
+#[path = "overlay/machines.rs"]
+mod machines;
 #[path = "overlay/months.rs"]
 mod months;
+#[path = "overlay/provider.rs"]
+mod provider;
 #[path = "overlay/table.rs"]
 mod table;
 
@@ -26,12 +36,16 @@ use table::Row;
 /// A part of the bench: its name, and what makes its rows.
 type Part = (&'static str, fn(bool) -> Vec<Row>);
 
-const PARTS: [Part; 5] = [
-    ("cost", cost::rows),
-    ("faces", faces::rows),
-    ("first-list", first_list::rows),
+const PARTS: [Part; 9] = [
     ("capture", capturing::rows),
+    ("cost", cost::rows),
+    ("eclipse", eclipse::rows),
+    ("faces", faces::rows),
+    ("fingerprint", fingerprint::rows),
+    ("first-list", first_list::rows),
+    ("lifelike-months", lifelike::rows),
     ("months", months::rows),
+    ("provider", provider::rows),
 ];
 
 fn main() {

@@ -10,7 +10,7 @@ const SECOND: Duration = Duration::from_secs(1);
 const AT_ONCE: usize = 10;
 
 /// Sixty honest relays that know each other, and ten liars that know only each other.
-fn world(seed: u64) -> (World, Vec<usize>, Vec<usize>) {
+pub(crate) fn world(seed: u64) -> (World, Vec<usize>, Vec<usize>) {
     let mut world = World::new(seed);
     let honest = world.relays(60);
     assert!(world.run_until_each(SECOND, SECOND * 300, |w| honest.iter().all(|r| w.knows(*r) == 60)));
