@@ -342,7 +342,9 @@ impl Overlay {
             return self.out.push_back(Output::Event(Event::AddressDiffers));
         }
         let rested = self.receipts.moved.is_none_or(|at| at + MOVE_APART <= env.now);
-        let needed = MOVED_MIN.min(self.view.counts().groups.saturating_sub(1)).max(MOVED_LEAST);
+        // Whoever only gets to know the network takes it for small, and two liars among the first for all of it.
+        let fewest = if self.coverage.ready { self.view.counts().groups.saturating_sub(1).max(MOVED_LEAST) } else { MOVED_MIN };
+        let needed = MOVED_MIN.min(fewest);
         let (there, profile) = (self.receipts.note_elsewhere(given, needed), self.config.profile.clone());
         // More are asked at once.
         self.receipts.next = env.now;
