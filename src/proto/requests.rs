@@ -68,6 +68,13 @@ pub struct Target {
     pub members: Option<Arc<BTreeSet<NodeId>>>,
 }
 
+impl Target {
+    /// Whether this relay must not be the last hop.
+    fn has_member(&self, node: &NodeId) -> bool {
+        self.members.as_ref().is_some_and(|members| members.contains(node))
+    }
+}
+
 /// A request on its way to a circuit.
 struct Ask {
     request: RequestId,
@@ -94,19 +101,12 @@ struct Domain {
     paths: Vec<[NodeId; limits::HOPS]>,
     /// Requests of chunks that are done, on their way still: until they end, their hosts count against the three of their region.
     leaving: BTreeSet<(RegionTag, RequestId)>,
-    /// Who must not be the last hop of the next circuit: the region of a request that no circuit may serve.
-    avoids: Option<Arc<BTreeSet<NodeId>>>,
     /// Since when it has no circuit at all, and when it last had none.
     lacking: Option<Time>,
     lacked: Time,
 }
 
 impl Domain {
-    /// Whether this last hop may serve those that wait for want of a circuit.
-    fn welcomes(&self, last: &NodeId) -> bool {
-        self.avoids.as_ref().is_none_or(|avoids| !avoids.contains(last))
-    }
-
     /// A chunk is done and nothing of it is on its way: its hosts count no longer against the three of a region.
     fn release(&mut self, region: RegionTag) {
         if region != 0 {
@@ -478,8 +478,7 @@ impl Requests {
         for domain in self.domains.values() {
             // Where there is none at all, no request is at fault: whoever waits decides for how long.
             let old = domain.queue.iter().filter(|ask| now.since(ask.since.max(domain.lacked)) >= QUEUE_DEADLINE);
-            let stuck = old.filter(|ask| !domain.circuits.keys().any(|key| self.may_serve(domain, *key, ask)));
-            late.extend(stuck.map(|ask| ask.request));
+            late.extend(old.filter(|ask| self.is_stuck(domain, ask)).map(|ask| ask.request));
         }
         for domain in self.domains.values_mut() {
             domain.queue.retain(|ask| !late.contains(&ask.request));
@@ -495,14 +494,25 @@ impl Requests {
         if domain.circuits.len() < PER_OP_MAX {
             return Vec::new();
         }
-        let stuck = domain.queue.iter().find(|ask| !domain.circuits.keys().any(|key| self.may_serve(domain, *key, ask)));
-        let Some(region) = stuck.map(|ask| ask.target.region) else { return Vec::new() };
+        let Some(target) = self.stuck(domain).map(|ask| &ask.target) else { return Vec::new() };
         let full = |uses: &BTreeMap<RegionTag, BTreeSet<NodeId>>| {
-            uses.get(&region).is_some_and(|hosts| hosts.len() >= limits::CIRCUIT_HOSTS_PER_REGION)
+            uses.get(&target.region).is_some_and(|hosts| hosts.len() >= limits::CIRCUIT_HOSTS_PER_REGION)
         };
-        let inside = |key: &Key| self.origins.path(*key).is_some_and(|[.., last]| !domain.welcomes(&last));
+        let inside = |key: &Key| self.origins.path(*key).is_some_and(|[.., last]| target.has_member(&last));
         let vain = domain.circuits.iter().filter(|(key, uses)| full(uses) || inside(key)).map(|(key, _)| *key);
         vain.filter(|key| self.origins.total_load(*key) == 0).collect()
+    }
+
+    /// The first that waits for want of a circuit which may serve it.
+    fn stuck<'a>(&self, domain: &'a Domain) -> Option<&'a Ask> {
+        domain.queue.iter().find(|ask| self.is_stuck(domain, ask))
+    }
+
+    /// Who must not be the last hop of an operation's next circuit: those that were, and the region of a request that waits for one.
+    fn no_last_hops(&self, op: &OpId) -> Vec<NodeId> {
+        let Some(domain) = self.domains.get(op) else { return Vec::new() };
+        let members = self.stuck(domain).and_then(|ask| ask.target.members.as_ref());
+        domain.paths.iter().map(|[.., last]| last).chain(members.into_iter().flat_map(|m| m.iter())).copied().collect()
     }
 
     /// Starts circuits that are wanted and not there.
@@ -518,9 +528,8 @@ impl Requests {
                 {
                     domain.coming += 1;
                     // Any ready circuit with a last hop of its own will do, so which one is chance.
-                    let used: Vec<NodeId> = domain.paths.iter().map(|[.., last]| *last).collect();
-                    let fresh = |last: NodeId| !used.contains(&last) && domain.welcomes(&last);
-                    let last = |key: &Key| self.origins.path(*key).is_some_and(|[.., last]| fresh(last));
+                    let taken = self.no_last_hops(&op);
+                    let last = |key: &Key| self.origins.path(*key).is_some_and(|[.., last]| !taken.contains(&last));
                     if let Some(key) = self.ready.keys().copied().filter(last).choose(&mut *ctx.env.rng) {
                         self.ready.remove(&key);
                         self.adopt(op, key);
@@ -549,13 +558,7 @@ impl Requests {
             return false;
         }
         let mut taken: Vec<NodeId> = match purpose {
-            Purpose::Op(op) => {
-                let domain = self.domains.get(&op).into_iter();
-                domain
-                    .flat_map(|d| d.paths.iter().map(|[.., last]| last).chain(d.avoids.iter().flat_map(|a| a.iter())))
-                    .copied()
-                    .collect()
-            }
+            Purpose::Op(op) => self.no_last_hops(&op),
             Purpose::Ready => self.ready.keys().filter_map(|k| self.origins.path(*k)).map(|[.., last]| last).collect(),
             Purpose::Sample | Purpose::Directory(_) => Vec::new(),
         };

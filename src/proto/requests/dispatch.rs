@@ -51,10 +51,7 @@ impl Requests {
                 } else if full.insert(whom) {
                     // Not for a backlog that will shrink, but for want of a circuit that may serve the host and has a stream for
                     // it: one more.
-                    if !domain.circuits.keys().any(|key| self.may_serve(&domain, *key, &ask)) {
-                        stuck = true;
-                        domain.avoids.clone_from(&ask.target.members);
-                    }
+                    stuck |= self.is_stuck(&domain, &ask);
                 }
                 blocked.push(ask);
                 continue;
@@ -83,8 +80,15 @@ impl Requests {
         let hosts = domain.circuits.get(&key).and_then(|uses| uses.get(&ask.target.region));
         let counted = hosts.is_none_or(|h| h.contains(&ask.target.host) || h.len() < limits::CIRCUIT_HOSTS_PER_REGION);
         let [.., last] = path;
-        let outside = ask.target.members.as_ref().is_none_or(|m| !m.contains(&last));
-        counted && outside && !path.contains(&ask.target.host) && self.origins.takes(key, &ask.target.host, ask.kind)
+        counted
+            && !ask.target.has_member(&last)
+            && !path.contains(&ask.target.host)
+            && self.origins.takes(key, &ask.target.host, ask.kind)
+    }
+
+    /// Whether no circuit of its operation may serve a request.
+    pub(super) fn is_stuck(&self, domain: &Domain, ask: &Ask) -> bool {
+        !domain.circuits.keys().any(|key| self.may_serve(domain, *key, ask))
     }
 
     /// The circuit for a request, if one has room: sooner one that meets the host already, then the least busy.
