@@ -53,9 +53,9 @@ use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-/// Relays passed over in a walk to those with IPv4, for each that is wanted: more stand at one place only in a crowd, and no question
-/// costs work that grows with the view (T36).
-const IP4_WALK: usize = 16;
+/// Places looked at in a walk, for each relay that is wanted: more that do not count, former ones or with IPv6 alone, stand together
+/// only in a crowd, and no question costs work that grows with the view (T36).
+const WALK: usize = 16;
 
 /// What became of a descriptor that was offered to the view.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -415,15 +415,25 @@ impl View {
             .map(|entry| &entry.relay)
     }
 
-    /// The usable relays nearest to a place, nearest first.
+    /// The usable relays nearest to a place, nearest first. Fewer are found where others crowd that do not count.
     pub fn near<'a>(&'a self, key: &[u8; 32], max: usize) -> impl Iterator<Item = &'a Arc<Verified>> + use<'a> {
-        self.walk(key).filter(|(_, p)| p.kind != PlaceKind::Former).take(max).map(|(_, p)| &p.relay)
+        self.nearest(key, max, |_| true)
     }
 
     /// The same of those with IPv4, which every relay can dial: what a client is shown of a view, to see whether it knows as much.
-    /// Relays with IPv6 alone are known to some and not to others, without anything being hidden. Where they crowd, fewer are found.
+    /// Relays with IPv6 alone are known to some and not to others, without anything being hidden.
     pub fn near_ip4<'a>(&'a self, key: &[u8; 32], max: usize) -> impl Iterator<Item = &'a Arc<Verified>> + use<'a> {
-        self.near(key, max.saturating_mul(IP4_WALK)).filter(|r| !r.is_ip6()).take(max)
+        self.nearest(key, max, |r| !r.is_ip6())
+    }
+
+    fn nearest<'a>(
+        &'a self,
+        key: &[u8; 32],
+        max: usize,
+        counts: fn(&Verified) -> bool,
+    ) -> impl Iterator<Item = &'a Arc<Verified>> + use<'a> {
+        let places = self.walk(key).take(max.saturating_mul(WALK));
+        places.filter(move |(_, p)| p.kind != PlaceKind::Former && counts(&p.relay)).take(max).map(|(_, p)| &p.relay)
     }
 
     /// Usable relays whose first address gives this position.
