@@ -111,11 +111,10 @@ impl World {
         let witnesses: Vec<IdentityKey> = (1..=3).map(|i| IdentityKey::from_seed(&Secret::new([i; 32]))).collect();
         let (view, relays, bad, rented) = (View::new(false), BTreeMap::new(), BTreeSet::new(), Vec::new());
         let mut world = Self { view, rng, key, made: 0, witnesses, relays, bad, rented, taken: BTreeSet::new() };
-        for (i, identity) in (1..=3u8).map(|i| (i, IdentityKey::from_seed(&Secret::new([i; 32])))) {
+        for (i, witness) in (1..).zip(&world.witnesses) {
             let addr = SocketAddr::from(([203, i, 1, 1], 443));
-            let relay = world.relay(&identity, addr, Vec::new());
-            world.view.insert(relay, NOW);
-            world.view.prove(&identity.node_id(), &addr, Time(0));
+            world.view.insert(signed(witness, addr, Vec::new()), NOW);
+            world.view.prove(&witness.node_id(), &addr, Time(0));
         }
         let groups = hosts * 3 / 4;
         while world.view.counts().hosts < hosts {
@@ -140,31 +139,12 @@ impl World {
             let identity = IdentityKey::from_seed(&Secret::new(seed));
             let (node, hour) = (identity.node_id(), NOW.hour() - 72);
             let receipts = self.witnesses.iter().map(|w| record::sign_receipt(w, &NET, node, addr, hour)).collect();
-            self.relay(&identity, addr, receipts)
+            signed(&identity, addr, receipts)
         });
         self.relays.insert(addr, Arc::clone(&relay));
         let node = relay.node();
         self.view.insert(relay, NOW);
         node
-    }
-
-    fn relay(&self, identity: &IdentityKey, addr: SocketAddr, receipts: Vec<Receipt>) -> Arc<Verified> {
-        let host_key = HostKey { id: 1, x25519: [1; 32], until: NOW.plus(600_000), mlkem: Box::new([2; MLKEM_PUBLIC]) };
-        let descriptor = Descriptor {
-            node: identity.node_id(),
-            published: NOW,
-            expires: NOW.plus(86_400),
-            addrs: vec![addr],
-            carries: true,
-            onion_key: [3; 32],
-            host_key: Some(host_key),
-            family: vec![],
-            old_addrs: vec![],
-            extensions: Extensions::default(),
-        };
-        let job = OverlayJob::SignOwn { body: OwnBody::New(Box::new(descriptor)), receipts, now: NOW };
-        let JobOutcome::Signed(Some(relay)) = job.run(&NET, Some(identity)) else { unreachable!("a descriptor is signed") };
-        relay
     }
 
     fn region(&self) -> Region {
@@ -262,6 +242,26 @@ impl World {
         self.leave();
         cost
     }
+}
+
+/// A host with these receipts.
+fn signed(identity: &IdentityKey, addr: SocketAddr, receipts: Vec<Receipt>) -> Arc<Verified> {
+    let host_key = HostKey { id: 1, x25519: [1; 32], until: NOW.plus(600_000), mlkem: Box::new([2; MLKEM_PUBLIC]) };
+    let descriptor = Descriptor {
+        node: identity.node_id(),
+        published: NOW,
+        expires: NOW.plus(86_400),
+        addrs: vec![addr],
+        carries: true,
+        onion_key: [3; 32],
+        host_key: Some(host_key),
+        family: vec![],
+        old_addrs: vec![],
+        extensions: Extensions::default(),
+    };
+    let job = OverlayJob::SignOwn { body: OwnBody::New(Box::new(descriptor)), receipts, now: NOW };
+    let JobOutcome::Signed(Some(relay)) = job.run(&NET, Some(identity)) else { unreachable!("a descriptor is signed") };
+    relay
 }
 
 /// The first of each list, then the second of each.
