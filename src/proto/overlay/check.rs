@@ -185,7 +185,8 @@ impl Overlay {
         if net::is_ip6(addr) { over6 } else { over4 }
     }
 
-    /// Of some random relays: on whom most of those hang that never answered us; else who answered longest ago, if that is long.
+    /// Of some random relays: on whom most of those hang that never answered us; else who answered longest ago, if that is long; else
+    /// one that waits to be used.
     fn whom_to_check(&self, env: &mut Env<'_>) -> Option<Peer> {
         let me = self.me();
         let mut votes: BTreeMap<NodeId, usize> = BTreeMap::new();
@@ -202,8 +203,16 @@ impl Overlay {
         let foremost: Vec<NodeId> = votes.into_iter().filter(|(_, n)| Some(*n) == most).map(|(node, _)| node).collect();
         let again = self.local_or(ASK_AGAIN_LOCAL, ASK_AGAIN);
         let due = oldest.filter(|(at, _)| *at + again <= env.now).map(|(_, node)| node);
-        let node = foremost.choose(env.rng).copied().or(due)?;
+        let node = foremost.choose(env.rng).copied().or(due).or_else(|| self.who_waits(env))?;
         self.view.entry(&node).filter(|_| !self.check.again.contains_key(&node)).map(|e| Peer { addr: e.relay.addr(), node })
+    }
+
+    /// One that is seen and cannot be used, and that we never reached: whoever spoke for it may have done so in vain while it was
+    /// away, and was forgotten with what it said of itself. Only its own answer takes that back.
+    fn who_waits(&self, env: &mut Env<'_>) -> Option<NodeId> {
+        let start = env.rng.random_range(0..=self.view.newest());
+        let waits = |node: &NodeId| self.view.entry(node).is_some_and(|e| e.seen() && e.answered().is_none());
+        self.view.pending_from(start, LOOK_AT).map(|r| r.node()).find(|node| Some(*node) != self.me() && waits(node))
     }
 
     /// A relay answered where we dialled it.

@@ -47,10 +47,11 @@ const ROUND_CALM_LOCAL: Duration = Duration::from_secs(2);
 const ASK_AT_ONCE: usize = 3;
 /// Receipts taken anew once the view is whole.
 const REPLACED: u32 = 2;
-/// A receipt of this age is renewed: three days are left for it, and for the others after it.
-const RENEW_HOURS: u32 = 96;
-/// Between two renewals: five fit into those three days, and of five receipts spread like this at least two are a day old.
-const RENEW_APART_HOURS: u32 = 16;
+/// A receipt of this age is renewed: five days are left for it, and for the others after it.
+const RENEW_HOURS: u32 = 48;
+/// Between two renewals: five fit into those five days, and of five receipts spread like this four are a day old. Of witnesses one
+/// in ten is away at any time, and for whoever began meanwhile its word counts for nothing, so two of three would not do.
+const RENEW_APART_HOURS: u32 = 24;
 /// Receipts of a day that make a host.
 const AGED_MIN: usize = 2;
 /// When all is well, one witness is asked about this often whether we are still where we were.
@@ -179,7 +180,9 @@ impl Receipts {
             return false;
         }
         if same.is_some() || self.list.len() >= limits::RECEIPTS_MAX {
-            let newest = self.list.iter().enumerate().filter(|(_, (_, r))| self.replace > 0 && !is_aged(r, hour));
+            // Those taken anew stand last, and are not taken anew once more.
+            let first = self.list.len().saturating_sub((REPLACED - self.replace) as usize);
+            let newest = self.list.iter().take(first).enumerate().filter(|(_, (_, r))| self.replace > 0 && !is_aged(r, hour));
             let newest = newest.max_by_key(|(_, (_, r))| r.hour).map(|(i, _)| i);
             let Some(i) = renewed.or(newest) else { return false };
             self.list.remove(i);
@@ -424,6 +427,18 @@ mod tests {
         // A witness that left the network goes first, whatever its age.
         assert!(receipts.keep(given(9, 131), 131, |node| node.0[0] != 2));
         assert!(have(&receipts).contains(&1) && !have(&receipts).contains(&2));
+    }
+
+    /// Of the first receipts, which all come from the few relays that were known then, two give way to others: to two, not to one.
+    #[test]
+    fn two_of_the_first_receipts_come_from_elsewhere() {
+        let mut receipts = Receipts::new(Time(0), None, Vec::new());
+        assert!((1..=5).all(|n| receipts.keep(given(n, 100), 100, |_| true)));
+        receipts.widen(Time(0));
+        assert!(receipts.keep(given(6, 100), 100, |_| true) && receipts.keep(given(7, 101), 101, |_| true));
+        let have: Vec<u8> = receipts.list.iter().map(|(_, r)| r.witness.0[0]).collect();
+        assert!(have.contains(&6) && have.contains(&7), "{have:?}");
+        assert!(!receipts.keep(given(8, 101), 101, |_| true));
     }
 
     #[test]

@@ -52,6 +52,27 @@ fn a_restart_of_all_within_an_hour_costs_minutes() {
     }
 }
 
+/// A relay that is away for longer than it is remembered, while all others restart and so never reached it: whoever spoke for it did
+/// so in vain. When it is back all views have it again within the hour.
+#[test]
+fn a_relay_that_was_away_while_all_restarted_comes_back() {
+    let mut world = network(12, 97, false);
+    settle(&mut world, 600);
+    run_hours(&mut world, 30);
+    cut_off(&mut world, 5);
+    for i in (0..12).filter(|i| *i != 5) {
+        let others = [(i + 1) % 12, (i + 7) % 12].map(|j| world.peer(j)).to_vec();
+        world.restart(i, others);
+        world.run_until(world.now + Duration::from_secs(300));
+    }
+    run_hours(&mut world, 30);
+    let id = world.nodes[5].key.node_id();
+    assert!((0..12).all(|i| i == 5 || world.nodes[i].overlay.view().entry(&id).is_none()), "forgotten");
+    world.nodes[5].cut_off = false;
+    run_hours(&mut world, 1);
+    assert_eq!(least(&world), 12);
+}
+
 /// A line that changes its address while its relay runs: announced within the hour, nobody told it to; a host again after a day; and
 /// its old place is served for a week.
 #[test]
