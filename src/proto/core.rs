@@ -39,6 +39,7 @@ use crate::proto::path::PathPolicy;
 use crate::proto::renewal;
 use crate::proto::renewal::Generation;
 use crate::proto::renewal::Renewal;
+use crate::proto::requests;
 use crate::proto::requests::Question;
 use crate::proto::requests::RequestEvent;
 use crate::proto::requests::Requests;
@@ -138,7 +139,7 @@ impl Core {
             profile = Some(overlay::Profile::of(ours.keys(), advertise.clone(), family.clone()));
             (identity, keys) = (Some(me), Some(ours));
         }
-        let active = identity.is_none();
+        let spare = if identity.is_some() { requests::SPARE_OF_RELAY } else { requests::SPARE_OF_CLIENT };
         let me = keys.as_ref().map(|k: &Renewal| k.keys().node);
         let policy = match config.saved.get(SAVED_PATHS) {
             Some(bytes) => PathPolicy::decode(bytes, me).map_err(|_| Failure::newer_state())?,
@@ -167,7 +168,7 @@ impl Core {
             keys,
             acceptance: None,
             overlay,
-            requests: Requests::new(config.network, policy, active),
+            requests: Requests::new(config.network, policy, spare),
             ops: Ops::default(),
             ready: false,
             announced: false,

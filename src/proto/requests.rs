@@ -1,6 +1,8 @@
 //! Which request goes over which circuit: the rules of the user plane, in one place (D7, D12).
 //!
-//! * Circuits are built before they are needed, and each serves one operation only; nothing is shared between two wishes.
+//! * Circuits are built before they are needed, and each serves one operation only; nothing is shared between two wishes. A relay
+//!   keeps some too, from its start and whether or not its user ever wishes anything, so that no first wish shows in what it builds,
+//!   draws or saves (T34).
 //! * No circuit meets more than three hosts of one region, and none whose last hop is the host itself.
 //! * More than one chunk means eight or more circuits with distinct last hops. A network too small for a rule keeps it as far as it
 //!   can.
@@ -34,8 +36,11 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Circuits kept ready for the next wish: one document's worth.
-const READY_TARGET: usize = limits::DOCUMENT_CIRCUITS + 2;
+/// Circuits that a client keeps ready for the next wish: one document's worth.
+pub const SPARE_OF_CLIENT: usize = limits::DOCUMENT_CIRCUITS + 2;
+/// Those that a relay keeps, wish or not: enough for a wish to begin, and so few that a relay whose user never wishes anything pays
+/// little for looking like the others.
+pub const SPARE_OF_RELAY: usize = 4;
 /// Most circuits of one operation: two regions' worth of hosts at three a circuit.
 const PER_OP_MAX: usize = 24;
 /// Hosts of one region that all circuits of an operation can meet at a time. Only a crowd makes a region larger (T22).
@@ -44,8 +49,12 @@ pub const HOSTS_AT_ONCE: usize = PER_OP_MAX * limits::CIRCUIT_HOSTS_PER_REGION;
 const BUILD_TIMES: usize = 32;
 /// Most circuits being built at once.
 const BUILDING_MAX: usize = 12;
-/// A ready circuit that nobody used is replaced after this long, and up to as much again by chance.
-const READY_LIFE: Duration = Duration::from_secs(300);
+/// A ready circuit that nobody used is replaced after this long, and up to as much again by chance: seldom, for each costs a
+/// handshake with three relays, and most are for no wish at all; and before relays end it as idle.
+const READY_LIFE: Duration = Duration::from_secs(1800);
+const _: () = assert!(READY_LIFE.as_secs() * 2 < limits::CIRCUIT_IDLE_MAX.as_secs());
+/// How often it is looked at what is old, late or missing.
+const HOUSEKEEPING: Duration = Duration::from_millis(500);
 /// A request for which there is no circuit for this long fails. One that only waits for its turn does not.
 const QUEUE_DEADLINE: Duration = Duration::from_secs(30);
 /// Circuits that may fail in a row before building pauses: failing circuits must not make a client rush through paths (T12).
@@ -181,15 +190,18 @@ pub struct Requests {
     failures: u32,
     paused_until: Time,
     housekeeping: Time,
-    active: bool,
+    /// There was no path for a spare circuit: not looked for again before then, for a relay has inputs all the time.
+    no_path_until: Time,
+    /// How many circuits are kept ready.
+    spare: usize,
     /// What the last circuits took to build.
     build_times: VecDeque<Duration>,
     events: VecDeque<RequestEvent>,
 }
 
 impl Requests {
-    /// Nothing asked yet. `active`: keep circuits ready from the start (a client), or only once somebody wants something (a relay).
-    pub fn new(network: NetworkId, policy: PathPolicy, active: bool) -> Self {
+    /// Nothing asked yet. `spare`: circuits that are kept ready, [`SPARE_OF_CLIENT`] or [`SPARE_OF_RELAY`].
+    pub fn new(network: NetworkId, policy: PathPolicy, spare: usize) -> Self {
         Self {
             origins: Origins::new(network),
             policy,
@@ -202,7 +214,8 @@ impl Requests {
             failures: 0,
             paused_until: Time(0),
             housekeeping: Time(0),
-            active,
+            no_path_until: Time(0),
+            spare,
             build_times: VecDeque::new(),
             events: VecDeque::new(),
         }
@@ -225,7 +238,6 @@ impl Requests {
 
     /// Registers an operation that will want this many circuits (at least).
     pub fn open(&mut self, op: OpId, circuits: usize) {
-        self.active = true;
         let domain = self.domains.entry(op).or_default();
         domain.want = domain.want.max(circuits.min(PER_OP_MAX));
     }
@@ -342,7 +354,7 @@ impl Requests {
         }
         self.send_questions(ctx, links);
         if ctx.env.now >= self.housekeeping {
-            self.housekeeping = ctx.env.now + Duration::from_millis(500);
+            self.housekeeping = ctx.env.now + HOUSEKEEPING;
             self.expire(ctx, links);
             self.expire_questions(ctx, links);
         }
@@ -543,14 +555,19 @@ impl Requests {
             }
         }
         self.build_for_questions(ctx, links, view);
-        if self.active && paths_allowed {
-            let coming = self.building.values().filter(|p| **p == Purpose::Ready).count();
-            for _ in self.ready.len() + coming..READY_TARGET {
+        if paths_allowed && ctx.env.now >= self.no_path_until {
+            for _ in self.ready_or_coming()..self.spare {
                 if !self.start(ctx, view, Purpose::Ready) {
+                    self.no_path_until = ctx.env.now + HOUSEKEEPING;
                     break;
                 }
             }
         }
+    }
+
+    /// Spare circuits, those that are being built among them.
+    fn ready_or_coming(&self) -> usize {
+        self.ready.len() + self.building.values().filter(|p| **p == Purpose::Ready).count()
     }
 
     fn start(&mut self, ctx: &mut Ctx<'_, '_>, view: &View, purpose: Purpose) -> bool {
@@ -581,8 +598,10 @@ impl Requests {
 
     /// The earliest timer, and what it is for.
     pub fn timeout(&self) -> Option<(Time, &'static str)> {
-        let waits = self.domains.values().any(|d| !d.queue.is_empty() || d.circuits.len() < d.want);
-        let own = if waits || self.active { Some((self.housekeeping, "user plane")) } else { None };
+        // Without a wish there is nothing to do but to replace what is old, and to build what is missing.
+        let idle = self.domains.is_empty() && self.ready_or_coming() >= self.spare;
+        let next = if idle { self.ready.values().min().copied() } else { Some(self.housekeeping) };
+        let own = next.map(|at| (at.max(self.housekeeping), "user plane"));
         let questions = self.questions.timeout(self.housekeeping).map(|at| (at, "questions"));
         [own, questions, self.origins.timeout()].into_iter().flatten().min()
     }
