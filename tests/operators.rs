@@ -46,7 +46,7 @@ fn watch(world: &mut World, nodes: &[usize]) -> Notes {
     let into = Rc::clone(&notes);
     world.observer = Some(Box::new(move |seen| {
         for cell in seen.cells.chunks_exact(CELL) {
-            let Some(circuit) = Header::read(cell.first_chunk().unwrap()).unwrap().circuit else { continue };
+            let Some(circuit) = Header::read(cell.first_chunk().expect("a cell")).expect("its head").circuit else { continue };
             for (node, peer, out) in [(seen.from, seen.to, true), (seen.to, seen.from, false)] {
                 if !nodes.contains(&node) {
                     continue;

@@ -110,6 +110,8 @@ struct Domain {
     paths: Vec<[NodeId; limits::HOPS]>,
     /// Requests of chunks that are done, on their way still: until they end, their hosts count against the three of their region.
     leaving: BTreeSet<(RegionTag, RequestId)>,
+    /// Whether guards were asked for it whether they are there.
+    listened: bool,
     /// Since when it has no circuit at all, and when it last had none.
     lacking: Option<Time>,
     lacked: Time,
@@ -346,6 +348,11 @@ impl Requests {
     /// for circuits that carry wishes; questions about the view go before that.
     pub(in crate::proto) fn drive(&mut self, ctx: &mut Ctx<'_, '_>, links: &mut Links, view: &View, paths_allowed: bool) {
         self.drain_origins(ctx, links);
+        let due = ctx.env.now >= self.housekeeping;
+        if due || self.domains.values().any(|d| !d.listened) {
+            // Before anything leaves that a slow line would be busy with.
+            self.listen(ctx, links);
+        }
         if paths_allowed {
             let ops: Vec<_> = self.domains.iter().filter(|(_, d)| !d.queue.is_empty()).map(|(op, _)| *op).collect();
             for op in ops {
@@ -353,7 +360,7 @@ impl Requests {
             }
         }
         self.send_questions(ctx, links);
-        if ctx.env.now >= self.housekeeping {
+        if due {
             self.housekeeping = ctx.env.now + HOUSEKEEPING;
             self.expire(ctx, links);
             self.expire_questions(ctx, links);
@@ -527,6 +534,25 @@ impl Requests {
         domain.paths.iter().map(|[.., last]| last).chain(members.into_iter().flat_map(|m| m.iter())).copied().collect()
     }
 
+    /// Asks guards whether they are still there, while a wish waits and nothing comes from them: a line that changed its address, or
+    /// a machine that slept, leaves links that look open and are dead.
+    fn listen(&mut self, ctx: &mut Ctx<'_, '_>, links: &mut Links) {
+        let (mut guards, mut lacks, mut begins) = (BTreeSet::new(), false, false);
+        for domain in self.domains.values_mut() {
+            begins |= !core::mem::replace(&mut domain.listened, true);
+            lacks |= !domain.queue.is_empty() || domain.circuits.len() < domain.want;
+            let used = domain.circuits.keys().filter(|key| self.origins.total_load(**key) > 0);
+            guards.extend(used.filter_map(|key| self.origins.path(*key)).map(|[guard, ..]| guard));
+        }
+        if lacks {
+            let coming = self.ready.keys().chain(self.building.keys());
+            guards.extend(coming.filter_map(|key| self.origins.path(*key)).map(|[guard, ..]| guard));
+        }
+        for link in guards.iter().filter_map(|guard| links.open_link(guard)).collect::<Vec<_>>() {
+            links.probe_if_silent(ctx, link, begins);
+        }
+    }
+
     /// Starts circuits that are wanted and not there.
     fn build(&mut self, ctx: &mut Ctx<'_, '_>, links: &mut Links, view: &View, paths_allowed: bool) {
         if ctx.env.now < self.paused_until {
@@ -556,6 +582,12 @@ impl Requests {
         }
         self.build_for_questions(ctx, links, view);
         if paths_allowed && ctx.env.now >= self.no_path_until {
+            // One that an earlier run found down, asked beside those that serve: the circuit is a spare one like the others.
+            while let Some(path) = self.policy.ask_again(view, ctx.env) {
+                if let Some(key) = self.origins.build(ctx, view, path) {
+                    self.building.insert(key, Purpose::Ready);
+                }
+            }
             for _ in self.ready_or_coming()..self.spare {
                 if !self.start(ctx, view, Purpose::Ready) {
                     self.no_path_until = ctx.env.now + HOUSEKEEPING;

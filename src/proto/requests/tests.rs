@@ -118,7 +118,7 @@ fn a_circuit_for_want_of_one_ends_outside_the_region() {
         let members: Arc<BTreeSet<NodeId>> = Arc::new(hosts.iter().copied().take(10).chain([last]).collect());
         let mut env = Env { now: Time(1), wall: testing::NOW, rng: &mut rng };
         let mut ctx = Ctx { env: &mut env, out: &mut Out::default() };
-        requests.active = false;
+        requests.spare = 0;
         requests.ask(&mut ctx, OpId(1), Target { host: hosts[0], region: 7, members: Some(Arc::clone(&members)) }, KIND, vec![1]);
         requests.drive(&mut ctx, &mut links, &view, true);
         let paths: Vec<_> = requests.building.keys().filter_map(|key| requests.origins.path(*key)).collect();
