@@ -95,22 +95,22 @@ impl Links {
     /// before the wish's own cells, behind which a slow line brings the question late.
     pub(in crate::proto) fn probe_if_silent(&mut self, ctx: &mut Ctx<'_, '_>, id: LinkId, begins: bool) {
         if begins || self.links.get(&id).is_some_and(|l| ctx.env.now.since(l.received) >= SILENT) {
-            self.probe(ctx, id);
+            self.probe(ctx, id, false);
         }
     }
 
-    /// Asks all whom we dialled: this machine slept.
+    /// Asks all whom we dialled: this machine slept. What waited to leave before has left, or is lost.
     pub(in crate::proto) fn probe_dialled(&mut self, ctx: &mut Ctx<'_, '_>) {
         let dialled: Vec<LinkId> = self.links.iter().filter(|(_, l)| l.dialed).map(|(id, _)| *id).collect();
         for id in dialled {
-            self.probe(ctx, id);
+            self.probe(ctx, id, true);
         }
     }
 
-    fn probe(&mut self, ctx: &mut Ctx<'_, '_>, id: LinkId) {
+    fn probe(&mut self, ctx: &mut Ctx<'_, '_>, id: LinkId, woke: bool) {
         let now = ctx.env.now;
         let Some(link) = self.links.get(&id).filter(|l| matches!(l.stage, Stage::Open) && l.probe.asked.is_none()) else { return };
-        let (busy, overdue) = (link.is_busy(), link.received + self.padding_of(link).1 + DEAF_AFTER);
+        let (busy, overdue) = (!woke && link.is_busy(), link.received + self.padding_of(link).1 + DEAF_AFTER);
         let until = now + PATIENCE;
         self.timers.set(LinkTimer::Probe(id), if busy { until.max(overdue) } else { until });
         if let Some(link) = self.links.get_mut(&id) {
