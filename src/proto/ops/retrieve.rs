@@ -154,9 +154,6 @@ impl Retrieval {
         (self.hosts, self.around) = (place.hosts, place.around);
         self.hosts.reverse();
         self.around.reverse();
-        // Who was late with other chunks is asked last.
-        let slow = user.pace.slow();
-        self.hosts.sort_by_key(|host| !slow.contains(host));
         (self.region, self.members) = if place.everyone { (0, None) } else { (tag, Some(place.members)) };
         let first = if self.lean > 0 { self.missing() } else { limits::READ_FIRST };
         self.lean = self.lean.saturating_sub(1);
@@ -201,7 +198,12 @@ impl Retrieval {
 
     fn ask(&mut self, user: &mut User<'_, '_, '_>, tag: u64, count: usize) {
         for _ in 0..count.min(HOSTS_AT_ONCE.saturating_sub(self.asked.len())) {
-            let Some(host) = self.hosts.pop() else { return };
+            // Who is late with another chunk is asked last.
+            let slow = user.pace.slow();
+            let Some(next) = self.hosts.iter().rposition(|host| !slow.contains(host)).or(self.hosts.len().checked_sub(1)) else {
+                return;
+            };
+            let host = self.hosts.remove(next);
             self.met.insert(host);
             self.ask_host(user, tag, host, 0);
         }
