@@ -214,8 +214,23 @@ fn a_slow_line_is_filled_and_nobody_fails_for_it() {
             moved / len,
         );
         assert!(left / rate / published > 0.9, "the line is filled");
-        assert!(report.shares_failed * 8 < report.shares && report.shares >= report.chunks * 23, "{report:?}");
+        assert!(report.shares_failed * 40 < report.shares && report.shares >= report.chunks * 23, "{report:?}");
         assert!(len / rate / got * 100.0 > f64::from(used) && moved / len * 100.0 < f64::from(moved_most));
+    }
+}
+
+/// On a slow line everything takes its turn, and a host gives up what is begun and not whole after twenty seconds: so a
+/// session is not begun before it can be opened.
+#[test]
+fn what_is_begun_over_a_slow_line_is_whole_before_its_host_gives_it_up() {
+    for seed in 40..46 {
+        let (mut world, publisher, _) = World::with_people(24, seed);
+        world.line(publisher, 20_000);
+        let began = world.now;
+        let (_, report) = world.publish(publisher, &document(300_000, 1)).unwrap();
+        let took = world.now.since(began).as_secs();
+        println!("published in {took} s, {} shares, {} failed", report.shares, report.shares_failed);
+        assert!(report.shares_failed <= 4 && report.shares >= report.chunks * 23, "{report:?}");
     }
 }
 

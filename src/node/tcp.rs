@@ -47,7 +47,7 @@ impl Transport for TlsTcp {
                 socket.bind(SocketAddr::new(ip, 0))?;
             }
             let tcp = socket.connect(to).await?;
-            tcp.set_nodelay(true)?;
+            prepare(&tcp)?;
             let stream = TlsConnector::from(Arc::clone(&tls.client)).connect(Tls::name(to.ip()), tcp).await?;
             let (tcp, connection) = stream.into_inner();
             Ok(Box::new(TlsPipe::new(tcp, to, connection.into())?) as Box<dyn Pipe>)
@@ -75,7 +75,7 @@ impl Listener for TlsListener {
         let (tcp, remote) = ready!(self.tcp.poll_accept(cx))?;
         let tls = Arc::clone(&self.tls);
         let secure = Box::pin(async move {
-            tcp.set_nodelay(true)?;
+            prepare(&tcp)?;
             tls.renew_if_due();
             let stream = TlsAcceptor::from(Arc::clone(&tls.server)).accept(tcp).await?;
             let (tcp, connection) = stream.into_inner();
@@ -83,6 +83,21 @@ impl Listener for TlsListener {
         });
         Poll::Ready(Ok(Incoming { remote, secure }))
     }
+}
+
+/// Bytes that the system takes in and cannot send yet. What it has leaves in the order it came, so on a slow line all circuits wait
+/// behind it ([`limits::LINK_IN_FLIGHT`]); one round of writing is enough to keep a fast line busy.
+///
+/// [`limits::LINK_IN_FLIGHT`]: crate::base::limits::LINK_IN_FLIGHT
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const UNSENT_MAX: u32 = 64 * 1024;
+
+/// Has the system send at once what it is given, and take no more than it can send soon, where it can be told to.
+fn prepare(tcp: &TcpStream) -> io::Result<()> {
+    tcp.set_nodelay(true)?;
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    socket2::SockRef::from(tcp).set_tcp_notsent_lowat(UNSENT_MAX)?;
+    Ok(())
 }
 
 /// One secured connection.

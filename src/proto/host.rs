@@ -45,9 +45,9 @@ use std::time::Duration;
 /// Most legs at once: bounds sessions and their buffers. Shared out by [`Crowd`]: identities are free, and a relay at one address
 /// may have as many as it likes (T36).
 const LEGS_MAX: usize = 20_000;
-/// How long a leg may stand without its opening, or with a request begun and not whole. A last hop sends what waited right behind the
-/// leg cell, or as soon as its client has run the handshake, and a client begins nothing that stands in a long line. What costs its
-/// sender little does not keep a place longer (T35, T36).
+/// How long a leg may stand without its opening, or with a request begun and not whole. A client sends the opening right behind what
+/// begins the leg, and nothing that would stand in a long line. What costs its sender little does not keep a place longer (T35,
+/// T36).
 const FRESH_MAX: Duration = Duration::from_secs(20);
 /// Most openings of sessions that run beside the core or wait for it: a fifth of a second of work for one core. Shared out by
 /// [`Crowd`].

@@ -25,8 +25,10 @@ use zeroize::Zeroizing;
 const JOB_TIME: Duration = Duration::from_micros(200);
 /// What serving takes a host that dawdles.
 const DAWDLE_TIME: Duration = Duration::from_secs(60);
-/// What a socket takes in before its line has carried it.
-const SOCKET: u64 = 256 * 1024;
+/// What a socket takes in before its line has carried it: what is not sent yet, which our own ask to be little, and what is under way.
+const SOCKET: u64 = 96 * 1024;
+/// Cells that a link's task writes at a time, and tells of when it has.
+const WRITTEN: usize = 64 * 1024 / CELL;
 /// The shortest way between two nodes.
 pub const LATENCY_MIN: Duration = Duration::from_millis(5);
 
@@ -510,21 +512,35 @@ impl Node {
             Fate::Drop => None,
             Fate::Delay(by) => Some(by),
         };
-        let mut taken = now;
-        if let Some(rate) = [self.index, to].iter().filter_map(|node| ground.lines.get(node)).min() {
-            let takes = |bytes: u64| Duration::from_micros(bytes * 1_000_000 / rate);
-            end.left = end.left.max(now) + takes((count * CELL) as u64);
-            taken = taken.max(Time(end.left.0.saturating_sub(takes(SOCKET).as_micros() as u64)));
+        let (mut events, mut arriving) = (Vec::new(), Vec::new());
+        let rate = [self.index, to].iter().filter_map(|node| ground.lines.get(node)).min();
+        let mut left = count;
+        while left > 0 {
+            let piece = if rate.is_some() { left.min(WRITTEN) } else { left };
+            left -= piece;
+            let part = if left == 0 { core::mem::take(&mut cells) } else { cells.split_to(cells.len().min(piece * CELL)) };
+            let mut taken = now;
+            if let Some(rate) = rate {
+                let takes = |bytes: u64| Duration::from_micros(bytes * 1_000_000 / rate);
+                end.left = end.left.max(now) + takes((piece * CELL) as u64);
+                taken = taken.max(Time(end.left.0.saturating_sub(takes(SOCKET).as_micros() as u64)));
+            }
+            let leaves = now.max(end.left) + ground.late.get(&(self.index, to)).copied().unwrap_or_default();
+            let arrives = arrives.map(|late| {
+                end.free_at = end.free_at.max(leaves + latency(self.index, to) + late);
+                end.free_at
+            });
+            events.push((taken, What::Sent { link, cells: piece }));
+            if let Some(at) = arrives.filter(|_| !part.is_empty()) {
+                arriving.push((at, What::Cells(part)));
+            }
         }
-        let leaves = now.max(end.left) + ground.late.get(&(self.index, to)).copied().unwrap_or_default();
-        let arrives = arrives.map(|late| {
-            end.free_at = end.free_at.max(leaves + latency(self.index, to) + late);
-            end.free_at
-        });
-        let sent = self.item(taken, connection, What::Sent { link, cells: count });
-        self.post(sent);
-        if let Some(at) = arrives.filter(|_| !cells.is_empty()) {
-            let item = self.item(at, connection, What::Cells(cells));
+        for (at, what) in events {
+            let sent = self.item(at, connection, what);
+            self.post(sent);
+        }
+        for (at, what) in arriving {
+            let item = self.item(at, connection, what);
             post.push((to, item));
         }
     }

@@ -400,7 +400,6 @@ impl Origins {
                         moved: ctx.env.now,
                     },
                 );
-                circuit.say(ctx, links, Command::Relay, RelayCommand::Begin, id, host.as_ref());
                 let key_of_host = HostPublic { id: host_key.id, x25519: host_key.x25519, mlkem: host_key.mlkem.clone() };
                 let work = Job::SessionOpen { network: self.network, host, key: Box::new(key_of_host), kind };
                 ctx.out.job(JobFor::SessionOpen(key, id), work);
@@ -428,10 +427,14 @@ impl Origins {
             Some((session, message)) => {
                 let Some(s) = circuit.streams.get_mut(&stream) else { return };
                 s.session = Some(session);
+                let host = s.host;
+                // Not before: what is sent meanwhile would stand between the two, and a host does not keep a leg for long on which
+                // nothing is opened.
+                circuit.say(ctx, links, Command::Relay, RelayCommand::Begin, stream, host.as_ref());
                 circuit.say(ctx, links, Command::Relay, RelayCommand::Data, stream, &message);
                 self.pump(ctx, links, key, stream);
             }
-            None => self.end_stream(ctx, links, key, stream),
+            None => self.stream_ended(stream, key),
         }
     }
 
@@ -489,7 +492,9 @@ impl Origins {
 
     /// A stream makes no sense, is too slow or used up: it ends, the circuit goes on.
     fn end_stream(&mut self, ctx: &mut Ctx<'_, '_>, links: &mut Links, key: Key, stream: StreamId) {
-        if let Some(circuit) = self.circuits.get_mut(key) {
+        if let Some(circuit) = self.circuits.get_mut(key)
+            && circuit.streams.get(&stream).is_some_and(|s| s.session.is_some())
+        {
             circuit.say(ctx, links, Command::Relay, RelayCommand::End, stream, &[]);
         }
         self.stream_ended(stream, key);
