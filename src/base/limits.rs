@@ -114,6 +114,9 @@ pub const LINK_CONTROL_MAX: usize = 1024;
 pub const HOPS: usize = 3;
 /// Most cells on one circuit that may carry an extend: no circuit gets longer than this plus one.
 pub const EARLY_MAX: u8 = 4;
+/// How long a circuit may stand without a cell. Clients replace circuits that nobody used within the hour, and operations move cells:
+/// what stands longer only keeps a place, perhaps at many relays at once (T36).
+pub const CIRCUIT_IDLE_MAX: Duration = Duration::from_secs(75 * 60);
 /// Most legs of one circuit at once: the hosts of a few regions, and half of the first window, for each withholds a credit.
 pub const CIRCUIT_LEGS: usize = 32;
 /// Most legs of one circuit, ever: a long operation takes a fresh circuit then, and nobody begins legs without end (T36).

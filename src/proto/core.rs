@@ -12,6 +12,7 @@ use crate::base::LinkId;
 use crate::base::NetworkId;
 use crate::base::NodeId;
 use crate::base::Time;
+use crate::base::Wall;
 use crate::crypto::keys::IdentityKey;
 use crate::crypto::secret::Secret;
 use crate::proto::Input;
@@ -39,6 +40,7 @@ use crate::proto::path::PathPolicy;
 use crate::proto::renewal;
 use crate::proto::renewal::Generation;
 use crate::proto::renewal::Renewal;
+use crate::proto::requests;
 use crate::proto::requests::Question;
 use crate::proto::requests::RequestEvent;
 use crate::proto::requests::Requests;
@@ -103,6 +105,8 @@ pub struct Core {
     ready: bool,
     announced: bool,
     started: Time,
+    /// Both clocks, as they were at the last input.
+    clocks: (Time, Wall),
     network: NetworkId,
     identity: Option<Arc<IdentityKey>>,
     failed_clock: bool,
@@ -118,6 +122,9 @@ pub struct Core {
 
 /// Strangers decide how often odd things happen; each kind is told this often.
 const ODD_EVERY: Duration = Duration::from_secs(3600);
+/// Seconds by which the wall clock runs ahead when a machine slept: more than what a clock is corrected by in passing, and less than
+/// any sleep that breaks links.
+const WAKE_SECS: u64 = 5;
 /// Rounds of mutual notice in one `handle`; three are usual.
 const ROUNDS_MAX: usize = 32;
 
@@ -138,12 +145,13 @@ impl Core {
             profile = Some(overlay::Profile::of(ours.keys(), advertise.clone(), family.clone()));
             (identity, keys) = (Some(me), Some(ours));
         }
-        let active = identity.is_none();
+        let spare = if identity.is_some() { requests::SPARE_OF_RELAY } else { requests::SPARE_OF_CLIENT };
         let me = keys.as_ref().map(|k: &Renewal| k.keys().node);
-        let policy = match config.saved.get(SAVED_PATHS) {
+        let mut policy = match config.saved.get(SAVED_PATHS) {
             Some(bytes) => PathPolicy::decode(bytes, me).map_err(|_| Failure::newer_state())?,
             None => PathPolicy::new(me),
         };
+        policy.recall(env);
         let bootstrap = config.bootstrap.iter().map(|(node, addr)| overlay::Peer { addr: *addr, node: *node }).collect();
         // No more than a help: one that cannot be read is made anew.
         let known = config.saved.get(directories::SAVED).and_then(|bytes| directories::decode(bytes).ok()).unwrap_or_default();
@@ -167,11 +175,12 @@ impl Core {
             keys,
             acceptance: None,
             overlay,
-            requests: Requests::new(config.network, policy, active),
+            requests: Requests::new(config.network, policy, spare),
             ops: Ops::default(),
             ready: false,
             announced: false,
             started: env.now,
+            clocks: (env.now, env.wall),
             network: config.network,
             identity,
             failed_clock: false,
@@ -185,6 +194,9 @@ impl Core {
 
     /// Takes in one thing that happened.
     pub fn handle(&mut self, env: &mut Env<'_>, input: Input) {
+        if self.woke(env) {
+            self.with(env, |core, ctx| core.links.probe_dialled(ctx));
+        }
         match input {
             Input::LinkUp { link, remote, exporter, dialed } => self.with(env, |core, ctx| {
                 core.links.up(ctx, link, remote, exporter, dialed);
@@ -254,6 +266,13 @@ impl Core {
         self.links.check();
         self.overlay.check();
         self.requests.check();
+    }
+
+    /// Whether this machine slept since the last input: then the wall clock went on and the other did not. A wall clock that was set
+    /// looks the same, and asking whoever we have links to does no harm.
+    const fn woke(&mut self, env: &Env<'_>) -> bool {
+        let (now, wall) = core::mem::replace(&mut self.clocks, (env.now, env.wall));
+        env.wall.0.saturating_sub(wall.0) > env.now.since(now).as_secs() + WAKE_SECS
     }
 
     /// Lends the way out to a step, beside the rest of the core.
@@ -465,7 +484,10 @@ impl Core {
                     self.cells(ctx, link, cells);
                 }
             }
-            LinkEvent::Down { link, owners, waiters, peer: _, was_open } => {
+            LinkEvent::Down { link, owners, waiters, peer: _, was_open, silent } => {
+                if silent {
+                    self.requests.policy.line_lost(ctx.env.now);
+                }
                 if was_open {
                     self.overlay.handle(ctx.env, overlay::Input::LinkDown { link });
                 }

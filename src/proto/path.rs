@@ -11,7 +11,10 @@
 //!
 //! Failures move as little as they can, because whoever can make a client choose again can make it choose badly (T12): a hop
 //! that fails is set aside for a while, the sample never holds more than twenty guards, layer-2 relays are drawn a few times a day
-//! at most, and when nothing answers at all it is the network that is down, not the guards.
+//! at most, and when nothing answers at all it is the network that is down, not the guards. Of failures a start keeps the one that
+//! people would wait for again: which guard is down ([`down`]).
+
+mod down;
 
 use crate::base::Env;
 use crate::base::NodeId;
@@ -52,6 +55,9 @@ const ASIDE_MAX: Duration = Duration::from_secs(1800);
 /// Failures of a guard that worked before, each at least [`GUARD_FAILURE_APART`] after the last, until it counts as down.
 const GUARD_FAILURES: u32 = 3;
 const GUARD_FAILURE_APART: Duration = Duration::from_secs(10);
+/// After a link went silent under a wish, its guard's failures count for nothing for so long: while nobody waits, it would have taken
+/// that long to be missed, and an outage of the own line shall lead to no other guard any sooner.
+const SPARED: Duration = Duration::from_secs(90);
 /// Guards that fail one after the other, with no success between, until it is the network that is down.
 const NETWORK_DOWN_AFTER: u32 = 4;
 
@@ -111,6 +117,8 @@ pub struct PathPolicy {
     /// Day of the last layer-2 draw, and draws on it.
     draws: (u32, u32),
     trouble: BTreeMap<NodeId, Trouble>,
+    down: down::Down,
+    spared_until: Time,
     guards_failed_in_row: u32,
     relaxed: Relaxed,
 }
@@ -125,6 +133,8 @@ impl PathPolicy {
             changed: false,
             draws: (0, 0),
             trouble: BTreeMap::new(),
+            down: down::Down::new(),
+            spared_until: Time(0),
             guards_failed_in_row: 0,
             relaxed: Relaxed { groups: false, layer2: false, last: false },
         }
@@ -162,6 +172,39 @@ impl PathPolicy {
         self.refresh(view, env);
         let now = env.now;
         let guard = self.guard(view, now).filter(|g| !self.aside(&g.node(), now)).or_else(|| self.again(view, now))?;
+        self.path_over(guard, view, env, taken, to)
+    }
+
+    /// Takes up what an earlier run noted of guards that were down: the next of the sample serves until they answer. Once, at a start.
+    pub fn recall(&mut self, env: &Env<'_>) {
+        let before = self.down.encode();
+        let down = self.down.recall(env.wall);
+        if self.guards.iter().all(|g| down.contains(&g.node)) {
+            self.down.clear();
+        } else {
+            let trouble = Trouble { failures: GUARD_FAILURES, last: env.now, aside_until: env.now + ASIDE };
+            self.trouble.extend(down.into_iter().map(|node| (node, trouble)));
+        }
+        self.changed |= self.down.encode() != before;
+    }
+
+    /// A path over a guard that an earlier run found down, to see whether it still is: one for each, at a start.
+    pub fn ask_again(&mut self, view: &View, env: &mut Env<'_>) -> Option<[NodeId; limits::HOPS]> {
+        let node = self.down.next()?;
+        self.refresh(view, env);
+        let guard = guard_of(view, &node).filter(|_| self.guards.iter().any(|g| g.node == node))?;
+        self.path_over(guard, view, env, &[], None)
+    }
+
+    fn path_over(
+        &mut self,
+        guard: &Arc<Verified>,
+        view: &View,
+        env: &mut Env<'_>,
+        taken: &[NodeId],
+        to: Option<&NodeId>,
+    ) -> Option<[NodeId; limits::HOPS]> {
+        let now = env.now;
         let other = |a: &Verified, b: &Verified, relaxed: bool| a.node() != b.node() && (relaxed || Self::apart(a, b));
         let mut seconds: Vec<&Arc<Verified>> =
             self.layer2.iter().filter(|l| !self.aside(&l.node, env.now)).filter_map(|l| view.get(&l.node)).collect();
@@ -259,6 +302,8 @@ impl PathPolicy {
         self.trouble.retain(|_, t| t.last + ASIDE_MAX * 2 > env.now);
         let kept = self.guards.len() + self.layer2.len();
         self.guards.retain(|g| g.until > env.wall);
+        let guards = &self.guards;
+        self.down.retain(|node| guards.iter().any(|g| g.node == *node));
         self.layer2.retain(|l| l.until > env.wall && (view.get(&l.node).is_some() || view.usable().is_empty()));
         self.changed |= self.guards.len() + self.layer2.len() != kept;
         let (me, usable) = (self.me, view.usable());
@@ -331,6 +376,12 @@ impl PathPolicy {
             (kept.worked, kept.until) = (true, Self::guard_end(env));
             self.changed = true;
         }
+        self.changed |= self.down.forget(guard);
+        for before in self.guards.iter().take_while(|g| g.node != *guard) {
+            if self.trouble.get(&before.node).is_some_and(|t| t.aside_until > env.now) {
+                self.changed |= self.down.note(before.node, env.wall);
+            }
+        }
     }
 
     /// Answers come over this path: if circuits fail meanwhile, its guard is not down. A slow line that is full of its user's own
@@ -339,6 +390,13 @@ impl PathPolicy {
         for node in path {
             self.trouble.remove(node);
         }
+        let [guard, ..] = path;
+        self.changed |= self.down.forget(guard);
+    }
+
+    /// A link to a guard went silent while somebody waited: more likely the own line than the guard.
+    pub fn line_lost(&mut self, now: Time) {
+        self.spared_until = now + SPARED;
     }
 
     /// A circuit could not be built: so many of its hops stood. Changes nothing that is kept.
@@ -347,6 +405,9 @@ impl PathPolicy {
         let now = env.now;
         let is_guard = hops == 0;
         let worked = self.guards.iter().any(|g| g.node == node && g.worked);
+        if is_guard && worked && now < self.spared_until {
+            return;
+        }
         let t = self.trouble.entry(node).or_insert(Trouble { failures: 0, last: Time(0), aside_until: Time(0) });
         if is_guard && worked && t.failures > 0 && now.since(t.last) < GUARD_FAILURE_APART {
             return;
@@ -381,7 +442,11 @@ impl PathPolicy {
             }
         }
         w.u32(self.draws.0).u32(self.draws.1);
-        Extensions::default().write(&mut w);
+        let mut extensions = Extensions::default();
+        if let Some(down) = self.down.encode() {
+            extensions.set(down::EXTENSION, down);
+        }
+        extensions.write(&mut w);
         w.into_bytes()
     }
 
@@ -412,10 +477,11 @@ impl PathPolicy {
             }
         }
         let draws = (r.u32()?, r.u32()?);
-        Extensions::read(&mut r, &[])?;
+        let extensions = Extensions::read(&mut r, &[down::EXTENSION])?;
         r.finish()?;
+        let down = extensions.get(down::EXTENSION).map(down::Down::decode).transpose()?.unwrap_or_default();
         let [guards, layer2] = lists;
-        Ok(Self { guards, layer2, draws, ..Self::new(me) })
+        Ok(Self { guards, layer2, draws, down, ..Self::new(me) })
     }
 }
 
@@ -436,5 +502,7 @@ fn draw<'a>(
     all.choose_weighted(rng, |r| 1.0 / f64::from(view.in_prefix(&r.prefix()).max(1))).ok().copied()
 }
 
+#[cfg(test)]
+mod outage_tests;
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,8 @@
 //! Which request goes over which circuit: the rules of the user plane, in one place (D7, D12).
 //!
-//! * Circuits are built before they are needed, and each serves one operation only; nothing is shared between two wishes.
+//! * Circuits are built before they are needed, and each serves one operation only; nothing is shared between two wishes. A relay
+//!   keeps some too, from its start and whether or not its user ever wishes anything, so that no first wish shows in what it builds,
+//!   draws or saves (T34).
 //! * No circuit meets more than three hosts of one region, and none whose last hop is the host itself.
 //! * More than one chunk means eight or more circuits with distinct last hops. A network too small for a rule keeps it as far as it
 //!   can.
@@ -34,8 +36,11 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Circuits kept ready for the next wish: one document's worth.
-const READY_TARGET: usize = limits::DOCUMENT_CIRCUITS + 2;
+/// Circuits that a client keeps ready for the next wish: one document's worth.
+pub const SPARE_OF_CLIENT: usize = limits::DOCUMENT_CIRCUITS + 2;
+/// Those that a relay keeps, wish or not: enough for a wish to begin, and so few that a relay whose user never wishes anything pays
+/// little for looking like the others.
+pub const SPARE_OF_RELAY: usize = 4;
 /// Most circuits of one operation: two regions' worth of hosts at three a circuit.
 const PER_OP_MAX: usize = 24;
 /// Hosts of one region that all circuits of an operation can meet at a time. Only a crowd makes a region larger (T22).
@@ -44,8 +49,12 @@ pub const HOSTS_AT_ONCE: usize = PER_OP_MAX * limits::CIRCUIT_HOSTS_PER_REGION;
 const BUILD_TIMES: usize = 32;
 /// Most circuits being built at once.
 const BUILDING_MAX: usize = 12;
-/// A ready circuit that nobody used is replaced after this long, and up to as much again by chance.
-const READY_LIFE: Duration = Duration::from_secs(300);
+/// A ready circuit that nobody used is replaced after this long, and up to as much again by chance: seldom, for each costs a
+/// handshake with three relays, and most are for no wish at all; and before relays end it as idle.
+const READY_LIFE: Duration = Duration::from_secs(1800);
+const _: () = assert!(READY_LIFE.as_secs() * 2 < limits::CIRCUIT_IDLE_MAX.as_secs());
+/// How often it is looked at what is old, late or missing.
+const HOUSEKEEPING: Duration = Duration::from_millis(500);
 /// A request for which there is no circuit for this long fails. One that only waits for its turn does not.
 const QUEUE_DEADLINE: Duration = Duration::from_secs(30);
 /// Circuits that may fail in a row before building pauses: failing circuits must not make a client rush through paths (T12).
@@ -101,6 +110,8 @@ struct Domain {
     paths: Vec<[NodeId; limits::HOPS]>,
     /// Requests of chunks that are done, on their way still: until they end, their hosts count against the three of their region.
     leaving: BTreeSet<(RegionTag, RequestId)>,
+    /// Whether guards were asked for it whether they are there.
+    listened: bool,
     /// Since when it has no circuit at all, and when it last had none.
     lacking: Option<Time>,
     lacked: Time,
@@ -181,15 +192,18 @@ pub struct Requests {
     failures: u32,
     paused_until: Time,
     housekeeping: Time,
-    active: bool,
+    /// There was no path for a spare circuit: not looked for again before then, for a relay has inputs all the time.
+    no_path_until: Time,
+    /// How many circuits are kept ready.
+    spare: usize,
     /// What the last circuits took to build.
     build_times: VecDeque<Duration>,
     events: VecDeque<RequestEvent>,
 }
 
 impl Requests {
-    /// Nothing asked yet. `active`: keep circuits ready from the start (a client), or only once somebody wants something (a relay).
-    pub fn new(network: NetworkId, policy: PathPolicy, active: bool) -> Self {
+    /// Nothing asked yet. `spare`: circuits that are kept ready, [`SPARE_OF_CLIENT`] or [`SPARE_OF_RELAY`].
+    pub fn new(network: NetworkId, policy: PathPolicy, spare: usize) -> Self {
         Self {
             origins: Origins::new(network),
             policy,
@@ -202,7 +216,8 @@ impl Requests {
             failures: 0,
             paused_until: Time(0),
             housekeeping: Time(0),
-            active,
+            no_path_until: Time(0),
+            spare,
             build_times: VecDeque::new(),
             events: VecDeque::new(),
         }
@@ -225,7 +240,6 @@ impl Requests {
 
     /// Registers an operation that will want this many circuits (at least).
     pub fn open(&mut self, op: OpId, circuits: usize) {
-        self.active = true;
         let domain = self.domains.entry(op).or_default();
         domain.want = domain.want.max(circuits.min(PER_OP_MAX));
     }
@@ -334,6 +348,11 @@ impl Requests {
     /// for circuits that carry wishes; questions about the view go before that.
     pub(in crate::proto) fn drive(&mut self, ctx: &mut Ctx<'_, '_>, links: &mut Links, view: &View, paths_allowed: bool) {
         self.drain_origins(ctx, links);
+        let due = ctx.env.now >= self.housekeeping;
+        if due || self.domains.values().any(|d| !d.listened) {
+            // Before anything leaves that a slow line would be busy with.
+            self.listen(ctx, links);
+        }
         if paths_allowed {
             let ops: Vec<_> = self.domains.iter().filter(|(_, d)| !d.queue.is_empty()).map(|(op, _)| *op).collect();
             for op in ops {
@@ -341,8 +360,8 @@ impl Requests {
             }
         }
         self.send_questions(ctx, links);
-        if ctx.env.now >= self.housekeeping {
-            self.housekeeping = ctx.env.now + Duration::from_millis(500);
+        if due {
+            self.housekeeping = ctx.env.now + HOUSEKEEPING;
             self.expire(ctx, links);
             self.expire_questions(ctx, links);
         }
@@ -515,6 +534,25 @@ impl Requests {
         domain.paths.iter().map(|[.., last]| last).chain(members.into_iter().flat_map(|m| m.iter())).copied().collect()
     }
 
+    /// Asks guards whether they are still there, while a wish waits and nothing comes from them: a line that changed its address, or
+    /// a machine that slept, leaves links that look open and are dead.
+    fn listen(&mut self, ctx: &mut Ctx<'_, '_>, links: &mut Links) {
+        let (mut guards, mut lacks, mut begins) = (BTreeSet::new(), false, false);
+        for domain in self.domains.values_mut() {
+            begins |= !core::mem::replace(&mut domain.listened, true);
+            lacks |= !domain.queue.is_empty() || domain.circuits.len() < domain.want;
+            let used = domain.circuits.keys().filter(|key| self.origins.total_load(**key) > 0);
+            guards.extend(used.filter_map(|key| self.origins.path(*key)).map(|[guard, ..]| guard));
+        }
+        if lacks {
+            let coming = self.ready.keys().chain(self.building.keys());
+            guards.extend(coming.filter_map(|key| self.origins.path(*key)).map(|[guard, ..]| guard));
+        }
+        for link in guards.iter().filter_map(|guard| links.open_link(guard)).collect::<Vec<_>>() {
+            links.probe_if_silent(ctx, link, begins);
+        }
+    }
+
     /// Starts circuits that are wanted and not there.
     fn build(&mut self, ctx: &mut Ctx<'_, '_>, links: &mut Links, view: &View, paths_allowed: bool) {
         if ctx.env.now < self.paused_until {
@@ -543,14 +581,25 @@ impl Requests {
             }
         }
         self.build_for_questions(ctx, links, view);
-        if self.active && paths_allowed {
-            let coming = self.building.values().filter(|p| **p == Purpose::Ready).count();
-            for _ in self.ready.len() + coming..READY_TARGET {
+        if paths_allowed && ctx.env.now >= self.no_path_until {
+            // One that an earlier run found down, asked beside those that serve: the circuit is a spare one like the others.
+            while let Some(path) = self.policy.ask_again(view, ctx.env) {
+                if let Some(key) = self.origins.build(ctx, view, path) {
+                    self.building.insert(key, Purpose::Ready);
+                }
+            }
+            for _ in self.ready_or_coming()..self.spare {
                 if !self.start(ctx, view, Purpose::Ready) {
+                    self.no_path_until = ctx.env.now + HOUSEKEEPING;
                     break;
                 }
             }
         }
+    }
+
+    /// Spare circuits, those that are being built among them.
+    fn ready_or_coming(&self) -> usize {
+        self.ready.len() + self.building.values().filter(|p| **p == Purpose::Ready).count()
     }
 
     fn start(&mut self, ctx: &mut Ctx<'_, '_>, view: &View, purpose: Purpose) -> bool {
@@ -581,8 +630,10 @@ impl Requests {
 
     /// The earliest timer, and what it is for.
     pub fn timeout(&self) -> Option<(Time, &'static str)> {
-        let waits = self.domains.values().any(|d| !d.queue.is_empty() || d.circuits.len() < d.want);
-        let own = if waits || self.active { Some((self.housekeeping, "user plane")) } else { None };
+        // Without a wish there is nothing to do but to replace what is old, and to build what is missing.
+        let idle = self.domains.is_empty() && self.ready_or_coming() >= self.spare;
+        let next = if idle { self.ready.values().min().copied() } else { Some(self.housekeeping) };
+        let own = next.map(|at| (at.max(self.housekeeping), "user plane"));
         let questions = self.questions.timeout(self.housekeeping).map(|at| (at, "questions"));
         [own, questions, self.origins.timeout()].into_iter().flatten().min()
     }

@@ -33,7 +33,7 @@ pub const ANSWER_MAX: usize = ANSWER_CELLS * RELAY_DATA - 4;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Command {
-    /// Keep-alive and padding; ignored.
+    /// Keep-alive and padding; ignored, but that one whose first byte is 1 wants another back.
     Padding = 0,
     /// First hop of a circuit: a handshake message.
     Create = 1,

@@ -233,6 +233,18 @@ impl World {
         self.deliver(index, post);
     }
 
+    /// Suspends a node's machine for so long, and lets that time pass.
+    pub fn suspend(&mut self, node: usize, time: Duration) {
+        self.nodes[node].suspend(self.now, time);
+        self.agenda.note(node, self.nodes[node].due());
+        self.run(time);
+    }
+
+    /// Gives a node's line another address.
+    pub fn change_line(&mut self, node: usize) {
+        self.nodes[node].change_line();
+    }
+
     /// Gives a node a line that carries so many bytes a second, each way, on each of its links; zero takes it away.
     pub fn line(&mut self, node: usize, bytes_per_sec: u64) {
         self.ground.lines.insert(node, bytes_per_sec);

@@ -206,6 +206,11 @@ pub struct Node {
     pub dialled: BTreeSet<usize>,
     /// How far its wall clock is off, in seconds.
     pub skew: i64,
+    /// Connections that look open here and carry nothing any more.
+    dead: BTreeSet<u64>,
+    /// While it sleeps: until when. And how long it slept so far, of which its monotonic clock knows nothing.
+    asleep: Option<Time>,
+    slept: Duration,
     index: usize,
     seed: Secret<32>,
     rng: StdRng,
@@ -240,6 +245,9 @@ impl Node {
             letters: None,
             dialled: BTreeSet::new(),
             skew: 0,
+            dead: BTreeSet::new(),
+            asleep: None,
+            slept: Duration::ZERO,
             index,
             seed,
             rng: StdRng::seed_from_u64(chance),
@@ -261,7 +269,8 @@ impl Node {
             None => Role::Client,
         };
         let config = CoreConfig { network, role, bootstrap, local_network, saved: self.saved.clone() };
-        let mut env = Env { now, wall: Wall(wall(now).0.saturating_add_signed(self.skew)), rng: &mut self.rng };
+        let wall = Wall(wall(now).0.saturating_add_signed(self.skew));
+        let mut env = Env { now: awake(now, self.slept), wall, rng: &mut self.rng };
         self.core = Some(Core::new(config, &mut env).expect("a core starts"));
     }
 
@@ -275,6 +284,24 @@ impl Node {
             self.cut(link, post);
         }
         self.queue.clear();
+    }
+
+    /// Its machine is suspended from now on for so long: nothing reaches it, and its monotonic clock stands still.
+    pub fn suspend(&mut self, now: Time, time: Duration) {
+        self.slept += time;
+        self.asleep = Some(now + time);
+        self.timer = self.timer.map(|at| at + time);
+        let own = |mut item: Item| {
+            item.at = item.at + time;
+            item
+        };
+        let (mine, others): (Vec<_>, Vec<_>) = self.queue.drain().map(|Reverse(item)| item).partition(|i| i.from == self.index);
+        self.queue = others.into_iter().chain(mine.into_iter().map(own)).map(Reverse).collect();
+    }
+
+    /// Its line gets another address: all its connections are dead, and neither end is told.
+    pub fn change_line(&mut self) {
+        self.dead.extend(self.links.keys());
     }
 
     /// When it has something to do.
@@ -319,6 +346,10 @@ impl Node {
 
     /// What an item is to the core. What comes on a connection that is no more is lost.
     fn open(&mut self, at: Time, item: Item) -> Option<Input> {
+        let foreign = matches!(item.what, What::Up(_) | What::Cells(_) | What::Down);
+        if foreign && (self.asleep.is_some_and(|until| at < until) || self.dead.contains(&item.connection)) {
+            return None;
+        }
         let link = self.links.get(&item.connection).copied();
         match item.what {
             What::Up(end) => {
@@ -354,7 +385,8 @@ impl Node {
             }
             return;
         };
-        let mut env = Env { now, wall: Wall(wall(now).0.saturating_add_signed(self.skew)), rng: &mut self.rng };
+        let wall = Wall(wall(now).0.saturating_add_signed(self.skew));
+        let mut env = Env { now: awake(now, self.slept), wall, rng: &mut self.rng };
         match (eyes.around.as_mut(), &input) {
             (Some(around), Input::Cells { cells, .. }) => {
                 let count = cells.len() / CELL;
@@ -370,7 +402,7 @@ impl Node {
         while let Some(output) = self.core.as_mut().and_then(Core::poll_output) {
             self.output(output, ground, eyes, post);
         }
-        self.timer = self.core.as_ref().and_then(Core::timeout).map(|(at, _)| at.max(now));
+        self.timer = self.core.as_ref().and_then(Core::timeout).map(|(at, _)| (at + self.slept).max(now));
     }
 
     fn output(&mut self, output: Output, ground: &Ground, eyes: &mut Eyes<'_>, post: &mut Post) {
@@ -488,7 +520,7 @@ impl Node {
     }
 
     fn cut(&mut self, link: LinkId, post: &mut Post) {
-        if let Some(end) = self.disconnect(link) {
+        if let Some(end) = self.disconnect(link).filter(|end| !self.dead.contains(&end.connection)) {
             let at = (self.now + latency(self.index, end.to)).max(end.free_at);
             let down = self.item(at, end.connection, What::Down);
             post.push((end.to, down));
@@ -504,6 +536,10 @@ impl Node {
         let fate = self.tamper.as_mut().map_or(Fate::Send, |tamper| tamper(&mut self.chance, &mut cells));
         let Some(end) = self.ends.get_mut(&link) else { return };
         let (to, connection) = (end.to, end.connection);
+        if self.dead.contains(&connection) {
+            let sent = self.item(now, connection, What::Sent { link, cells: count });
+            return self.post(sent);
+        }
         if let Some(observer) = &mut eyes.observer {
             observer(&Seen { at: now, from: self.index, to, cells: &cells });
         }
@@ -544,6 +580,11 @@ impl Node {
             post.push((to, item));
         }
     }
+}
+
+/// What the monotonic clock of a machine shows that slept so long.
+const fn awake(now: Time, slept: Duration) -> Time {
+    Time(now.0 - slept.as_micros() as u64)
 }
 
 /// What clocks show.

@@ -57,9 +57,7 @@ const WAITING_MAX: usize = 32_768;
 /// Most circuits carried at once, or being made. At 2 KiB each (`benches/circuits.rs`) they take 100 MiB. Shared out by [`Crowd`],
 /// by who is on the client's side.
 const HOPS_MAX: usize = 50_000;
-/// How long a circuit may stand without a cell. Clients replace circuits that nobody used after ten minutes at most, and operations
-/// move cells: what stands longer only keeps a place, perhaps at many relays at once (T36).
-const IDLE_MAX: Duration = Duration::from_secs(15 * 60);
+const IDLE_MAX: Duration = limits::CIRCUIT_IDLE_MAX;
 /// Idle circuits end on a grid: one wake-up a minute does for all.
 const IDLE_GRID: Duration = Duration::from_secs(60);
 /// Most circuits that are looked at in one go.

@@ -86,7 +86,7 @@ impl Links {
     /// Tells one that waits, and no other, that its link failed.
     fn refuse_waiter(&mut self, link: LinkId, node: NodeId, waiter: Waiter) {
         let (owners, waiters) = (Vec::new(), vec![waiter]);
-        self.events.push_back(LinkEvent::Down { link, owners, waiters, peer: Some(node), was_open: false });
+        self.events.push_back(LinkEvent::Down { link, owners, waiters, peer: Some(node), was_open: false, silent: false });
     }
 
     /// Dials an address anew, even if a link to the same relay exists (dial-back, D9). With `expect`, any other identity fails.

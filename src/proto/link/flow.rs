@@ -85,8 +85,8 @@ pub enum Arrived {
 impl Links {
     /// Sorts a batch that arrived: gives it back when the link is open and the core is to go through its cells.
     pub(in crate::proto) fn batch(&mut self, ctx: &mut Ctx<'_, '_>, id: LinkId, mut cells: BytesMut) -> Option<BytesMut> {
+        self.heard(ctx.env.now, id, cells.len() / CELL);
         let link = self.links.get_mut(&id)?;
-        link.received = ctx.env.now;
         let (hello_due, waits) = match &link.stage {
             Stage::Open => return Some(cells),
             Stage::Dialing => (false, 0),
@@ -182,7 +182,10 @@ impl Links {
                     Arrived::Nothing
                 }
             },
-            (Command::Padding, _) => Arrived::Nothing,
+            (Command::Padding, _) => {
+                self.padded(ctx, id, cell::body(cell));
+                Arrived::Nothing
+            }
             (Command::Hello | Command::Create | Command::Leg, _) => {
                 self.close(ctx, id);
                 Arrived::Nothing

@@ -9,6 +9,7 @@ mod dial;
 mod flow;
 mod overlay;
 pub mod port;
+mod probe;
 #[cfg(test)]
 mod tests;
 
@@ -118,6 +119,7 @@ struct Link {
     used: Time,
     received: Time,
     sent: Time,
+    probe: probe::Probe,
 }
 
 /// What a link tells the core when its state changes.
@@ -152,6 +154,8 @@ pub enum LinkEvent {
         peer: Option<NodeId>,
         /// Whether it ever was open.
         was_open: bool,
+        /// Whether it ended because the other end did not answer when it was asked.
+        silent: bool,
     },
 }
 
@@ -160,6 +164,8 @@ enum LinkTimer {
     Handshake(LinkId),
     Credit(LinkId),
     Keep(LinkId),
+    /// Set while the other end is asked whether it is there.
+    Probe(LinkId),
     /// Set while cells are with the transport.
     Unsent(LinkId),
     Stall(PortKey),
@@ -387,10 +393,12 @@ impl Links {
         self.timers.stop(&LinkTimer::Handshake(id));
         self.timers.stop(&LinkTimer::Credit(id));
         self.timers.stop(&LinkTimer::Keep(id));
+        self.timers.stop(&LinkTimer::Probe(id));
         self.timers.stop(&LinkTimer::Unsent(id));
         let owners = link.circuits.values().filter_map(|key| self.drop_port(ctx, *key)).collect();
         let was_open = matches!(link.stage, Stage::Open);
-        self.events.push_back(LinkEvent::Down { link: id, owners, waiters: link.waiters, peer: node, was_open });
+        let silent = link.probe.failed();
+        self.events.push_back(LinkEvent::Down { link: id, owners, waiters: link.waiters, peer: node, was_open, silent });
     }
 
     /// The next thing that happened to a link.
@@ -415,6 +423,7 @@ impl Links {
                 LinkTimer::Handshake(_) => "link handshake",
                 LinkTimer::Credit(_) => "credit tick",
                 LinkTimer::Keep(_) => "keep-alive",
+                LinkTimer::Probe(_) => "silent link",
                 LinkTimer::Unsent(_) => "stalled link",
                 LinkTimer::Stall(_) => "stalled circuit",
             };
@@ -429,6 +438,7 @@ impl Links {
                 LinkTimer::Handshake(id) | LinkTimer::Unsent(id) => self.close(ctx, id),
                 LinkTimer::Credit(id) => self.grant(ctx, id),
                 LinkTimer::Keep(id) => self.keep(ctx, id),
+                LinkTimer::Probe(id) => self.unanswered(ctx, id),
                 LinkTimer::Stall(port) => {
                     if let Some(port) = self.ports.get(port).filter(|p| p.credit == 0 && !p.queue.is_empty()) {
                         self.doomed.push(port.owner);
@@ -441,7 +451,8 @@ impl Links {
     /// Pads a quiet link, closes an unused or dead one.
     fn keep(&mut self, ctx: &mut Ctx<'_, '_>, id: LinkId) {
         let now = ctx.env.now;
-        let Some(link) = self.links.get(&id) else { return };
+        let Some(link) = self.links.get_mut(&id) else { return };
+        link.mark(now);
         let unused = !link.pinned && link.circuits.is_empty() && now.since(link.used) > IDLE;
         if unused || now.since(link.received) > DEAD {
             return self.close(ctx, id);
@@ -527,6 +538,7 @@ impl Link {
             used: now,
             received: now,
             sent: now,
+            probe: probe::Probe::new(now),
         }
     }
 

@@ -355,7 +355,7 @@ mod tests {
         let mut rng = StdRng::seed_from_u64(1);
         let mut view = testing::view_with_witnesses();
         view.insert(testing::host_at(&mut rng, ([30, 1, 1, 1], 9).into(), Position([1; 32])), testing::NOW);
-        let mut requests = Requests::new(NetworkId([1; 32]), PathPolicy::new(None), true);
+        let mut requests = Requests::new(NetworkId([1; 32]), PathPolicy::new(None), 0);
         requests.open(OpId(1), 1);
         let (mut routes, mut pace, mut out) = (BTreeMap::new(), Pace::default(), Out::default());
         let mut env = Env { now: Time(0), wall: Wall(0), rng: &mut rng };

@@ -33,7 +33,7 @@ fn relay(i: u16, groups: u16) -> Arc<Verified> {
 }
 
 /// `n` relays in `groups` groups; neighbours are families.
-fn world(n: u16, groups: u16) -> View {
+pub(super) fn world(n: u16, groups: u16) -> View {
     let mut view = view_with_witnesses();
     for i in 0..n {
         view.insert(relay(i, groups), NOW);
@@ -43,47 +43,47 @@ fn world(n: u16, groups: u16) -> View {
 }
 
 /// A policy with a clock and a seed.
-struct User {
-    policy: PathPolicy,
+pub(super) struct User {
+    pub(super) policy: PathPolicy,
     rng: StdRng,
-    seconds: u64,
+    pub(super) seconds: u64,
 }
 
 type Path = [NodeId; limits::HOPS];
 
 impl User {
-    fn new(seed: u64) -> Self {
+    pub(super) fn new(seed: u64) -> Self {
         println!("seed {seed}");
         Self { policy: PathPolicy::new(None), rng: StdRng::seed_from_u64(seed), seconds: 0 }
     }
 
-    fn with<T>(&mut self, step: impl FnOnce(&mut PathPolicy, &mut Env<'_>) -> T) -> T {
+    pub(super) fn with<T>(&mut self, step: impl FnOnce(&mut PathPolicy, &mut Env<'_>) -> T) -> T {
         let now = Time(self.seconds * 1_000_000);
         let mut env = Env { now, wall: NOW.plus(self.seconds), rng: &mut self.rng };
         step(&mut self.policy, &mut env)
     }
 
-    fn choose(&mut self, view: &View, taken: &[NodeId]) -> Option<Path> {
+    pub(super) fn choose(&mut self, view: &View, taken: &[NodeId]) -> Option<Path> {
         self.with(|policy, env| policy.choose(view, env, taken))
     }
 
     /// A circuit that stands, over relays that are up.
-    fn build(&mut self, view: &View) -> Path {
+    pub(super) fn build(&mut self, view: &View) -> Path {
         let path = self.choose(view, &[]).unwrap();
         self.worked(&path);
         path
     }
 
-    fn worked(&mut self, path: &Path) {
+    pub(super) fn worked(&mut self, path: &Path) {
         self.with(|policy, env| policy.worked(path, env));
     }
 
-    fn failed(&mut self, path: &Path, hops: usize) {
+    pub(super) fn failed(&mut self, path: &Path, hops: usize) {
         self.with(|policy, env| policy.failed(path, hops, env));
     }
 
     /// One try each ten seconds for so long, with these relays down. The guards that were tried.
-    fn suffer(&mut self, view: &View, for_secs: u64, down: &dyn Fn(&NodeId) -> bool) -> BTreeSet<NodeId> {
+    pub(super) fn suffer(&mut self, view: &View, for_secs: u64, down: &dyn Fn(&NodeId) -> bool) -> BTreeSet<NodeId> {
         let mut tried = BTreeSet::new();
         let end = self.seconds + for_secs;
         while self.seconds < end {
@@ -99,7 +99,7 @@ impl User {
         tried
     }
 
-    fn sample(&self) -> Vec<NodeId> {
+    pub(super) fn sample(&self) -> Vec<NodeId> {
         self.policy.guards.iter().map(|g| g.node).collect()
     }
 

@@ -18,7 +18,7 @@ const KIND: SessionType = SessionType { kind: Kind::Fetch, class: Class::Small }
 fn standing<const N: usize>(begun: [u16; N]) -> (Requests, Links, [Key; N]) {
     let mut links = Links::new(NetworkId([1; 32]), None);
     links.open_unshaken(LinkId(1), Some(NodeId([251; 32])));
-    let mut requests = Requests::new(NetworkId([1; 32]), PathPolicy::new(None), true);
+    let mut requests = Requests::new(NetworkId([1; 32]), PathPolicy::new(None), SPARE_OF_CLIENT);
     requests.open(OpId(1), N);
     let circuits = begun.map(|begun| requests.origins.stand(&mut links, LinkId(1), begun));
     circuits.iter().for_each(|circuit| requests.adopt(OpId(1), *circuit));
@@ -40,7 +40,7 @@ fn with_hosts(rng: &mut StdRng, count: u8) -> (View, Vec<NodeId>) {
 
 #[test]
 fn a_request_that_waits_prints_nothing_of_itself() {
-    let mut requests = Requests::new(NetworkId([1; 32]), PathPolicy::new(None), true);
+    let mut requests = Requests::new(NetworkId([1; 32]), PathPolicy::new(None), SPARE_OF_CLIENT);
     requests.open(OpId(1), 2);
     let mut rng = StdRng::seed_from_u64(1);
     let mut env = Env { now: Time(1), wall: Wall(0), rng: &mut rng };
@@ -118,7 +118,7 @@ fn a_circuit_for_want_of_one_ends_outside_the_region() {
         let members: Arc<BTreeSet<NodeId>> = Arc::new(hosts.iter().copied().take(10).chain([last]).collect());
         let mut env = Env { now: Time(1), wall: testing::NOW, rng: &mut rng };
         let mut ctx = Ctx { env: &mut env, out: &mut Out::default() };
-        requests.active = false;
+        requests.spare = 0;
         requests.ask(&mut ctx, OpId(1), Target { host: hosts[0], region: 7, members: Some(Arc::clone(&members)) }, KIND, vec![1]);
         requests.drive(&mut ctx, &mut links, &view, true);
         let paths: Vec<_> = requests.building.keys().filter_map(|key| requests.origins.path(*key)).collect();
@@ -197,7 +197,7 @@ impl Asker {
         let (view, hosts) = with_hosts(&mut rng, hosts);
         let mut links = Links::new(NetworkId([1; 32]), None);
         links.open_unshaken(LinkId(1), Some(NodeId([251; 32])));
-        let requests = Requests::new(NetworkId([1; 32]), PathPolicy::new(None), true);
+        let requests = Requests::new(NetworkId([1; 32]), PathPolicy::new(None), SPARE_OF_CLIENT);
         Self { requests, links, view, hosts, rng, now: Time(1), told: Vec::new() }
     }
 
