@@ -561,6 +561,11 @@ impl Core {
                 let words = "this start believes what one relay says of the network: with links of two or more, they are compared";
                 ctx.out.push(Output::Node(NodeEvent::Warning(words.into())));
             }
+            overlay::Event::WaysDiffer => {
+                let words = "the relays behind your links name different networks, so some of them lie or are cut off: the network that \
+                             most addresses answer for is used. Remove links whose origin you do not trust";
+                ctx.out.push(Output::Node(NodeEvent::Warning(words.into())));
+            }
             overlay::Event::Odd(odd) => {
                 let now = ctx.env.now;
                 if self.odd_told.get(&odd).is_none_or(|at| *at + ODD_EVERY <= now) {

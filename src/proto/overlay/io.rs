@@ -211,6 +211,8 @@ pub enum Event {
     StruckOut,
     /// A client began with what one relay says alone, because it was given no other way in.
     OneWayIn,
+    /// A client's ways in name different networks: relays drawn by their addresses say which is used.
+    WaysDiffer,
     /// Something odd came from others, was passed over, and changes nothing: for whoever wants to know.
     Odd(Odd),
 }

@@ -66,6 +66,14 @@ impl List {
         common > 0 && common * COMMON.1 >= longer * COMMON.0
     }
 
+    /// Whether it and another have most in common to the byte, of relays as of their descriptors: lists of one network that name other
+    /// bytes would keep others from being read.
+    pub(super) fn is_alike(&self, other: &Self) -> bool {
+        let longer = self.0.len().max(other.0.len());
+        let common = self.0.values().filter(|l| other.tag(l.id) == Some(l.tag)).count();
+        common > 0 && common * COMMON.1 >= longer * COMMON.0
+    }
+
     /// Whether it names more than half of these, or there are none.
     pub(super) fn names_most(&self, hints: &[u64]) -> bool {
         let named = hints.iter().filter(|hint| self.0.contains_key(hint)).count();

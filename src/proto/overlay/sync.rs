@@ -8,6 +8,7 @@
 //! are agreed on and not known. What was agreed on once stays until another agreement says otherwise.
 
 mod bodies;
+mod start;
 
 use crate::base::Env;
 use crate::base::NodeId;
@@ -34,6 +35,9 @@ use crate::proto::overlay::lists::Vote;
 use crate::proto::overlay::questions;
 use crate::proto::overlay::record;
 use crate::proto::overlay::sync::bodies::Bodies;
+use crate::proto::overlay::sync::start::STARTING_MAX;
+use crate::proto::overlay::sync::start::Start;
+use crate::proto::overlay::sync::start::WAYS_MAX;
 use crate::wire::overlay::Cursor;
 use crate::wire::overlay::Message;
 use core::time::Duration;
@@ -79,12 +83,27 @@ struct Directory {
     pages: u32,
     /// A dial or a page is under way.
     busy: bool,
+    /// It was reached, at a start.
+    met: bool,
+    /// At a start: no way in, but picked of those that a way in names.
+    picked: bool,
 }
 
 impl Directory {
     const fn new(peer: Peer, at: Time) -> Self {
         let list = List::new();
-        Self { peer, list, reading: None, since: None, complete: false, at, failures: 0, pages: 0, busy: false }
+        let (reading, since, busy, met, picked) = (None, None, false, false, false);
+        Self { peer, list, reading, since, complete: false, at, failures: 0, pages: 0, busy, met, picked }
+    }
+
+    /// Whether its list may still come: it did not fail yet, or only after it was reached.
+    const fn is_awaited(&self) -> bool {
+        !self.complete && (self.met || self.failures == 0)
+    }
+
+    /// Whether it lies in another /16 than this one.
+    fn is_apart(&self, other: &Self, local: bool) -> bool {
+        self.peer.node != other.peer.node && (local || Group::of(&self.peer.addr) != Group::of(&other.peer.addr))
     }
 }
 
@@ -94,12 +113,15 @@ pub struct Sync {
     directories: Vec<Directory>,
     /// Ways in, the next first: bootstrap relays, behind them what an earlier run knew.
     ways_in: VecDeque<Peer>,
+    /// How many of them a person gave.
+    given: usize,
     /// There is one way in, or all of them lie together: nobody to compare with.
     one_way: bool,
     /// The directories are ways in.
     starting: bool,
     /// They agreed, and what they agree on was asked of them.
     reviewed: bool,
+    start: Start,
     /// Hints of guards of an earlier run: a list that lacks most of them is not believed.
     guards: Vec<u64>,
     /// What the directories said when they last agreed.
@@ -131,8 +153,10 @@ impl Sync {
             directories: Vec::new(),
             one_way: apart.len() < AGREE,
             ways_in,
+            given: config.bootstrap.len(),
             starting: false,
             reviewed: false,
+            start: Start::new(now),
             guards: config.guards.iter().map(record::hint_id).collect(),
             votes: BTreeMap::new(),
             bodies: Bodies::default(),
@@ -145,7 +169,7 @@ impl Sync {
         }
     }
 
-    /// The next ways in, three relays at most and none of those in use; they go to the end of the line. Those in other groups than
+    /// The next ways in, so many relays at most and none of those in use; they go to the end of the line. Those in other groups than
     /// one another first, for only they can agree.
     fn take_ways_in(&mut self, most: usize) -> Vec<Peer> {
         let mut taken: Vec<Peer> = Vec::new();
@@ -171,9 +195,11 @@ impl Sync {
     /// Reads from these, from `now` on.
     fn set(&mut self, now: Time, peers: &[Peer]) {
         let mut old = core::mem::take(&mut self.directories);
-        for peer in peers.iter().take(DIRECTORIES) {
+        let most = if self.starting { WAYS_MAX } else { DIRECTORIES };
+        for peer in peers.iter().take(most) {
             let before = old.iter().position(|d| d.peer == *peer).map(|i| old.swap_remove(i));
             let mut directory = before.unwrap_or_else(|| Directory::new(*peer, now));
+            directory.picked = false;
             if let Some(i) = self.kept.iter().position(|k| k.node == peer.node) {
                 let kept = self.kept.swap_remove(i);
                 if directory.since.is_none() {
@@ -183,6 +209,14 @@ impl Sync {
             self.directories.push(directory);
         }
         self.next = now;
+    }
+
+    /// Begins at the ways in: all that a person gave, for of those asked first all may lie together.
+    fn start(&mut self, now: Time) {
+        (self.starting, self.reviewed, self.start) = (true, false, Start::new(now));
+        self.directories.clear();
+        let first = self.take_ways_in(self.given.clamp(DIRECTORIES, WAYS_MAX));
+        self.set(now, &first);
     }
 
     fn get(&mut self, node: NodeId) -> Option<&mut Directory> {
@@ -196,24 +230,33 @@ impl Sync {
 
     fn plan(&mut self) {
         let soonest = self.directories.iter().filter(|d| !d.busy).map(|d| d.at).min();
-        self.next = soonest.unwrap_or(Time(u64::MAX));
+        let patience = self.start.until().filter(|_| self.starting);
+        self.next = soonest.into_iter().chain(patience).min().unwrap_or(Time(u64::MAX));
     }
 
-    /// The lists that count, and how many of them must name a relay. None, while no two agree.
-    fn voters(&self, local: bool) -> (Vec<&Directory>, usize) {
-        let complete = || self.directories.iter().filter(|d| d.complete);
-        if self.one_way && self.starting {
-            return (complete().take(1).collect(), 1);
-        }
-        // Who lacks most of our guards is not believed, unless all that can be asked do: then the network is another than it was.
-        let all_in = self.directories.iter().all(|d| d.complete) && self.directories.len() >= AGREE;
+    /// Whose whole lists may be believed: who lacks most of our guards is not, unless all that can be asked do, for then the network is
+    /// another than it was.
+    fn believed(&self) -> Vec<&Directory> {
+        let asked = || self.directories.iter().filter(|d| !d.picked);
+        let complete = || asked().filter(|d| d.complete);
+        let number = complete().count();
+        let all_in = number >= AGREE && asked().all(|d| d.complete || (number >= DIRECTORIES && !d.is_awaited()));
         let none_has = all_in && complete().all(|d| !d.list.names_most(&self.guards));
-        let believed: Vec<&Directory> = complete().filter(|d| none_has || d.list.names_most(&self.guards)).collect();
-        let apart = |a: &Directory, b: &Directory| {
-            a.peer.node != b.peer.node && (local || Group::of(&a.peer.addr) != Group::of(&b.peer.addr))
-        };
-        let agrees = |d: &&&Directory| believed.iter().any(|other| apart(d, other) && d.list.agrees(&other.list));
-        (believed.iter().filter(agrees).copied().collect(), AGREE)
+        complete().filter(|d| none_has || d.list.names_most(&self.guards)).collect()
+    }
+
+    /// After the start: the directories whose lists agree with one that lies apart.
+    fn voters(&self, local: bool) -> Vec<NodeId> {
+        let believed = self.believed();
+        let agrees = |d: &&&Directory| believed.iter().any(|other| d.is_apart(other, local) && d.list.agrees(&other.list));
+        let voters: Vec<NodeId> = believed.iter().filter(agrees).map(|d| d.peer.node).collect();
+        if voters.len() < AGREE { Vec::new() } else { voters }
+    }
+
+    /// What these say together.
+    fn count(&self, nodes: &[NodeId], needed: usize) -> BTreeMap<u64, Vote> {
+        let lists: Vec<&List> = self.directories.iter().filter(|d| nodes.contains(&d.peer.node)).map(|d| &d.list).collect();
+        lists::count(&lists, needed)
     }
 
     /// Whether what is known of the network is of today: read in this run, or not long before it.
@@ -226,8 +269,9 @@ impl Sync {
     }
 
     pub(super) fn check(&self) {
-        assert!(self.directories.len() <= DIRECTORIES);
+        assert!(self.directories.len() <= if self.starting { STARTING_MAX } else { DIRECTORIES });
         self.bodies.check();
+        self.start.check();
     }
 }
 
@@ -251,9 +295,7 @@ impl Overlay {
             }
             self.odd(Odd::SavedView);
         }
-        self.sync.starting = true;
-        let first = self.sync.take_ways_in(DIRECTORIES);
-        self.sync.set(env.now, &first);
+        self.sync.start(env.now);
     }
 
     /// Takes up what an earlier run kept. False if too little of it counts still.
@@ -308,19 +350,27 @@ impl Overlay {
                 (d.busy, d.pages) = (true, 0);
             }
             if self.sync.is_direct(&peer.node) && self.link_to(&peer.node).is_none() {
-                if !self.dial(env, peer, Purpose::Directory) {
-                    self.directory_failed(env, peer.node);
+                if !self.dial(env, peer, Purpose::Directory)
+                    && let Some(d) = self.sync.get(peer.node)
+                {
+                    // Too many dials are under way, which is no fault of its own.
+                    (d.busy, d.at) = (false, env.now + RETRY);
                 }
             } else {
                 self.ask_list(env, peer.node);
             }
+        }
+        if self.sync.starting && self.sync.start.is_over(env.now) {
+            self.review(env);
+            self.pass_over_late(env);
         }
         self.sync.plan();
     }
 
     /// The link to a directory is open.
     pub(super) fn linked_directory(&mut self, env: &mut Env<'_>, node: NodeId) {
-        if self.sync.get(node).is_some_and(|d| d.busy) {
+        if let Some(d) = self.sync.get(node).filter(|d| d.busy) {
+            d.met = true;
             self.ask_list(env, node);
         }
     }
@@ -345,7 +395,9 @@ impl Overlay {
         match asked {
             Asked::List { directory } => self.directory_failed(env, directory),
             Asked::Bodies { directory, batch } => {
-                if self.sync.bodies.batches.remove(&batch).is_some() {
+                if self.camp_shows(env, directory, batch, None) {
+                    self.directory_failed(env, directory);
+                } else if self.sync.bodies.batches.remove(&batch).is_some() {
                     self.directory_failed(env, directory);
                     self.ask_bodies(env);
                 }
@@ -365,21 +417,20 @@ impl Overlay {
         }
         let starting = self.sync.starting;
         if starting
-            && let Some(i) = self.sync.directories.iter().position(|d| d.peer.node == node && !d.complete)
+            && let Some(i) = self.sync.directories.iter().position(|d| d.peer.node == node && !d.complete && !d.picked)
             && let [other] = self.sync.take_ways_in(1)[..]
         {
-            // A round through all of them takes as long as one that failed would rest.
-            let at = env.now + RETRY.mul_f64(jitter);
-            self.sync.directories.splice(i..=i, [Directory::new(other, at)]);
+            let other = self.sync.start.in_place_of(env.now, node, other, jitter);
+            self.sync.directories.splice(i..=i, [other]);
         }
         let lost = !starting && self.sync.directories.iter().all(|d| d.failures >= LOST_AFTER);
         if lost && !self.sync.ways_in.is_empty() {
-            (self.sync.starting, self.sync.reviewed) = (true, false);
-            self.sync.directories.clear();
-            let first = self.sync.take_ways_in(DIRECTORIES);
-            self.sync.set(env.now, &first);
+            self.sync.start(env.now);
         }
         self.sync.plan();
+        if starting && !self.sync.reviewed {
+            self.review(env);
+        }
     }
 
     pub(super) fn list_page(&mut self, env: &mut Env<'_>, node: NodeId, page: Page) {
@@ -418,24 +469,35 @@ impl Overlay {
 
     /// A list is whole: what do the directories agree on now?
     fn review(&mut self, env: &mut Env<'_>) {
-        let (voters, needed) = self.sync.voters(self.view.is_local());
-        let lists: Vec<&List> = voters.iter().map(|d| &d.list).collect();
-        if lists.len() < needed {
-            if self.sync.directories.iter().filter(|d| d.complete).count() >= AGREE {
+        let alone = self.sync.one_way && self.sync.starting;
+        let first = self.sync.directories.iter().find(|d| d.complete).map(|d| d.peer.node);
+        let camps: Vec<Vec<NodeId>> = if alone {
+            first.into_iter().map(|node| vec![node]).collect()
+        } else if self.sync.starting {
+            self.settle(env).unwrap_or_default()
+        } else {
+            Some(self.sync.voters(self.view.is_local())).filter(|voters| !voters.is_empty()).into_iter().collect()
+        };
+        if camps.is_empty() {
+            if !self.sync.starting && self.sync.directories.iter().filter(|d| d.complete).count() >= AGREE {
                 self.odd(Odd::LoneList);
             }
             return;
         }
-        let votes = lists::count(&lists, needed);
-        if needed < AGREE && !self.has_view() {
+        let needed = if alone { 1 } else { AGREE };
+        let said: Vec<BTreeMap<u64, Vote>> = camps.iter().map(|camp| self.sync.count(camp, needed)).collect();
+        if alone && !self.has_view() {
             self.out.push_back(Output::Event(Event::OneWayIn));
         }
-        let unlisted = |node: &NodeId| !votes.contains_key(&record::hint_id(node));
-        let gone: Vec<NodeId> = self.view.entries().map(|e| e.relay.node()).filter(unlisted).collect();
+        let listed = |hint: u64| said.iter().any(|votes| votes.contains_key(&hint));
+        let nodes = self.view.entries().map(|e| e.relay.node());
+        let gone: Vec<NodeId> = nodes.filter(|node| !listed(record::hint_id(node))).collect();
         gone.iter().for_each(|node| self.view.remove(node));
         self.sync.bodies.wanted.clear();
-        for (hint, vote) in &votes {
-            match self.view.by_hint(*hint).map(|e| (e.relay.body().clone(), e.host)) {
+        let mut votes = BTreeMap::new();
+        // Of one relay, camps may name different bytes: all are asked for, and the newest that are shown hold.
+        for (hint, vote) in said.into_iter().flatten() {
+            match self.view.by_hint(hint).map(|e| (e.relay.body().clone(), e.host)) {
                 // What was agreed on before holds, while they agree on nothing else.
                 Some((body, host)) if vote.tag.is_none_or(|tag| tag == body.tag()) => {
                     if host != vote.host {
@@ -443,9 +505,10 @@ impl Overlay {
                     }
                 }
                 // Directories may list for a while yet whom we know to show different faces.
-                _ if self.view.faces_by_hint(*hint).is_some() => {}
-                _ => self.sync.bodies.wanted.extend(vote.tag.map(|tag| (*hint, tag))),
+                _ if self.view.faces_by_hint(hint).is_some() => {}
+                _ => self.sync.bodies.wanted.extend(vote.tag.map(|tag| (hint, tag))),
             }
+            votes.entry(hint).or_insert(vote);
         }
         self.sync.bodies.lone = self.sync.lone_faces(&votes);
         self.sync.votes = votes;

@@ -12,8 +12,9 @@ use crate::proto::overlay::lists::Vote;
 use crate::proto::overlay::record;
 use crate::proto::overlay::record::Record;
 use crate::proto::overlay::record::RecordError;
-use crate::proto::overlay::sync::DIRECTORIES;
 use crate::proto::overlay::sync::Sync;
+use crate::proto::overlay::sync::start::STARTING_MAX;
+use crate::proto::overlay::view::Entry;
 use crate::wire::overlay::Blob;
 use crate::wire::overlay::Message;
 use crate::wire::overlay::Part;
@@ -34,7 +35,7 @@ const LOOKED_AT_MAX: usize = 4096;
 #[derive(Debug, Default)]
 pub(super) struct Bodies {
     /// Agreed on and not known yet.
-    pub(super) wanted: BTreeMap<u64, Tag>,
+    pub(super) wanted: BTreeSet<(u64, Tag)>,
     /// Batches under way.
     pub(super) batches: BTreeMap<u32, (NodeId, Vec<(u64, Tag)>)>,
     next_batch: u32,
@@ -46,8 +47,19 @@ pub(super) struct Bodies {
 }
 
 impl Bodies {
+    /// A new batch.
+    pub(super) fn number(&mut self) -> u32 {
+        self.next_batch = self.next_batch.wrapping_add(1).max(1);
+        self.next_batch
+    }
+
+    /// Who listed these does not show them.
+    pub(super) fn refuse(&mut self, directory: NodeId, asked: &[(u64, Tag)]) {
+        self.refused.extend(asked.iter().map(|(_, tag)| (directory, *tag)));
+    }
+
     pub(super) fn check(&self) {
-        assert!(self.batches.len() <= DIRECTORIES * BATCHES);
+        assert!(self.batches.len() <= STARTING_MAX * BATCHES);
     }
 }
 
@@ -80,22 +92,19 @@ impl Overlay {
             let up = !direct || self.link_to(&node).is_some();
             loop {
                 let under_way = self.sync.bodies.batches.values().filter(|(by, _)| *by == node).count();
-                let asked: BTreeSet<u64> =
-                    self.sync.bodies.batches.values().flat_map(|(_, list)| list).map(|(hint, _)| *hint).collect();
+                let asked: BTreeSet<(u64, Tag)> = self.sync.bodies.batches.values().flat_map(|(_, list)| list).copied().collect();
                 let lists = |hint: &u64, tag: &Tag| {
                     self.sync.directories.iter().any(|d| d.peer.node == node && d.list.tag(*hint) == Some(*tag))
                 };
                 let open = |(hint, tag): &(u64, Tag)| {
-                    !asked.contains(hint) && !self.sync.bodies.refused.contains(&(node, *tag)) && lists(hint, tag)
+                    !asked.contains(&(*hint, *tag)) && !self.sync.bodies.refused.contains(&(node, *tag)) && lists(hint, tag)
                 };
-                let wanted = self.sync.bodies.wanted.iter().map(|(hint, tag)| (*hint, *tag));
-                let batch: Vec<(u64, Tag)> = wanted.filter(open).take(BATCH).collect();
+                let batch: Vec<(u64, Tag)> = self.sync.bodies.wanted.iter().copied().filter(open).take(BATCH).collect();
                 idle &= batch.is_empty();
                 if batch.is_empty() || !up || under_way >= if direct { BATCHES } else { 1 } {
                     break;
                 }
-                self.sync.bodies.next_batch = self.sync.bodies.next_batch.wrapping_add(1).max(1);
-                let number = self.sync.bodies.next_batch;
+                let number = self.sync.bodies.number();
                 let ids = batch.iter().map(|(hint, _)| *hint).collect();
                 let asked = Asked::Bodies { directory: node, batch: number };
                 if !self.ask_directory(env, node, asked, |id| Message::Fetch { id, ids, part: Part::Descriptor }) {
@@ -146,6 +155,9 @@ impl Overlay {
         batch: u32,
         list: Option<Vec<Result<Record, RecordError>>>,
     ) {
+        if self.camp_shows(env, directory, batch, list.as_deref()) {
+            return;
+        }
         let Some((_, mut asked)) = self.sync.bodies.batches.remove(&batch) else {
             let bodies = list.iter().flatten().filter_map(|r| if let Ok(Record::Body(body)) = r { Some(body) } else { None });
             bodies.for_each(|body| self.compare(env.now, body));
@@ -160,8 +172,13 @@ impl Overlay {
             let (hint, tag) = (record::hint_id(&body.descriptor().node), body.tag());
             if let Some(i) = asked.iter().position(|(h, t)| (*h, *t) == (hint, tag)) {
                 asked.swap_remove(i);
-                self.sync.bodies.wanted.remove(&hint);
+                self.sync.bodies.wanted.remove(&(hint, tag));
                 let host = self.sync.votes.get(&hint).is_some_and(|v| v.host);
+                let local = self.view.is_local();
+                let older = |e: &Entry| e.relay.body().slot(local) > body.slot(local);
+                if self.sync.starting && self.view.by_hint(hint).is_some_and(older) {
+                    continue;
+                }
                 self.view.adopt(body, host, env.wall);
                 self.view_changed = true;
             } else {
@@ -172,7 +189,7 @@ impl Overlay {
         // What did not fit the answer is asked for again, as long as something comes.
         if list.is_some() && asked.len() == before {
             self.odd(Odd::EmptyList);
-            self.sync.bodies.refused.extend(asked.iter().map(|(_, tag)| (directory, *tag)));
+            self.sync.bodies.refuse(directory, &asked);
         }
         self.ask_bodies(env);
     }
@@ -180,6 +197,9 @@ impl Overlay {
     /// All that was agreed on is known, or nobody shows it.
     fn whole(&mut self, env: &mut Env<'_>) {
         self.sync.bodies.refused.clear();
+        if self.poll(env) {
+            return;
+        }
         (self.sync.read, self.sync.reviewed, self.sync.taken) = (true, true, Some(env.wall));
         self.measure(env.now);
         self.view_changed = true;
