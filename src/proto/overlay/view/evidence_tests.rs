@@ -124,6 +124,40 @@ fn what_hangs_on_a_doubted_relay_falls_with_it() {
     view.check();
 }
 
+/// A relay that we reached hosts by receipts of witnesses that were down when we came, if enough speak for these; not by receipts of
+/// some that nobody speaks for, or too few; and not if we did not reach it ourselves.
+#[test]
+fn witnesses_that_were_down_when_we_came_still_show_for_how_long() {
+    let hosts = |speak: &[u16], reached: bool| {
+        let mut view = view_of_four();
+        for i in [20, 21] {
+            view.insert(relay(i, speak), NOW);
+        }
+        let mut d = plain(id(30), addr(30));
+        d.host_key = Some(testing::host_key());
+        let receipt = |(w, ago): (u16, u32)| {
+            let hour = NOW.hour() - ago;
+            Receipt { witness: id(w), subject: d.node, addr: addr(30), hour, sig: [0; 64] }
+        };
+        let receipts = [(20, 30), (21, 50), (1, 2), (2, 20), (3, 0)].map(receipt).to_vec();
+        view.insert(Verified::unchecked(d, receipts, Position([30; 32])), NOW);
+        if reached {
+            prove(&mut view, 30, after(0));
+        }
+        for i in [20, 21] {
+            fail(&mut view, i, after(1000));
+        }
+        view.recount();
+        view.check();
+        let entry = view.entry(&id(30)).unwrap();
+        assert!(entry.usable && [20, 21].iter().all(|i| !seen(&view, *i) && view.get(&id(*i)).is_none()));
+        entry.host
+    };
+    assert!(hosts(&[1, 2, 3], true) && hosts(&[2, 3, 4, 20], true));
+    assert!(!hosts(&[1, 2], true) && !hosts(&[1, 2, 20, 21], true) && !hosts(&[], true));
+    assert!(!hosts(&[1, 2, 3], false));
+}
+
 /// Three more in vain than held: the word of relay 1 connects nobody any more, in neither direction. Who answered us needs no word.
 #[test]
 fn who_vouches_in_vain_is_believed_no_more() {

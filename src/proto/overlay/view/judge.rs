@@ -68,6 +68,20 @@ impl View {
         speaker.standing.speaks() && self.marks.believes(&speaker.prefix, &about.prefix)
     }
 
+    /// Whether a relay that never answered us was there before: as many speak for it as make others usable. Of witnesses one in ten
+    /// is down at any time, and whoever starts meanwhile doubts it, rightly, as a hop; were what it saw before void too, hosts would
+    /// be none for hours in the views of all that started. A liar who invents two witnesses to backdate a receipt needs three relays
+    /// to speak for them, and two could have lied about the hour themselves (T31).
+    fn was_there(&self, witness: &Entry) -> bool {
+        let mut groups = Distinct::default();
+        for receipt in counting(&witness.relay).filter(|_| witness.standing.doubted) {
+            let speaker = self.entries.get(&receipt.witness).filter(|s| s.standing.speaks() && s.group != witness.group);
+            speaker.into_iter().for_each(|s| groups.add(s.group));
+        }
+        let needed = self.needed();
+        needed > 0 && groups.len() >= needed
+    }
+
     /// How many relays that never answered us may hang on one that did: of a view where most did, a handful.
     fn quota(&self) -> usize {
         LEADS * self.seen / self.proven.max(1)
@@ -153,7 +167,7 @@ impl View {
             // Of a relay that we reached ourselves, receipts say nothing that we do not know; whoever gave them, and whatever
             // became of him, they only show that it went the way that all go. Of any other, his word must count.
             let (counts, dates) = if standing.proven {
-                (true, witness.standing.speaks())
+                (true, witness.standing.speaks() || self.was_there(witness))
             } else {
                 let believed = self.believes(witness, entry);
                 (believed, believed)
