@@ -63,8 +63,9 @@ pub(crate) struct Machine {
     set: Option<SocketAddr>,
     bootstrap: Vec<Peer>,
     saved: BTreeMap<&'static str, Vec<u8>>,
-    /// Of a client: its guards, and by them its directories.
+    /// Of a client: its guards, and by them its directories, as last told.
     policy: PathPolicy,
+    directories: Vec<NodeId>,
     /// When its circuit and host keys were made.
     keys: Wall,
     rng: StdRng,
@@ -130,6 +131,7 @@ impl Machines {
             bootstrap,
             saved: BTreeMap::new(),
             policy: PathPolicy::new(None),
+            directories: Vec::new(),
             keys: self.wall(),
             rng: StdRng::seed_from_u64(self.rng.next_u64()),
         });
@@ -287,11 +289,14 @@ impl Machines {
         let Some(overlay) = machine.overlay.as_mut() else { return };
         let env = &mut Env { now, wall, rng: &mut machine.rng };
         overlay.handle(env, input);
-        if overlay.wants_directories() {
+        if overlay.has_view() {
             let directories = machine.policy.directories(overlay.view(), env);
-            let peer = |node: &NodeId| overlay.view().get(node).map(|r| Peer { addr: r.addr(), node: r.node() });
-            let directories = directories.iter().filter_map(peer).collect();
-            overlay.handle(env, Input::Directories(directories));
+            if overlay.wants_directories() || directories != machine.directories {
+                let peer = |node: &NodeId| overlay.view().get(node).map(|r| Peer { addr: r.addr(), node: r.node() });
+                let peers = directories.iter().filter_map(peer).collect();
+                machine.directories = directories;
+                overlay.handle(env, Input::Directories(peers));
+            }
         }
         while let Some(output) = self.nodes[node].overlay.as_mut().and_then(Overlay::poll_output) {
             self.output(node, output);
@@ -346,9 +351,19 @@ impl Machines {
         let from = to.or_else(|| Some(view?.random(&mut machine.rng)?.node()));
         let addr = from.and_then(|from| Some(view?.get(&from)?.addr()));
         let relay = addr.and_then(|addr| self.by_addr.get(&addr).copied()).filter(|r| Some(self.nodes[*r].id) == from);
+        if let (Some(to), None) = (to, relay) {
+            self.passes_over(node, to, limits::HOPS - 1);
+        }
         let answer = relay.and_then(|r| self.nodes[r].relay()?.answers().bytes(question)).filter(|bytes| !bytes.is_empty());
         let answer = answer.zip(relay).map(|(bytes, relay)| self.said(relay, node, bytes));
         Input::Told { token, from, answer }
+    }
+
+    /// A client's circuit ends at a hop that is down: its directories are others for a while, as in the core.
+    fn passes_over(&mut self, node: usize, relay: NodeId, hops: usize) {
+        let (now, wall) = (self.now, self.wall());
+        let machine = &mut self.nodes[node];
+        machine.policy.failed(&[relay; limits::HOPS], hops, &Env { now, wall, rng: &mut machine.rng });
     }
 
     fn work(&mut self, node: usize, job: OverlayJob) -> JobOutcome {
@@ -362,6 +377,9 @@ impl Machines {
 
     fn dial(&mut self, node: usize, token: u64, addr: SocketAddr, expect: NodeId, fresh: bool) {
         let to = self.by_addr.get(&addr).copied().filter(|to| self.nodes[*to].id == expect);
+        if to.is_none() && self.nodes[node].directories.first() == Some(&expect) {
+            self.passes_over(node, expect, 0);
+        }
         let Some(to) = to else { return self.post(DEAD, node, Input::Dialled { token, link: None }) };
         let open = self.nodes[node].links.iter().find(|(_, end)| end.peer == to && !fresh).map(|(link, _)| *link);
         let link = open.unwrap_or_else(|| self.connect(node, to));
@@ -394,6 +412,12 @@ impl Machines {
         let client = self.add(SocketAddr::from(([9, 9, (number >> 8) as u8, number as u8], 1)), false, &from);
         self.on(client);
         client
+    }
+
+    /// How many of those that a node was given to begin at are there.
+    pub(crate) fn ways_up(&self, node: usize) -> usize {
+        let there = |p: &&Peer| self.by_addr.get(&p.addr).is_some_and(|i| self.nodes[*i].id == p.node);
+        self.nodes[node].bootstrap.iter().filter(there).count()
     }
 
     /// Whether a node may choose paths.
