@@ -42,7 +42,7 @@ const RENEW_EARLIER_SECS: u64 = 3600;
 const DESCRIPTOR_RENEW_SECS: u64 = limits::KEY_LIFE_SECS;
 /// Name of the saved descriptor.
 pub(in crate::proto) const SAVED: &str = "descriptor";
-/// Relays next to the own position that are told, besides those linked.
+/// Relays next to the own position that are told, besides those linked: of each /24 one, if there are so many (T29).
 const NEAREST: usize = 20;
 /// Changes are gathered for this long before one descriptor tells them all.
 const GATHER: Duration = Duration::from_secs(3);
@@ -231,9 +231,9 @@ impl Overlay {
         if usable && !self.own.spread && self.view.counts().relays > 1 {
             self.own.spread = true;
             self.own.queue_at = env.now;
-            let near = self.view.near(&own.position().0, NEAREST + 1);
+            let near = self.view.near_apart(&own.position().0, NEAREST + 1);
             let told = &self.own.told;
-            let peers = near.filter(|r| r.node() != own.node() && !told.contains(&r.node()));
+            let peers = near.into_iter().filter(|r| r.node() != own.node() && !told.contains(&r.node()));
             self.own.queue = peers.map(|r| Peer { addr: r.addr(), node: r.node() }).collect();
         }
     }

@@ -113,13 +113,13 @@ impl Overlay {
                 self.bodies_checked(env, directory, batch, list);
             }
             (Some(Work::Faces), JobOutcome::Faces(faces)) => match faces {
-                Some(faces) => self.strike_out(env.now, *faces),
+                Some(faces) => self.strike_out(*faces),
                 None => self.odd(Odd::NoProof),
             },
             (Some(Work::SignOwn), JobOutcome::Signed(own)) => self.signed_own(env, own),
             (Some(Work::SignReceipt { link, id }), JobOutcome::Receipt(receipt)) => {
                 let receipt = receipt.map(|r| Blob(r.encode()));
-                self.send(env.now, link, &Message::DialBackReply { id, receipt });
+                self.send(link, &Message::DialBackReply { id, receipt });
             }
             (Some(Work::CheckReceipt), JobOutcome::Receipt(Some(receipt))) => self.receipt_checked(env, *receipt),
             // Without a new signature the own descriptor would expire.
@@ -141,7 +141,7 @@ impl Overlay {
             };
             match record {
                 Record::Body(body) => {
-                    self.compare(env.now, &body);
+                    self.compare(&body);
                     bodies.insert(body.descriptor().node, body);
                 }
                 Record::Fresh(fresh) => self.freshened(env, fresh, &bodies, &mut missing),
@@ -165,7 +165,7 @@ impl Overlay {
         };
         let outcome = self.view.insert(Arc::clone(&relay), env.wall);
         match outcome {
-            Inserted::Faces => return self.tell_faces(env.now, &node),
+            Inserted::Faces => return self.tell_faces(&node),
             Inserted::New | Inserted::Newer | Inserted::Fresher => {}
             Inserted::Known | Inserted::Time | Inserted::Address | Inserted::Full | Inserted::Struck => return,
         }
@@ -188,10 +188,10 @@ impl Overlay {
     // --- different faces (T29)
 
     /// Whether a descriptor and the one that is known are a proof against their relay.
-    pub(super) fn compare(&mut self, now: Time, body: &Arc<Body>) {
+    pub(super) fn compare(&mut self, body: &Arc<Body>) {
         let known = self.view.entry(&body.descriptor().node).map(|e| Arc::clone(e.relay.body()));
         if let Some(faces) = known.and_then(|known| Faces::new(known, Arc::clone(body), self.view.is_local())) {
-            self.strike_out(now, faces);
+            self.strike_out(faces);
         }
     }
 
@@ -204,15 +204,15 @@ impl Overlay {
         }
     }
 
-    fn strike_out(&mut self, now: Time, faces: Faces) {
+    fn strike_out(&mut self, faces: Faces) {
         let node = faces.node();
         if self.view.strike_out(faces) == Inserted::Faces {
-            self.tell_faces(now, &node);
+            self.tell_faces(&node);
         }
     }
 
     /// A relay was struck out just now: the proof goes to everyone we have a link to.
-    fn tell_faces(&mut self, now: Time, node: &NodeId) {
+    fn tell_faces(&mut self, node: &NodeId) {
         self.view_changed = true;
         if Some(*node) == self.me() {
             return self.out.push_back(Output::Event(Event::StruckOut));
@@ -220,14 +220,14 @@ impl Overlay {
         self.odd(Odd::Faces);
         let links: Vec<LinkId> = self.by_node.values().copied().collect();
         for link in links {
-            self.prove_faces(now, link, node);
+            self.prove_faces(link, node);
         }
     }
 
     /// Tells one link what proves that a relay shows different faces.
-    pub(super) fn prove_faces(&mut self, now: Time, link: LinkId, node: &NodeId) {
+    pub(super) fn prove_faces(&mut self, link: LinkId, node: &NodeId) {
         if let Some(faces) = self.view.faces_of(node).cloned() {
-            self.send(now, link, &Message::Faces { one: Blob(faces.one.encode()), other: Blob(faces.other.encode()) });
+            self.send(link, &Message::Faces { one: Blob(faces.one.encode()), other: Blob(faces.other.encode()) });
         }
     }
 

@@ -1,4 +1,8 @@
 //! Links as the overlay sees them: whom it speaks to, whom it dials and why, and what it asked them.
+//!
+//! A relay keeps links to a few neighbours that it draws from all it knows, every /24 with the same chance, and draws anew one by one.
+//! All other dials are errands: a place to be asked about, an announcement, a receipt, a check. They follow what others name, need and
+//! choose, so nobody stays linked for them (T29).
 
 use crate::base::Env;
 use crate::base::LinkId;
@@ -16,10 +20,13 @@ use crate::proto::overlay::Peer;
 use crate::proto::overlay::Purpose;
 use crate::proto::overlay::Request;
 use crate::proto::overlay::record;
+use crate::proto::overlay::record::Verified;
 use crate::wire::overlay::Message;
 use crate::wire::overlay::Part;
 use core::net::SocketAddr;
 use core::time::Duration;
+use std::collections::VecDeque;
+use std::sync::Arc;
 
 /// Most unanswered requests; further ones wait for a later tick.
 pub(super) const REQUESTS_MAX: usize = 64;
@@ -32,24 +39,79 @@ const LONG_DEADLINE: Duration = Duration::from_secs(60);
 const DIALS_MAX: usize = 8;
 /// The core gives up a dial after its handshake deadline; this is for answers that never come.
 const DIAL_DEADLINE: Duration = Duration::from_secs(30);
-/// Links that the overlay keeps open for itself; the least recently used go.
+/// Neighbours of a relay; and most links that stay open to its ways in, or of a client.
 const LINKS_KEPT: usize = 16;
+/// After this long one more neighbour is drawn, and the one drawn first goes: all are others within eight hours, so that bad luck does
+/// not last, and two dials in an hour are few beside the checks.
+const DRAW_EVERY: Duration = Duration::from_secs(1800);
+/// A link that is not kept closes when we asked nothing over it for so long, the time that an answer may take: by then the other end,
+/// too, has asked for what it did not know.
+const ERRAND: Duration = REQUEST_DEADLINE;
 /// Requests that a link may make at once, and per second.
 pub(super) const BUDGET_BURST: u32 = 512;
 const BUDGET_PER_SEC: u32 = 64;
 
-impl Overlay {
-    /// Closes the least recently used of the links that only the overlay wanted.
-    pub(super) fn release_idle(&mut self) {
-        let ours = self.links.values().filter(|l| l.ours).count();
-        if ours <= LINKS_KEPT {
-            return;
+/// Relays that a relay keeps links to, whoever dialled, and asks.
+#[derive(Debug)]
+pub(super) struct Neighbours {
+    /// In the order of their being drawn.
+    drawn: VecDeque<NodeId>,
+    next: Time,
+}
+
+impl Neighbours {
+    pub(super) const fn new(now: Time) -> Self {
+        Self { drawn: VecDeque::new(), next: now }
+    }
+
+    pub(super) fn all(&self) -> impl Iterator<Item = &NodeId> {
+        self.drawn.iter()
+    }
+
+    fn keep(&mut self, now: Time, node: NodeId) {
+        if !self.drawn.contains(&node) {
+            self.next = now + DRAW_EVERY;
+            self.drawn.push_back(node);
+            if self.drawn.len() > LINKS_KEPT {
+                self.drawn.pop_front();
+            }
         }
+    }
+}
+
+impl Overlay {
+    /// Draws a neighbour if one is missing, or it is time for another: of no /24 (of IPv6, no /32) that has one, as long as there are
+    /// others. One that is linked needs no dial. True if one is dialled, to be asked for this region.
+    pub(super) fn draw_neighbour(&mut self, env: &mut Env<'_>, target: [u8; 32]) -> bool {
+        let Neighbours { drawn, next } = &self.neighbours;
+        if drawn.len() >= LINKS_KEPT && env.now < *next {
+            return false;
+        }
+        let (view, me) = (&self.view, self.me());
+        let others = view.prefixes() > drawn.len();
+        let near = |r: &Verified| others && drawn.iter().any(|n| view.get(n).is_some_and(|n| n.prefix() == r.prefix()));
+        let fits = |r: &&Arc<Verified>| Some(r.node()) != me && !drawn.contains(&r.node()) && !near(r);
+        let Some(peer) = view.random(env.rng).filter(fits).map(|r| Peer { addr: r.addr(), node: r.node() }) else { return false };
+        if self.by_node.contains_key(&peer.node) {
+            self.neighbours.keep(env.now, peer.node);
+            return false;
+        }
+        self.dial(env, peer, Purpose::Neighbour(target))
+    }
+
+    /// Closes links that only the overlay wanted, and wants no more. A relay keeps those to its neighbours and, as what the operator
+    /// named and nobody can win, to its ways in; a client all. Of more than so many, the least recently used go.
+    pub(super) fn release_idle(&mut self, now: Time) {
         let busy = |link: &LinkId| self.requests.values().any(|r| r.link == *link);
-        let mut idle: Vec<(Time, LinkId)> =
-            self.links.iter().filter(|(id, l)| l.ours && !busy(id)).map(|(id, l)| (l.used, *id)).collect();
+        let is_neighbour = |l: &Link| l.node.is_some_and(|n| self.neighbours.drawn.contains(&n));
+        let stays = |l: &Link| !self.is_relay() || self.config.bootstrap.iter().any(|p| Some(p.node) == l.node);
+        let done = |l: &Link| l.ours && l.used + ERRAND <= now && !is_neighbour(l);
+        let mut idle: Vec<(bool, Time, LinkId)> =
+            self.links.iter().filter(|(id, l)| done(l) && !busy(id)).map(|(id, l)| (stays(l), l.used, *id)).collect();
         idle.sort_unstable();
-        for (_, link) in idle.into_iter().take(ours - LINKS_KEPT) {
+        let stay = idle.iter().filter(|(stays, ..)| *stays).count().min(LINKS_KEPT);
+        idle.truncate(idle.len() - stay);
+        for (.., link) in idle {
             if let Some(l) = self.links.get_mut(&link) {
                 l.ours = false;
             }
@@ -100,8 +162,9 @@ impl Overlay {
         {
             self.by_node.remove(&node);
             let other = self.links.iter().find(|(_, l)| l.node == Some(node)).map(|(id, _)| *id);
-            if let Some(other) = other {
-                self.by_node.insert(node, other);
+            match other {
+                Some(other) => drop(self.by_node.insert(node, other)),
+                None => self.neighbours.drawn.retain(|n| *n != node),
             }
         }
         let lost: Vec<u32> = self.requests.iter().filter(|(_, r)| r.link == link).map(|(id, _)| *id).collect();
@@ -150,6 +213,10 @@ impl Overlay {
         match dial.purpose {
             Purpose::Bootstrap => self.joined(env, link),
             Purpose::Sweep(target) => self.ask_near(env, link, target),
+            Purpose::Neighbour(target) => {
+                self.neighbours.keep(env.now, dial.expect);
+                self.ask_near(env, link, target);
+            }
             Purpose::Ask => self.ask_receipt(env, link),
             Purpose::Directory => self.linked_directory(env, dial.expect),
             Purpose::Announce | Purpose::Check | Purpose::DialBack { .. } => {}
@@ -161,20 +228,18 @@ impl Overlay {
         self.by_node.get(node).copied()
     }
 
-    pub(super) fn send(&mut self, now: Time, link: LinkId, message: &Message) {
-        if let Some(l) = self.links.get_mut(&link) {
-            l.used = now;
-            if let Some(bytes) = message.encode() {
-                self.out.push_back(Output::Send { link, bytes });
-            }
+    pub(super) fn send(&mut self, link: LinkId, message: &Message) {
+        if self.links.contains_key(&link)
+            && let Some(bytes) = message.encode()
+        {
+            self.out.push_back(Output::Send { link, bytes });
         }
     }
 
     /// Sends a request. False if too many are unanswered.
     pub(super) fn request(&mut self, env: &Env<'_>, link: LinkId, asked: Asked, message: impl FnOnce(u32) -> Message) -> bool {
-        if self.requests.len() >= REQUESTS_MAX || !self.links.contains_key(&link) {
-            return false;
-        }
+        let Some(l) = self.links.get_mut(&link).filter(|_| self.requests.len() < REQUESTS_MAX) else { return false };
+        l.used = env.now;
         self.next_request = self.next_request.wrapping_add(1);
         let id = self.next_request;
         let deadline = match asked {
@@ -182,7 +247,7 @@ impl Overlay {
             Asked::Near | Asked::Fetch | Asked::Announce | Asked::DialBack => REQUEST_DEADLINE,
         };
         self.requests.insert(id, Request { link, deadline: env.now + deadline, asked });
-        self.send(env.now, link, &message(id));
+        self.send(link, &message(id));
         true
     }
 

@@ -83,8 +83,9 @@ struct Link {
     node: Option<NodeId>,
     remote: SocketAddr,
     dialled: bool,
-    /// Opened because the overlay asked; released when idle.
+    /// Opened because the overlay asked; released when it is of no more use.
     ours: bool,
+    /// When we last asked something over it.
     used: Time,
     budget: u32,
     budget_at: Time,
@@ -122,6 +123,8 @@ enum Purpose {
     Bootstrap,
     /// Ask for this region.
     Sweep([u8; 32]),
+    /// Ask for this region, and keep the link.
+    Neighbour([u8; 32]),
     /// Announce ourselves (which every new link to a relay does).
     Announce,
     /// Ask for a receipt.
@@ -167,7 +170,7 @@ enum Work {
 /// The overlay plane of one node.
 ///
 /// # Invariants
-/// Every table is bounded by the constant of its name; `by_node` names open links only. Checked by [`Overlay::check`].
+/// Every table is bounded by the constant of its name; `by_node` names open links only, and neighbours have one. Checked by [`Overlay::check`].
 #[derive(Debug)]
 pub struct Overlay {
     config: Config,
@@ -175,6 +178,7 @@ pub struct Overlay {
     epoch: u64,
     links: BTreeMap<LinkId, Link>,
     by_node: BTreeMap<NodeId, LinkId>,
+    neighbours: links::Neighbours,
     requests: BTreeMap<u32, Request>,
     next_request: u32,
     /// Questions that are on their way through circuits.
@@ -215,6 +219,7 @@ impl Overlay {
             epoch: env.rng.next_u64(),
             links: BTreeMap::new(),
             by_node: BTreeMap::new(),
+            neighbours: links::Neighbours::new(env.now),
             requests: BTreeMap::new(),
             // Numbers need not be secret, only fresh on a link.
             next_request: env.rng.next_u32(),
@@ -343,7 +348,7 @@ impl Overlay {
         if self.evidence.len() >= EVIDENCE_MAX {
             self.evidence.clear();
         }
-        self.release_idle();
+        self.release_idle(now);
         self.judge_clock(env);
         self.view_changed |= self.view.turn(env.wall);
         if now >= self.expire_at {
@@ -416,6 +421,7 @@ impl Overlay {
         assert!(self.questions.len() <= questions::MAX);
         assert!(self.requests.len() <= REQUESTS_MAX && self.fetching.len() <= FETCHING_MAX);
         assert!(self.by_node.iter().all(|(node, link)| self.links.get(link).is_some_and(|l| l.node == Some(*node))));
+        assert!(self.neighbours.all().all(|node| self.by_node.contains_key(node)));
         assert!(self.jobs.len() <= JOBS_MAX + witness::IN_FLIGHT_MAX + 8);
         self.sync.check();
     }

@@ -216,7 +216,7 @@ impl Overlay {
             return;
         }
         let (local, hour) = (self.view.is_local(), env.wall.hour());
-        let known = |node: &NodeId| self.view.entry(node).is_some();
+        let known = |node: &NodeId| !self.coverage.ready || self.view.entry(node).is_some();
         let lasting = self.receipts.list.iter().filter(|(_, r)| counts(r, hour) && known(&r.witness)).count();
         let renew = self.receipts.to_renew(hour, known);
         let suspects = !self.receipts.elsewhere.is_empty();
@@ -328,7 +328,9 @@ impl Overlay {
         }
         // We answer where we say: whoever saw us elsewhere saw the past, or invents.
         self.receipts.elsewhere.clear();
-        let known = |node: &NodeId| self.view.entry(node).is_some();
+        // While the view fills, at a start or after an outage of a day, it lacks witnesses that did not leave: receipts that are a day
+        // old would go for new ones, and the host with them.
+        let known = |node: &NodeId| !self.coverage.ready || self.view.entry(node).is_some();
         if self.receipts.keep((group, receipt), env.wall.hour(), known) {
             self.receipts.fruitless = 0;
             self.save_addresses();

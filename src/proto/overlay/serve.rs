@@ -22,7 +22,7 @@ impl Overlay {
                 if own(&descriptor) && own(&freshness) && self.jobs.len() < JOBS_MAX / 2 {
                     self.verify(link, vec![descriptor, freshness]);
                 }
-                self.send(env.now, link, &Message::AnnounceAck { id });
+                self.send(link, &Message::AnnounceAck { id });
             }
             Message::DialBack { id, port } => self.dial_back(env, link, id, port),
             Message::Near { .. }
@@ -35,7 +35,7 @@ impl Overlay {
             | Message::Faces { .. }
             | Message::DialBackReply { .. } => {
                 if let Some(answer) = self.answers().to(&message, usize::MAX) {
-                    self.send(env.now, link, &answer);
+                    self.send(link, &answer);
                 }
             }
         }

@@ -3,7 +3,7 @@
 //!
 //! Targets walk evenly through the key space from a random start, and are never the relay about to be used, so they tell nothing
 //! (T29). A sweep asks a relay near the target, because newcomers announce themselves there, and now and then a random one, so that
-//! no neighbourhood can hide.
+//! no neighbourhood can hide. Near the target, too, every /24 counts once: who crowds there, or dialled us, is not asked more.
 
 use crate::base::Env;
 use crate::base::LinkId;
@@ -23,6 +23,7 @@ use crate::wire::overlay::Part;
 use core::time::Duration;
 use rand::RngExt;
 use rand::seq::IndexedRandom;
+use rand::seq::IteratorRandom;
 use std::collections::BTreeMap;
 use std::collections::VecDeque;
 
@@ -226,9 +227,9 @@ impl Overlay {
     fn sweep_once(&mut self, env: &mut Env<'_>, quick: bool) {
         let target = self.sweep.target(env);
         let me = self.me();
-        let near = self.view.near(&target, NEAREST).map(|r| Peer { addr: r.addr(), node: r.node() });
+        let near = self.view.near_apart(&target, NEAREST).into_iter().map(|r| Peer { addr: r.addr(), node: r.node() });
         let near: Vec<Peer> = near.filter(|r| Some(r.node) != me).collect();
-        let linked = near.iter().find_map(|r| self.link_to(&r.node));
+        let linked: Vec<LinkId> = near.iter().filter_map(|r| self.link_to(&r.node)).collect();
         // Walk to the place itself for a part of the sweeps: that is where newcomers are known first.
         let walk = env.rng.random_range(0..4) < if quick { 1 } else { 2 };
         // The bootstrap relays are what all nodes share: asking them now and then joins islands that formed apart.
@@ -246,16 +247,20 @@ impl Overlay {
         if self.view.counts().relays < limits::NETWORK_MIN_RELAYS || env.rng.random_range(0..4) == 0 {
             self.try_stranger(env);
         }
-        if let Some(link) = linked {
+        if env.rng.random_range(0..4) == 0 && self.draw_neighbour(env, target) {
+            return;
+        }
+        if let Some(link) = linked.choose(env.rng).copied() {
             return self.ask_near(env, link, target);
         }
         if walk && let Some(peer) = near.choose(env.rng).copied() {
             self.dial(env, peer, Purpose::Sweep(target));
             return;
         }
-        if !self.by_node.is_empty() {
-            let link = self.by_node.values().nth(env.rng.random_range(0..self.by_node.len())).copied();
-            return link.into_iter().for_each(|link| self.ask_near(env, link, target));
+        let neighbours: Vec<LinkId> = self.neighbours.all().filter_map(|n| self.link_to(n)).collect();
+        let any = neighbours.choose(env.rng).or_else(|| self.by_node.values().choose(env.rng)).copied();
+        if let Some(link) = any {
+            return self.ask_near(env, link, target);
         }
         let bootstrap = self.config.bootstrap.choose(env.rng).copied();
         let known = self.view.random(env.rng).map(|r| Peer { addr: r.addr(), node: r.node() });
@@ -312,7 +317,7 @@ impl Overlay {
         }
         // One at a time: whoever named it names it no more.
         if let Some(node) = struck {
-            self.prove_faces(env.now, link, &node);
+            self.prove_faces(link, &node);
         }
         self.fetch(env, link, &wanted, Part::Both);
         self.fetch(env, link, &stale, Part::Freshness);

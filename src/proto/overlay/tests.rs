@@ -2,6 +2,7 @@
 
 mod check_tests;
 mod host_tests;
+mod link_tests;
 mod start_tests;
 mod sync_tests;
 pub(super) mod world;

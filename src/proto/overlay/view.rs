@@ -57,6 +57,9 @@ use std::sync::Arc;
 /// only in a crowd, and no question costs work that grows with the view (T36).
 const WALK: usize = 16;
 
+/// Draws before the best of them is taken as it is: where nine relays of ten are of few /24s, one in a thousand comes to that.
+const DRAWS: usize = 64;
+
 /// What became of a descriptor that was offered to the view.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Inserted {
@@ -384,9 +387,20 @@ impl View {
         &self.usable
     }
 
-    /// A usable relay, each with the same chance.
+    /// A usable relay. Every /24 (of IPv6 alone, every /32) has the same chance, however many relays it has: so it is in paths, and
+    /// so it is for whom a relay asks, checks, and keeps links to (T29, T31).
     pub fn random(&self, rng: &mut dyn CryptoRng) -> Option<&Arc<Verified>> {
-        if self.usable.is_empty() { None } else { self.usable.get(rng.random_range(0..self.usable.len())) }
+        let mut best: Option<(u32, &Arc<Verified>)> = None;
+        for _ in 0..DRAWS {
+            let slot = (!self.usable.is_empty()).then(|| rng.random_range(0..self.usable.len()))?;
+            let relay = self.usable.get(slot)?;
+            let many = self.in_prefix(&relay.prefix());
+            if many <= 1 || rng.random_range(0..many) == 0 {
+                return Some(relay);
+            }
+            best = best.filter(|(fewer, _)| *fewer <= many).or(Some((many, relay)));
+        }
+        best.map(|(_, relay)| relay)
     }
 
     /// Up to `max` relays that no receipts connect with us, oldest first.
@@ -420,7 +434,22 @@ impl View {
         self.nearest(key, max, |_| true)
     }
 
-    /// The same of those with IPv4, which every relay can dial: what a client is shown of a view, to see whether it knows as much.
+    /// Up to `max` usable relays near a place, of each /24 (of IPv6 alone, each /32) the nearest, as long as there are enough: who
+    /// crowds there gets no more of what is asked or told than anybody else (T29).
+    pub fn near_apart(&self, key: &[u8; 32], max: usize) -> Vec<&Arc<Verified>> {
+        let (mut met, mut apart, mut others) = (BTreeSet::new(), Vec::with_capacity(max), Vec::new());
+        for relay in self.near(key, max.saturating_mul(WALK)) {
+            if apart.len() >= max {
+                break;
+            }
+            if met.insert(relay.prefix()) { apart.push(relay) } else { others.push(relay) }
+        }
+        let missing = max.saturating_sub(apart.len());
+        apart.extend(others.into_iter().take(missing));
+        apart
+    }
+
+    /// The nearest of those with IPv4, which every relay can dial: what a client is shown of a view, to see whether it knows as much.
     /// Relays with IPv6 alone are known to some and not to others, without anything being hidden.
     pub fn near_ip4<'a>(&'a self, key: &[u8; 32], max: usize) -> impl Iterator<Item = &'a Arc<Verified>> + use<'a> {
         self.nearest(key, max, |r| !r.is_ip6())
@@ -455,6 +484,11 @@ impl View {
     /// Groups of usable relays, in order.
     pub fn groups(&self) -> impl Iterator<Item = &Group> {
         self.groups.keys()
+    }
+
+    /// How many prefixes usable relays are of.
+    pub fn prefixes(&self) -> usize {
+        self.prefixes.len()
     }
 
     /// How many usable relays a prefix has.

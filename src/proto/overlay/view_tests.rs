@@ -402,3 +402,26 @@ fn a_client_adopts_what_is_agreed_on() {
     assert_eq!(view.adopt(host(62, 0).body(), true, NOW.plus(life)), Inserted::Time);
     view.check();
 }
+
+/// Sixty relays of one /24 are drawn as often as one of another; and near a place they count once, as long as there are others.
+#[test]
+fn a_crowd_of_one_prefix_counts_like_one_relay() {
+    let mut rng = StdRng::seed_from_u64(3);
+    let mut view = view_with_witnesses();
+    let crowd = SocketAddr::from(([40, 1, 0, 1], 1));
+    for i in 1..=19u8 {
+        view.insert(host_at(&mut rng, addr(30, i), Position([i * 10; 32])), NOW);
+    }
+    for i in 1..=60u8 {
+        view.insert(host_at(&mut rng, SocketAddr::from(([40, 1, 0, i], 1)), Position([i; 32])), NOW);
+    }
+    assert_eq!((view.usable().len(), view.prefixes()), (79, 20));
+    let is_crowd = |r: &Arc<Verified>| r.prefix() == Prefix::of(&crowd);
+    let drawn = (0..10_000).filter(|_| view.random(&mut rng).is_some_and(is_crowd)).count();
+    assert!((400..600).contains(&drawn), "{drawn} of 10,000 where 500 are due");
+    let near = |max| view.near_apart(&[30; 32], max).into_iter().map(|r| (is_crowd(r), r.node())).collect::<Vec<_>>();
+    assert_eq!(near(16).iter().filter(|(crowd, _)| *crowd).count(), 1);
+    let all: BTreeSet<NodeId> = near(79).into_iter().map(|(_, node)| node).collect();
+    assert_eq!((near(16).len(), all.len()), (16, 79), "where there are no others, they fill up");
+    assert!(View::new(true).random(&mut rng).is_none());
+}

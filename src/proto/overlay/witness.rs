@@ -124,7 +124,7 @@ impl Overlay {
     pub(super) fn dial_back(&mut self, env: &Env<'_>, link: LinkId, id: u32, port: u16) {
         let no = Message::DialBackReply { id, receipt: None };
         let Some((Some(subject), remote)) = self.links.get(&link).map(|l| (l.node, l.remote)) else {
-            return self.send(env.now, link, &no);
+            return self.send(link, &no);
         };
         // The observed address, never one that the requester names.
         let addr = SocketAddr::new(remote.ip().to_canonical(), port);
@@ -133,12 +133,12 @@ impl Overlay {
         let under_way = self.dials.values().filter(|d| matches!(d.purpose, Purpose::DialBack { .. })).count();
         let busy = !allowed || under_way >= IN_FLIGHT_MAX;
         if busy || self.witness.serve(&addr, env.now, local).is_none() {
-            return self.send(env.now, link, &no);
+            return self.send(link, &no);
         }
         let purpose = Purpose::DialBack { link, id, subject, addr };
         if !self.dial(env, Peer { addr, node: subject }, purpose) {
             self.witness.unserve(&Witness::key(&addr, local));
-            self.send(env.now, link, &no);
+            self.send(link, &no);
         }
     }
 
@@ -165,7 +165,7 @@ impl Overlay {
             let hour = env.wall.hour();
             self.job(Work::SignReceipt { link: asker, id }, OverlayJob::SignReceipt { subject, addr, hour });
         } else {
-            self.send(env.now, asker, &Message::DialBackReply { id, receipt: None });
+            self.send(asker, &Message::DialBackReply { id, receipt: None });
         }
     }
 }

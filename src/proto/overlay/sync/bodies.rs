@@ -160,7 +160,7 @@ impl Overlay {
         }
         let Some((_, mut asked)) = self.sync.bodies.batches.remove(&batch) else {
             let bodies = list.iter().flatten().filter_map(|r| if let Ok(Record::Body(body)) = r { Some(body) } else { None });
-            bodies.for_each(|body| self.compare(env.now, body));
+            bodies.for_each(|body| self.compare(body));
             return;
         };
         let before = asked.len();
@@ -183,7 +183,7 @@ impl Overlay {
                 self.view_changed = true;
             } else {
                 // It changed since it was listed; or this is another face.
-                self.compare(env.now, body);
+                self.compare(body);
             }
         }
         // What did not fit the answer is asked for again, as long as something comes.
