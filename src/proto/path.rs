@@ -503,6 +503,8 @@ fn draw<'a>(
 }
 
 #[cfg(test)]
+mod guard_tests;
+#[cfg(test)]
 mod outage_tests;
 #[cfg(test)]
 mod tests;
