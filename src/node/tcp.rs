@@ -94,10 +94,10 @@ const UNSENT_MAX: u32 = 64 * 1024;
 
 /// Has the system send at once what it is given, and take no more than it can send soon, where it can be told to.
 fn prepare(tcp: &TcpStream) -> io::Result<()> {
-    tcp.set_nodelay(true)?;
+    // Where the system knows no such thing, links are only less even.
     #[cfg(any(target_os = "linux", target_os = "android"))]
-    socket2::SockRef::from(tcp).set_tcp_notsent_lowat(UNSENT_MAX)?;
-    Ok(())
+    let _ = socket2::SockRef::from(tcp).set_tcp_notsent_lowat(UNSENT_MAX);
+    tcp.set_nodelay(true)
 }
 
 /// One secured connection.

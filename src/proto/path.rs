@@ -12,7 +12,7 @@
 //! Failures move as little as they can, because whoever can make a client choose again can make it choose badly (T12): a hop
 //! that fails is set aside for a while, the sample never holds more than twenty guards, layer-2 relays are drawn a few times a day
 //! at most, and when nothing answers at all it is the network that is down, not the guards. Of failures a start keeps the one that
-//! people would wait for again: which guard is down ([`down`]).
+//! people would wait for again: which guard is down (`down`).
 
 mod down;
 
@@ -119,6 +119,8 @@ pub struct PathPolicy {
     trouble: BTreeMap<NodeId, Trouble>,
     down: down::Down,
     spared_until: Time,
+    /// Whether guards are spared the next time that a link goes silent.
+    spares: bool,
     guards_failed_in_row: u32,
     relaxed: Relaxed,
 }
@@ -135,6 +137,7 @@ impl PathPolicy {
             trouble: BTreeMap::new(),
             down: down::Down::new(),
             spared_until: Time(0),
+            spares: true,
             guards_failed_in_row: 0,
             relaxed: Relaxed { groups: false, layer2: false, last: false },
         }
@@ -367,6 +370,7 @@ impl PathPolicy {
     /// A circuit over this path stands.
     pub fn worked(&mut self, path: &[NodeId; limits::HOPS], env: &mut Env<'_>) {
         self.guards_failed_in_row = 0;
+        self.spares = true;
         let [guard, second, last] = path;
         for node in [guard, second, last] {
             self.trouble.remove(node);
@@ -387,6 +391,7 @@ impl PathPolicy {
     /// Answers come over this path: if circuits fail meanwhile, its guard is not down. A slow line that is full of its user's own
     /// traffic must not make a client pass from guard to guard (T12).
     pub fn carries(&mut self, path: &[NodeId; limits::HOPS]) {
+        self.spares = true;
         for node in path {
             self.trouble.remove(node);
         }
@@ -394,9 +399,12 @@ impl PathPolicy {
         self.changed |= self.down.forget(guard);
     }
 
-    /// A link to a guard went silent while somebody waited: more likely the own line than the guard.
+    /// A link to a guard went silent while somebody waited: more likely the own line than the guard. Once, until a circuit stands or
+    /// brings something: a guard that opens links and then says nothing must not be kept for ever.
     pub fn line_lost(&mut self, now: Time) {
-        self.spared_until = now + SPARED;
+        if core::mem::take(&mut self.spares) {
+            self.spared_until = now + SPARED;
+        }
     }
 
     /// A circuit could not be built: so many of its hops stood. Changes nothing that is kept.

@@ -1,7 +1,8 @@
 //! A client's reading: lists of its directories, and the descriptors that they agree on (D8).
 //!
-//! At a first start the directories are the relays behind its links, read over links of their own, all at once, until two complete
-//! lists agree: nothing is believed before that, however long it takes. From then on they are the client's guard, over the link that
+//! At a first start the directories are the relays behind its links, read over links of their own, all at once: nothing is believed
+//! before two complete lists agree, however long it takes, and of several networks that they name the one that relays drawn by /24
+//! belong to (`start`). From then on they are the client's guard, over the link that
 //! it has anyhow, and two more, through circuits: the client's line shows one relay, and nobody else learns who reads.
 //!
 //! A list is short, and after the first time only what changed in it comes. Descriptors are asked of one directory, those alone that
@@ -68,6 +69,7 @@ const CURRENT_SECS: u64 = 3 * 3600;
 const SAVE_EVERY: Duration = Duration::from_secs(600);
 /// The same in a local network.
 const SAVE_EVERY_LOCAL: Duration = Duration::from_secs(5);
+
 #[derive(Debug)]
 struct Directory {
     peer: Peer,
@@ -329,6 +331,7 @@ impl Overlay {
         }
         let guard = list.first().map(|p| p.node);
         self.sync.starting = false;
+        self.sync.start = Start::new(env.now);
         self.sync.set(env.now, &list);
         // Lines to others show who we are, and were for the start only.
         let others: Vec<_> = self.links.iter().filter(|(_, l)| l.dialled && l.node != guard).map(|(id, _)| *id).collect();
@@ -397,7 +400,8 @@ impl Overlay {
             Asked::Bodies { directory, batch } => {
                 if self.camp_shows(env, directory, batch, None) {
                     self.directory_failed(env, directory);
-                } else if self.sync.bodies.batches.remove(&batch).is_some() {
+                } else if let Some((_, asked)) = self.sync.bodies.batches.remove(&batch) {
+                    self.sync.bodies.pass_on(directory, &asked);
                     self.directory_failed(env, directory);
                     self.ask_bodies(env);
                 }

@@ -123,6 +123,19 @@ fn a_lost_line_leads_to_no_other_guard_any_sooner() {
     assert_eq!(user.suffer(&view, 10, &|_| false), [sample[0]].into());
 }
 
+/// A guard that opens every link and then says nothing is put back like one that is down, however often its link is lost.
+#[test]
+fn a_guard_that_only_says_hello_is_put_back() {
+    let view = world(100, 100);
+    let (mut user, sample) = user(39, &view);
+    let mut tried = BTreeSet::new();
+    for _ in 0..30 {
+        user.with(|policy, env| policy.line_lost(env.now));
+        tried.extend(user.suffer(&view, 10, &|node| *node == sample[0]));
+    }
+    assert!(tried.contains(&sample[1]), "{tried:?}");
+}
+
 #[test]
 fn damaged_memories_are_refused() {
     let view = world(100, 100);

@@ -41,6 +41,8 @@ pub(super) struct Bodies {
     next_batch: u32,
     /// What a directory lists and did not show.
     refused: BTreeSet<(NodeId, Tag)>,
+    /// Which directory did not answer when asked for what: it is asked again when nobody else is left.
+    silent: BTreeSet<(NodeId, Tag)>,
     /// Descriptors that one directory lists alone, to be looked at; and those that were.
     pub(super) lone: Vec<(NodeId, u64, Tag)>,
     looked_at: BTreeSet<Tag>,
@@ -51,6 +53,12 @@ impl Bodies {
     pub(super) fn number(&mut self) -> u32 {
         self.next_batch = self.next_batch.wrapping_add(1).max(1);
         self.next_batch
+    }
+
+    /// A directory did not answer to this: others are asked first. One that comes first and says nothing must not be asked for ever;
+    /// nor is anything given up for that, as it is when all refuse it, for somebody on the path may have cut its line (T29).
+    pub(super) fn pass_on(&mut self, directory: NodeId, asked: &[(u64, Tag)]) {
+        self.silent.extend(asked.iter().map(|(_, tag)| (directory, *tag)));
     }
 
     /// Who listed these does not show them.
@@ -96,9 +104,9 @@ impl Overlay {
                 let lists = |hint: &u64, tag: &Tag| {
                     self.sync.directories.iter().any(|d| d.peer.node == node && d.list.tag(*hint) == Some(*tag))
                 };
-                let open = |(hint, tag): &(u64, Tag)| {
-                    !asked.contains(&(*hint, *tag)) && !self.sync.bodies.refused.contains(&(node, *tag)) && lists(hint, tag)
-                };
+                let bodies = &self.sync.bodies;
+                let passed_over = |tag: &Tag| bodies.refused.contains(&(node, *tag)) || bodies.silent.contains(&(node, *tag));
+                let open = |(hint, tag): &(u64, Tag)| !asked.contains(&(*hint, *tag)) && !passed_over(tag) && lists(hint, tag);
                 let batch: Vec<(u64, Tag)> = self.sync.bodies.wanted.iter().copied().filter(open).take(BATCH).collect();
                 idle &= batch.is_empty();
                 if batch.is_empty() || !up || under_way >= if direct { BATCHES } else { 1 } {
@@ -114,6 +122,9 @@ impl Overlay {
             }
         }
         if idle && self.sync.bodies.batches.is_empty() {
+            if !core::mem::take(&mut self.sync.bodies.silent).is_empty() {
+                return self.ask_bodies(env);
+            }
             self.whole(env);
             self.look_at_lone(env);
         }

@@ -149,8 +149,8 @@ impl Start {
         over
     }
 
-    fn be_patient(&mut self, now: Time) {
-        self.wait = Wait::Until(now + GRACE.max(now.since(self.began) * GRACE_TIMES));
+    fn be_patient(&mut self, now: Time, times: u32) {
+        self.wait = Wait::Until(now + GRACE.max(now.since(self.began) * times));
     }
 
     /// A way in that is asked in the place of another that gave no list. Who gave none before is asked again, later each time, and
@@ -293,7 +293,7 @@ impl Overlay {
             // Without two that agree there is no limit: somebody on the path may hold up all but one who lies.
             if late && !(agreed && self.sync.start.wait == Wait::Over) {
                 if agreed && self.sync.start.wait == Wait::Open {
-                    self.sync.start.be_patient(env.now);
+                    self.sync.start.be_patient(env.now, GRACE_TIMES);
                 }
                 return None;
             }
@@ -316,14 +316,18 @@ impl Overlay {
         start.mute.retain(|node| ways.contains(node));
         self.sync.directories.retain(|d| !d.picked || start.is_pick(d.peer.node));
         loop {
-            let (mut counting, mut behind, mut most, mut open, mut failed) = (Vec::new(), 0, AGREE, false, false);
+            let (mut counting, mut lone, mut behind, mut most) = (Vec::new(), Vec::new(), 0, AGREE);
+            let (mut open, mut failed) = (false, false);
             for (ways, verdict) in self.sync.verdicts(self.view.is_local()) {
                 match verdict {
                     Verdict::Counts(lists) => {
                         behind += ways.len();
                         counting.push(lists);
                     }
-                    Verdict::AddsNothing => behind += ways.len(),
+                    Verdict::AddsNothing => {
+                        behind += ways.len();
+                        lone.push(ways);
+                    }
                     Verdict::Failed => most = most.max(ways.len()),
                     Verdict::MustShow(own) => match self.try_camp(env, &ways, own) {
                         Trial::Failed => failed = true,
@@ -341,9 +345,13 @@ impl Overlay {
                     self.begin_anew(env);
                     return None;
                 }
+                // Whose list is as good as copied by one that had to show something may be the honest one.
+                if self.sync.start.trials.values().any(|trial| matches!(trial, Trial::Picked(_))) {
+                    counting.append(&mut lone);
+                }
                 if counting.len() > 1 && self.sync.start.rivals.is_empty() {
                     // Who does not show what he lists holds nothing up for long.
-                    self.sync.start.be_patient(env.now);
+                    self.sync.start.be_patient(env.now, GRACE_TIMES);
                 }
                 self.sync.start.rivals = if counting.len() > 1 { counting.clone() } else { Vec::new() };
                 return Some(counting);
@@ -386,10 +394,18 @@ impl Overlay {
             self.poll(env);
             return;
         }
-        for (directory, asked) in core::mem::take(&mut self.sync.bodies.batches).into_values() {
-            self.sync.bodies.refuse(directory, &asked);
+        let mut late: BTreeSet<NodeId> =
+            core::mem::take(&mut self.sync.bodies.batches).into_values().map(|(directory, _)| directory).collect();
+        let complete = self.sync.directories.iter().filter(|d| d.complete).map(|d| d.peer.node);
+        late.extend(complete.filter(|node| self.link_to(node).is_none()));
+        for directory in self.sync.directories.iter().filter(|d| late.contains(&d.peer.node)) {
+            // All that it lists: were it only what it was asked for last, a long list would hold a start up for years.
+            let wanted = self.sync.bodies.wanted.iter().copied();
+            let listed: Vec<(u64, Tag)> = wanted.filter(|(hint, tag)| directory.list.tag(*hint) == Some(*tag)).collect();
+            self.sync.bodies.refuse(directory.peer.node, &listed);
         }
-        self.sync.start.be_patient(env.now);
+        // Several may stall one after the other: each costs as much time again, and not four times as much.
+        self.sync.start.be_patient(env.now, 1);
         self.ask_bodies(env);
     }
 
@@ -407,7 +423,7 @@ impl Overlay {
                 self.sync.directories.push(Directory { picked: true, ..Directory::new(peer, env.now) });
             }
         }
-        self.sync.start.be_patient(env.now);
+        self.sync.start.be_patient(env.now, GRACE_TIMES);
         self.sync.plan();
     }
 
@@ -432,7 +448,8 @@ impl Overlay {
         }
         won.sort_by_key(|(votes, _)| core::cmp::Reverse(*votes));
         match &mut won[..] {
-            [(most, lists), (second, _), ..] if *most > *second => {
+            // Most of those drawn, not of those who answer: names that nobody answers to make a start wait, and win nothing.
+            [(most, lists), ..] if *most * 2 > polled.len() => {
                 self.sync.start.poll = Poll::Won(core::mem::take(lists));
                 self.review(env);
             }
@@ -448,7 +465,7 @@ impl Overlay {
             if env.now < self.sync.start.rests {
                 return Trial::ToAsk;
             }
-            self.sync.start.be_patient(env.now);
+            self.sync.start.be_patient(env.now, GRACE_TIMES);
         }
         let over = self.sync.start.wait == Wait::Over;
         let awaited = |picks: &[NodeId]| self.sync.directories.iter().any(|d| picks.contains(&d.peer.node) && d.is_awaited());
