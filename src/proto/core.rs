@@ -6,6 +6,7 @@
 
 pub mod directories;
 mod gate;
+mod news;
 
 use crate::base::Env;
 use crate::base::LinkId;
@@ -21,10 +22,8 @@ use crate::proto::circuit::hop::Hops;
 use crate::proto::event::Command;
 use crate::proto::event::Event;
 use crate::proto::event::Failure;
-use crate::proto::event::NodeEvent;
 use crate::proto::host::Acceptance;
 use crate::proto::host::Host;
-use crate::proto::job::Job;
 use crate::proto::job::JobResult;
 use crate::proto::link::LinkEvent;
 use crate::proto::link::Links;
@@ -41,7 +40,6 @@ use crate::proto::renewal;
 use crate::proto::renewal::Generation;
 use crate::proto::renewal::Renewal;
 use crate::proto::requests;
-use crate::proto::requests::Question;
 use crate::proto::requests::RequestEvent;
 use crate::proto::requests::Requests;
 use crate::wire::cell;
@@ -50,7 +48,6 @@ use bytes::BytesMut;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 use zeroize::Zeroizing;
 
 /// Name of the saved state of guards and layers.
@@ -120,8 +117,6 @@ pub struct Core {
     known: Vec<overlay::Peer>,
 }
 
-/// Strangers decide how often odd things happen; each kind is told this often.
-const ODD_EVERY: Duration = Duration::from_secs(3600);
 /// Seconds by which the wall clock runs ahead when a machine slept: more than what a clock is corrected by in passing, and less than
 /// any sleep that breaks links.
 const WAKE_SECS: u64 = 5;
@@ -503,85 +498,6 @@ impl Core {
                             self.overlay.handle(ctx.env, overlay::Input::Dialled { token, link: None });
                         }
                     }
-                }
-            }
-        }
-    }
-
-    fn overlay_output(&mut self, ctx: &mut Ctx<'_, '_>, output: overlay::Output) {
-        match output {
-            overlay::Output::Send { link, bytes } => self.links.send_overlay(ctx, link, bytes),
-            overlay::Output::Dial { token, addr, expect, fresh } => {
-                let waiter = Waiter::Overlay(token);
-                if fresh {
-                    self.links.dial(ctx, addr, Some(expect), Some(waiter));
-                } else if let Some(link) = self.links.want(ctx, expect, addr, waiter) {
-                    self.overlay.handle(ctx.env, overlay::Input::Dialled { token, link: Some(link) });
-                }
-            }
-            overlay::Output::Ask { token, to, bytes } => self.requests.question(ctx.env.now, Question { token, to, bytes }),
-            overlay::Output::Release { link } => self.links.release(ctx, link),
-            overlay::Output::Blame { link } => self.links.close(ctx, link),
-            overlay::Output::Job(job, work) => {
-                let identity = self.identity.clone();
-                ctx.out.job(JobFor::Overlay(job), Job::Overlay { work, network: self.network, identity });
-            }
-            overlay::Output::Save { name, bytes } => ctx.out.push(Output::Save { name, bytes: bytes.into() }),
-            overlay::Output::Event(event) => self.overlay_event(ctx, event),
-        }
-    }
-
-    fn overlay_event(&mut self, ctx: &mut Ctx<'_, '_>, event: overlay::Event) {
-        match event {
-            overlay::Event::ViewChanged => self.acceptance = None,
-            overlay::Event::Clock(offset, level) => {
-                let minutes = offset.unsigned_abs() / 60;
-                self.failed_clock = level == overlay::ClockLevel::Fail;
-                match level {
-                    overlay::ClockLevel::Good => {}
-                    overlay::ClockLevel::Warn => {
-                        let words = format!("this computer's clock differs from the network's by {minutes} minutes");
-                        ctx.out.push(Output::Node(NodeEvent::Warning(words)));
-                    }
-                    overlay::ClockLevel::Fail => {
-                        ctx.out.push(Output::Node(NodeEvent::NotReady(Failure::clock_off(minutes))));
-                    }
-                }
-            }
-            overlay::Event::AddressDiffers => {
-                let words = "others see this relay at another address than the one it advertises: check --advertise".into();
-                ctx.out.push(Output::Node(NodeEvent::Warning(words)));
-            }
-            overlay::Event::StruckOut => {
-                let words = "two descriptors signed by this relay contradict each other, so others do not use it any more. Does a copy of \
-                             its data directory run elsewhere? Stop one of the two, and give this one a new directory";
-                ctx.out.push(Output::Node(NodeEvent::Warning(words.into())));
-            }
-            overlay::Event::OneWayIn => {
-                let words = "this start believes what one relay says of the network: with links of two or more, they are compared";
-                ctx.out.push(Output::Node(NodeEvent::Warning(words.into())));
-            }
-            overlay::Event::WaysDiffer => {
-                let words = "the relays behind your links name different networks, so some of them lie or are cut off: the network that \
-                             most addresses answer for is used. Remove links whose origin you do not trust";
-                ctx.out.push(Output::Node(NodeEvent::Warning(words.into())));
-            }
-            overlay::Event::Odd(odd) => {
-                let now = ctx.env.now;
-                if self.odd_told.get(&odd).is_none_or(|at| *at + ODD_EVERY <= now) {
-                    self.odd_told.insert(odd, now);
-                    ctx.out.push(Output::Node(NodeEvent::Note(odd.words())));
-                }
-            }
-            overlay::Event::Moved => {
-                let words =
-                    "witnesses find this relay at another address: it is announced from there, and its old place served for a week";
-                ctx.out.push(Output::Node(NodeEvent::Warning(words.into())));
-            }
-            overlay::Event::SelfUsable(usable) => {
-                if let (true, false, Some(keys)) = (usable, self.announced, &self.keys) {
-                    self.announced = true;
-                    ctx.out.push(Output::Node(NodeEvent::Announced(keys.keys().node)));
                 }
             }
         }

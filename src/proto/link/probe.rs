@@ -40,8 +40,8 @@ struct Mark {
 /// What a link knows of its other end's life.
 #[derive(Debug)]
 pub(super) struct Probe {
-    /// When the other end was asked, until something comes.
-    asked: Option<Time>,
+    /// The other end was asked, and nothing came since.
+    asked: bool,
     failed: bool,
     answered: Option<Time>,
     /// Cells that came, ever.
@@ -53,7 +53,7 @@ pub(super) struct Probe {
 impl Probe {
     pub(super) const fn new(now: Time) -> Self {
         let mark = Mark { at: now, out: 0, came: 0 };
-        Self { asked: None, failed: false, answered: None, came: 0, marks: [mark; 2] }
+        Self { asked: false, failed: false, answered: None, came: 0, marks: [mark; 2] }
     }
 
     /// Whether the other end gave no answer.
@@ -85,7 +85,7 @@ impl Links {
         if let Some(link) = self.links.get_mut(&id) {
             link.received = now;
             link.probe.came += cells as u64;
-            if link.probe.asked.take().is_some() {
+            if core::mem::take(&mut link.probe.asked) {
                 self.timers.stop(&LinkTimer::Probe(id));
             }
         }
@@ -109,12 +109,12 @@ impl Links {
 
     fn probe(&mut self, ctx: &mut Ctx<'_, '_>, id: LinkId, woke: bool) {
         let now = ctx.env.now;
-        let Some(link) = self.links.get(&id).filter(|l| matches!(l.stage, Stage::Open) && l.probe.asked.is_none()) else { return };
+        let Some(link) = self.links.get(&id).filter(|l| matches!(l.stage, Stage::Open) && !l.probe.asked) else { return };
         let (busy, overdue) = (!woke && link.is_busy(), link.received + self.padding_of(link).1 + DEAF_AFTER);
         let until = now + PATIENCE;
         self.timers.set(LinkTimer::Probe(id), if busy { until.max(overdue) } else { until });
         if let Some(link) = self.links.get_mut(&id) {
-            link.probe.asked = Some(now);
+            link.probe.asked = true;
         }
         // Behind much else it would come too late to tell anything.
         if !busy {
@@ -126,7 +126,7 @@ impl Links {
 
     /// Nothing came.
     pub(super) fn unanswered(&mut self, ctx: &mut Ctx<'_, '_>, id: LinkId) {
-        if let Some(link) = self.links.get_mut(&id).filter(|l| l.probe.asked.is_some()) {
+        if let Some(link) = self.links.get_mut(&id).filter(|l| l.probe.asked) {
             link.probe.failed = true;
             self.close(ctx, id);
         }

@@ -61,16 +61,18 @@ impl List {
 
     /// Whether it and another have most relays in common. Two of nothing do not.
     pub(super) fn agrees(&self, other: &Self) -> bool {
-        let longer = self.0.len().max(other.0.len());
-        let common = self.0.keys().filter(|hint| other.0.contains_key(hint)).count();
-        common > 0 && common * COMMON.1 >= longer * COMMON.0
+        self.shares_most(other, |l| other.0.contains_key(&l.id))
     }
 
     /// Whether it and another have most in common to the byte, of relays as of their descriptors: lists of one network that name other
     /// bytes would keep others from being read.
     pub(super) fn is_alike(&self, other: &Self) -> bool {
+        self.shares_most(other, |l| other.tag(l.id) == Some(l.tag))
+    }
+
+    fn shares_most(&self, other: &Self, is_common: impl Fn(&Listed) -> bool) -> bool {
         let longer = self.0.len().max(other.0.len());
-        let common = self.0.values().filter(|l| other.tag(l.id) == Some(l.tag)).count();
+        let common = self.0.values().filter(|l| is_common(l)).count();
         common > 0 && common * COMMON.1 >= longer * COMMON.0
     }
 

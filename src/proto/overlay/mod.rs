@@ -170,7 +170,8 @@ enum Work {
 /// The overlay plane of one node.
 ///
 /// # Invariants
-/// Every table is bounded by the constant of its name; `by_node` names open links only, and neighbours have one. Checked by [`Overlay::check`].
+/// Every table is bounded by the constant of its name; `by_node` names open links only, and neighbours have one. Checked by
+/// [`Overlay::check`].
 #[derive(Debug)]
 pub struct Overlay {
     config: Config,

@@ -92,6 +92,7 @@ impl Overlay {
     /// Asks for descriptors that are wanted and not asked for, of the first directory that lists them and did not refuse.
     pub(super) fn ask_bodies(&mut self, env: &mut Env<'_>) {
         let nodes: Vec<NodeId> = self.sync.directories.iter().filter(|d| d.complete).map(|d| d.peer.node).collect();
+        let mut asked: BTreeSet<(u64, Tag)> = self.sync.bodies.batches.values().flat_map(|(_, list)| list).copied().collect();
         let mut idle = true;
         for node in nodes {
             let direct = self.sync.is_direct(&node);
@@ -100,24 +101,28 @@ impl Overlay {
             let up = !direct || self.link_to(&node).is_some();
             loop {
                 let under_way = self.sync.bodies.batches.values().filter(|(by, _)| *by == node).count();
-                let asked: BTreeSet<(u64, Tag)> = self.sync.bodies.batches.values().flat_map(|(_, list)| list).copied().collect();
-                let lists = |hint: &u64, tag: &Tag| {
-                    self.sync.directories.iter().any(|d| d.peer.node == node && d.list.tag(*hint) == Some(*tag))
-                };
+                // Nothing is looked for where nothing could be asked: lists may be long.
+                if under_way >= if direct { BATCHES } else { 1 } {
+                    break;
+                }
+                let Some(list) = self.sync.directories.iter().find(|d| d.peer.node == node).map(|d| &d.list) else { break };
                 let bodies = &self.sync.bodies;
                 let passed_over = |tag: &Tag| bodies.refused.contains(&(node, *tag)) || bodies.silent.contains(&(node, *tag));
-                let open = |(hint, tag): &(u64, Tag)| !asked.contains(&(*hint, *tag)) && !passed_over(tag) && lists(hint, tag);
+                let open = |(hint, tag): &(u64, Tag)| {
+                    !asked.contains(&(*hint, *tag)) && !passed_over(tag) && list.tag(*hint) == Some(*tag)
+                };
                 let batch: Vec<(u64, Tag)> = self.sync.bodies.wanted.iter().copied().filter(open).take(BATCH).collect();
                 idle &= batch.is_empty();
-                if batch.is_empty() || !up || under_way >= if direct { BATCHES } else { 1 } {
+                if batch.is_empty() || !up {
                     break;
                 }
                 let number = self.sync.bodies.number();
                 let ids = batch.iter().map(|(hint, _)| *hint).collect();
-                let asked = Asked::Bodies { directory: node, batch: number };
-                if !self.ask_directory(env, node, asked, |id| Message::Fetch { id, ids, part: Part::Descriptor }) {
+                let question = Asked::Bodies { directory: node, batch: number };
+                if !self.ask_directory(env, node, question, |id| Message::Fetch { id, ids, part: Part::Descriptor }) {
                     break;
                 }
+                asked.extend(&batch);
                 self.sync.bodies.batches.insert(number, (node, batch));
             }
         }
