@@ -141,8 +141,7 @@ impl Client {
             known: vec![],
             guards: vec![],
             network: NET,
-            saved,
-            addresses: None,
+            saved: saved.map(|bytes| ("view", bytes)).into_iter().collect(),
         };
         let overlay = Overlay::new(&mut Env { now: network.now, wall: network.wall(), rng: &mut rng }, config);
         let (links, queue) = (BTreeMap::new(), BTreeMap::new());

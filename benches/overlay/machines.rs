@@ -171,16 +171,14 @@ impl Machines {
         }
         let profile = self.profile(node);
         let machine = &mut self.nodes[node];
-        let saved = |name: &str| machine.saved.get(name).cloned();
         let config = Config {
             local: self.local,
-            saved: if profile.is_some() { saved("descriptor") } else { saved("view") },
+            saved: machine.saved.clone(),
             profile,
             bootstrap: machine.bootstrap.clone(),
             known: Vec::new(),
             guards: Vec::new(),
             network: NET,
-            addresses: saved("addresses"),
         };
         machine.since = now;
         machine.overlay = Some(Overlay::new(&mut Env { now, wall, rng: &mut machine.rng }, config));

@@ -4,7 +4,7 @@ use core::ops::Add;
 use core::time::Duration;
 use rand::CryptoRng;
 
-/// Monotonic time in microseconds since the node started (or the simulated world began).
+/// Monotonic time in microseconds, from some days before the node started, or since the simulated world began.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Time(pub u64);
 

@@ -8,11 +8,14 @@ use core::time::Duration;
 use rand::rand_core::{TryCryptoRng, TryRng};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-/// A clock that starts at zero. Copies agree with each other.
+/// A clock that starts some days after zero, so that what an earlier run saw has a time too. Copies agree with each other.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     start: Instant,
 }
+
+/// Of what was before the start, nothing counts that is older.
+const BEFORE: Duration = Duration::from_secs(7 * 24 * 3600);
 
 impl Clock {
     /// A clock that starts now.
@@ -21,9 +24,9 @@ impl Clock {
         Self { start: Instant::now() }
     }
 
-    /// Microseconds since the start.
+    /// The time.
     pub fn now(&self) -> Time {
-        Time::default() + self.start.elapsed()
+        Time::default() + BEFORE + self.start.elapsed()
     }
 
     /// Whole seconds since 1970; zero on a machine whose clock stands before that.
@@ -36,7 +39,7 @@ impl Clock {
     pub fn instant(&self, at: Time) -> tokio::time::Instant {
         // A core that wants to sleep for ever may say so with the largest time there is.
         const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
-        let since = Duration::from_micros(at.0);
+        let since = Duration::from_micros(at.0).saturating_sub(BEFORE);
         tokio::time::Instant::from_std(self.start + since.min(self.start.elapsed() + FAR))
     }
 }

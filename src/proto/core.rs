@@ -150,7 +150,7 @@ impl Core {
         let bootstrap = config.bootstrap.iter().map(|(node, addr)| overlay::Peer { addr: *addr, node: *node }).collect();
         // No more than a help: one that cannot be read is made anew.
         let known = config.saved.get(directories::SAVED).and_then(|bytes| directories::decode(bytes).ok()).unwrap_or_default();
-        let saved = if profile.is_some() { overlay::announce::SAVED } else { overlay::kept::SAVED };
+        let saved = overlay::SAVED.into_iter().filter_map(|name| Some((name, config.saved.get(name)?.to_vec()))).collect();
         let setting = overlay::Config {
             local: config.local_network,
             profile,
@@ -158,8 +158,7 @@ impl Core {
             known: known.clone(),
             guards: policy.kept_guards(env.wall).collect(),
             network: config.network,
-            saved: config.saved.get(saved).map(|bytes| bytes.to_vec()),
-            addresses: config.saved.get(overlay::addresses::SAVED).map(|bytes| bytes.to_vec()),
+            saved,
         };
         let overlay = Overlay::new(env, setting);
         Ok(Self {

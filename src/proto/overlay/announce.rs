@@ -75,7 +75,7 @@ pub struct Own {
 impl Own {
     pub(super) fn new(env: &Env<'_>, config: &Config) -> Self {
         let now = env.now;
-        let kept = config.saved.as_ref().and_then(|bytes| Body::kept(&config.network, bytes).ok());
+        let kept = config.saved.get(SAVED).and_then(|bytes| Body::kept(&config.network, bytes).ok());
         let ours = |b: &Arc<Body>| config.profile.as_ref().is_some_and(|p| p.node == b.descriptor().node);
         // One from a clock that was wrong counts nowhere, so it is in nobody's way.
         let counts = |b: &Arc<Body>| b.descriptor().published <= env.wall.plus(limits::SKEW_MAX_SECS);

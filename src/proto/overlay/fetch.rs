@@ -175,8 +175,10 @@ impl Overlay {
         } else {
             self.stirs(env.now, &node);
         }
-        if let Some(addr) = self.evidence.remove(&node) {
-            self.view.prove(&node, &addr, env.now);
+        let before = self.answered.take(&node);
+        let now = self.evidence.remove(&node).map(|addr| (addr, env.now));
+        if let Some((addr, at)) = now.or(before) {
+            self.view.prove(&node, &addr, at);
         }
         // Whoever waits for its witnesses needs them known; and in a network that only begins, they are how its first relays meet.
         if self.is_relay() && (self.view.get(&node).is_none() || !self.sweep.ready()) {

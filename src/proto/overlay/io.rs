@@ -20,6 +20,7 @@ use crate::wire::record::Descriptor;
 use crate::wire::record::HostKey;
 use crate::wire::record::Receipt;
 use core::net::SocketAddr;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// A relay as links name it: where, and whom to expect there.
@@ -75,10 +76,8 @@ pub struct Config {
     pub guards: Vec<NodeId>,
     /// Of which network records must be.
     pub network: NetworkId,
-    /// What an earlier run saved: a relay its last descriptor, a client what it knew of the network ([`Output::Save`]).
-    pub saved: Option<Vec<u8>>,
-    /// Where an earlier run of a relay was, and who vouched for it.
-    pub addresses: Option<Vec<u8>>,
+    /// What an earlier run saved ([`Output::Save`]), by its names: those of [`SAVED`](super::SAVED), the rest is left.
+    pub saved: BTreeMap<&'static str, Vec<u8>>,
 }
 
 /// What the machine is told.

@@ -11,6 +11,7 @@
 
 pub mod addresses;
 pub mod announce;
+pub mod answered;
 pub mod answers;
 mod check;
 pub mod clock;
@@ -64,6 +65,9 @@ use core::net::SocketAddr;
 use core::time::Duration;
 use std::collections::BTreeMap;
 use std::collections::VecDeque;
+
+/// Names of all that an overlay saves: a client its view, a relay the rest.
+pub const SAVED: [&str; 4] = [kept::SAVED, announce::SAVED, addresses::SAVED, answered::SAVED];
 
 /// Most verification jobs under way; further descriptors are dropped, to be asked for again.
 const JOBS_MAX: usize = 32;
@@ -192,6 +196,7 @@ pub struct Overlay {
     fetching: BTreeMap<u64, (Time, u32)>,
     /// Relays that proved themselves where we dialled them, and whose descriptors are still to come.
     evidence: BTreeMap<NodeId, SocketAddr>,
+    answered: answered::Answered,
     out: VecDeque<Output>,
     sweep: sweep::Sweep,
     check: check::Check,
@@ -212,8 +217,9 @@ impl Overlay {
     pub fn new(env: &mut Env<'_>, mut config: Config) -> Self {
         let is_client = config.profile.is_none();
         let set = config.profile.as_ref().and_then(|p| p.addrs.first().copied());
-        let kept = config.addresses.take().and_then(|bytes| Addresses::decode(&bytes).ok()).unwrap_or_default();
+        let kept = config.saved.remove(addresses::SAVED).and_then(|bytes| Addresses::decode(&bytes).ok()).unwrap_or_default();
         let receipts = config.profile.as_mut().map_or_else(Vec::new, |profile| profile.return_to(kept, env.wall));
+        let answered = answered::Answered::new(env, config.saved.remove(answered::SAVED).as_deref());
         let view = if is_client { View::of_client(config.local) } else { View::new(config.local) };
         let mut this = Self {
             view,
@@ -231,6 +237,7 @@ impl Overlay {
             next_job: 0,
             fetching: BTreeMap::new(),
             evidence: BTreeMap::new(),
+            answered,
             out: VecDeque::new(),
             sweep: sweep::Sweep::new(env.now),
             check: check::Check::new(env.now),
@@ -356,9 +363,11 @@ impl Overlay {
             self.expire_at = now + EXPIRE_EVERY;
             self.view_changed |= self.view.expire(env.wall) > 0;
             self.view.lapse(now);
+            self.answered.lapse(now);
         }
         if self.is_relay() {
             self.tell_ip6(now);
+            self.save_answered(env);
         }
         self.recount(now);
     }
@@ -420,6 +429,7 @@ impl Overlay {
     #[doc(hidden)]
     pub fn check(&self) {
         assert!(self.questions.len() <= questions::MAX);
+        self.answered.check();
         assert!(self.requests.len() <= REQUESTS_MAX && self.fetching.len() <= FETCHING_MAX);
         assert!(self.by_node.iter().all(|(node, link)| self.links.get(link).is_some_and(|l| l.node == Some(*node))));
         assert!(self.neighbours.all().all(|node| self.by_node.contains_key(node)));

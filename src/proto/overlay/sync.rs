@@ -291,7 +291,7 @@ impl Overlay {
 
     /// A client's first step: what it kept, or the ways in.
     pub(super) fn begin(&mut self, env: &Env<'_>) {
-        if let Some(bytes) = self.config.saved.take() {
+        if let Some(bytes) = self.config.saved.remove(kept::SAVED) {
             if Kept::decode(&self.config.network, &bytes).is_ok_and(|kept| self.restore(env, kept)) {
                 return;
             }

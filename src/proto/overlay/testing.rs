@@ -16,6 +16,7 @@ use crate::wire::record::Receipt;
 use core::net::SocketAddr;
 use rand::Rng;
 use rand::rngs::StdRng;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// The wall clock of these tests.
@@ -88,7 +89,6 @@ pub(crate) const fn config(local: bool) -> Config {
         known: Vec::new(),
         guards: Vec::new(),
         network: NetworkId([42; 32]),
-        saved: None,
-        addresses: None,
+        saved: BTreeMap::new(),
     }
 }

@@ -165,6 +165,26 @@ fn a_relay_that_moved_starts_again_where_it_is() {
     assert_eq!(until, Wall(EPOCH + world.now.0 / 1_000_000 + crate::base::limits::OLD_ADDR_SECS));
 }
 
+/// A relay goes, and another restarts while it is away: who reached it before goes on believing it for its day, restarted or not, so
+/// lists stay alike (D8). What was kept of a machine that was off for longer counts no more.
+#[test]
+fn a_restart_forgets_nobody_who_answered() {
+    let mut world = network(12, 97, false);
+    settle(&mut world, 600);
+    run_hours(&mut world, 30);
+    let (first, away) = (world.peer(0), world.nodes[7].key.node_id());
+    let hosts = |world: &World, i: usize| world.nodes[i].overlay.view().entry(&away).is_some_and(|e| e.host);
+    cut_off(&mut world, 7);
+    let saved = world.nodes[3].saved[answered::SAVED].clone();
+    world.restart(3, vec![first]);
+    run_hours(&mut world, 3);
+    assert!((0..12).filter(|i| *i != 7).all(|i| hosts(&world, i)), "it is away for three hours");
+    world.nodes[3].saved.insert(answered::SAVED, saved[..saved.len() - 1].to_vec());
+    world.restart(3, vec![first]);
+    run_hours(&mut world, 3);
+    assert!(!hosts(&world, 3) && hosts(&world, 4), "what cannot be read is found out anew");
+}
+
 /// Two witnesses of twelve say of everyone that they found it somewhere else, well signed: nobody moves, for a week, nor at the start,
 /// when a relay knows few others yet and both may be among them.
 #[test]

@@ -17,6 +17,7 @@ fn restart(world: &mut World, i: usize, bootstrap: Vec<Peer>, saved: Option<Vec<
     let node = &mut world.nodes[i];
     node.through = 0;
     node.events.clear();
+    let saved = saved.map(|bytes| (kept::SAVED, bytes)).into_iter().collect();
     node.overlay = Overlay::new(&mut World::env(now, &mut node.rng), Config { bootstrap, saved, ..testing::config(true) });
     world.feed(i, Input::Tick);
 }
@@ -98,7 +99,7 @@ fn a_kept_view_that_is_of_no_use_is_told_and_read_anew() {
         let mut rng = StdRng::seed_from_u64(1);
         let mut env = World::env(world.now, &mut rng);
         env.wall = env.wall.plus(hours * 3600);
-        let config = Config { bootstrap: three.clone(), saved: Some(good.clone()), ..testing::config(true) };
+        let config = Config { bootstrap: three.clone(), saved: [(kept::SAVED, good.clone())].into(), ..testing::config(true) };
         let overlay = Overlay::new(&mut env, config);
         assert_eq!((overlay.has_view(), overlay.coverage().ready), (usable, false), "{hours}");
         assert_eq!(overlay.view().counts().relays, if usable { 24 } else { 0 });

@@ -351,10 +351,8 @@ impl World {
         let node = &mut self.nodes[i];
         let mut profile = node.overlay.own_profile().cloned().unwrap();
         (profile.addrs, profile.old_addrs) = (vec![node.addr], vec![]);
-        let saved = |name: &str| node.saved.get(name).cloned();
-        let (saved, addresses) = (saved(announce::SAVED), saved(addresses::SAVED));
-        let config =
-            Config { profile: Some(profile), bootstrap, saved, addresses, ..testing::config(node.overlay.view.is_local()) };
+        let saved = node.saved.clone();
+        let config = Config { profile: Some(profile), bootstrap, saved, ..testing::config(node.overlay.view.is_local()) };
         node.overlay = Overlay::new(&mut Self::env(self.now, &mut node.rng), config);
         node.ready_at = None;
         self.feed(i, Input::Tick);
