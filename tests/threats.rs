@@ -354,6 +354,35 @@ fn samples_of_the_view_go_over_the_guard_and_look_alike() {
     println!("{} samples over one guard", samples.len());
 }
 
+/// Somebody's forty circuits begin and end legs as fast as his line goes, all to one host. The link to it stands, and so do the circuits
+/// of others over it, whatever the host's line carries.
+#[test]
+fn whoever_begins_and_ends_without_end_cuts_no_link_of_others() {
+    for (begins, rate) in [(8, 1_000_000), (32, 12_500_000), (32, 125_000_000), (32, 0)] {
+        let (mut world, ..) = World::with_people(12, 903);
+        let (relay, host) = (3, 7);
+        let other = world.puppet();
+        let mut honest = Circuit::create(&mut world, other, relay);
+        assert!(honest.extend(&mut world, host, Command::RelayEarly));
+        let attacker = world.puppet();
+        let link = world.puppet_link(attacker, relay, None);
+        let descriptor = world.descriptor(relay);
+        let id = world.nodes[host].id.unwrap();
+        let mut circuits: Vec<Circuit> =
+            (1..=40).filter_map(|n| Circuit::create_on(&mut world, attacker, link, n, &descriptor)).collect();
+        assert_eq!(circuits.len(), 40);
+        world.line(host, rate);
+        for circuit in &mut circuits {
+            for stream in 1..=begins {
+                circuit.tell(&mut world, RelayCommand::Begin, stream, id.as_ref(), Command::Relay);
+                circuit.tell(&mut world, RelayCommand::End, stream, &[], Command::Relay);
+            }
+        }
+        world.run(Duration::from_secs(20));
+        assert!(honest.ask(&mut world, 1, &Message::Near { id: 1, target: [7; 32], max: 4 }).is_some(), "at {rate} B/s");
+    }
+}
+
 /// A circuit brings answers about the public view from where it ends, whoever asks.
 #[test]
 fn a_last_hop_answers_questions_about_the_public_view_alone() {

@@ -105,7 +105,7 @@ pub const OVERLAY_MESSAGE_MAX: usize = 256 * 1024;
 
 /// Most cells of one link that are out with the transport: about 0.5 MiB, enough to keep a fast link busy between wake-ups.
 pub const LINK_IN_FLIGHT: usize = 256;
-/// Cells beyond that which control messages (create, destroy, credit) may add; a peer that reads none of them is closed.
+/// Cells beyond that which the link's own messages (credit, padding) may add; a peer that reads none of them is closed.
 pub const LINK_CONTROL_MAX: usize = 1024;
 
 // --- circuits (D6, D7)

@@ -188,7 +188,7 @@ impl Hops {
                 let work = Job::CircuitServer { keys: Arc::clone(keys), message: message.to_vec() };
                 ctx.out.job(JobFor::CircuitServer(link, circuit), work);
             }
-            None => links.push_control(ctx, link, Some(circuit), Command::Destroy, &[0; BODY]),
+            None => links.refuse(ctx, link, circuit),
         }
     }
 
@@ -222,7 +222,7 @@ impl Hops {
         self.turns.leave(turn);
         let Some((reply, keys)) = result else {
             self.seats.leave(seat);
-            return links.push_control(ctx, link, Some(circuit), Command::Destroy, &[0; BODY]);
+            return links.refuse(ctx, link, circuit);
         };
         // The port's owner needs the hop's key and the hop its port: the port comes first, with the key that the hop will get.
         let key = self.hops.reserve();
@@ -242,7 +242,7 @@ impl Hops {
                 };
                 self.hops.fill(key, Box::new(hop));
                 self.idle.set(key, (ctx.env.now + IDLE_MAX).next_multiple(IDLE_GRID));
-                links.push_control(ctx, link, Some(circuit), Command::Created, &write_handshake(&reply));
+                links.send_first(ctx, prev, Command::Created, &write_handshake(&reply));
             }
             None => {
                 self.hops.remove(key);
@@ -454,11 +454,10 @@ impl Hops {
     pub(in crate::proto) fn link_open(&mut self, ctx: &mut Ctx<'_, '_>, links: &mut Links, key: Key, link: LinkId) {
         let Some(hop) = self.hops.get_mut(key) else { return };
         let Next::Dialing(create) = core::mem::replace(&mut hop.next, Next::None) else { return };
-        let port = links.open_port(link, Owner::HopNext(key));
-        match port.and_then(|port| Some((port, links.port_link(port)?.1))) {
-            Some((port, circuit)) => {
+        match links.open_port(link, Owner::HopNext(key)) {
+            Some(port) => {
                 hop.next = Next::Creating(port);
-                links.push_control(ctx, link, Some(circuit), Command::Create, &create);
+                links.send_first(ctx, port, Command::Create, &create);
             }
             None => self.destroy(ctx, links, key),
         }
@@ -479,11 +478,10 @@ impl Hops {
             Some(Leg::Ended) => return self.leg_gone(ctx, links, key, stream),
             Some(Leg::Open(_)) | None => return,
         };
-        let port = links.open_port(link, Owner::Leg(key, stream));
-        match port.and_then(|port| Some((port, links.port_link(port)?.1))) {
-            Some((port, circuit)) => {
+        match links.open_port(link, Owner::Leg(key, stream)) {
+            Some(port) => {
                 hop.legs.insert(stream, Leg::Open(port));
-                links.push_control(ctx, link, Some(circuit), Command::Leg, &[0; BODY]);
+                links.send_first(ctx, port, Command::Leg, &[0; BODY]);
                 let prev = hop.prev;
                 for (mut body, seat) in waiting {
                     self.waits.leave(seat);

@@ -252,10 +252,9 @@ impl Origins {
     /// The link to the guard is open.
     pub(in crate::proto) fn link_open(&mut self, ctx: &mut Ctx<'_, '_>, links: &mut Links, key: Key, link: crate::base::LinkId) {
         let Some(circuit) = self.circuits.get_mut(key) else { return };
-        let port = links.open_port(link, Owner::Origin(key));
-        match (port.and_then(|p| Some((p, links.port_link(p)?.1))), circuit.handshakes.front()) {
-            (Some((port, id)), Some((_, message))) => {
-                links.push_control(ctx, link, Some(id), Command::Create, &write_handshake(message));
+        match (links.open_port(link, Owner::Origin(key)), circuit.handshakes.front()) {
+            (Some(port), Some((_, message))) => {
+                links.send_first(ctx, port, Command::Create, &write_handshake(message));
                 circuit.port = Some(port);
                 circuit.stage = Stage::Waiting;
             }

@@ -46,6 +46,10 @@ impl Links {
     /// The tick of a link: all its ports are granted what they are owed, in as few cells as fit.
     pub(super) fn grant(&mut self, ctx: &mut Ctx<'_, '_>, id: LinkId) {
         let Some(link) = self.links.get_mut(&id) else { return };
+        if link.out_now() > limits::LINK_IN_FLIGHT + limits::LINK_CONTROL_MAX / 2 {
+            // What comes in goes on while nothing goes out: grants wait, and do not pile up until the link ends.
+            return self.timers.set(LinkTimer::Credit(id), ctx.env.now.next_multiple(limits::CREDIT_TICK));
+        }
         let mut grants = Vec::new();
         for key in core::mem::take(&mut link.owed) {
             if let Some(port) = self.ports.get_mut(key) {
@@ -65,7 +69,7 @@ impl Links {
             for (to, from) in body.iter_mut().zip(w.as_slice()) {
                 *to = *from;
             }
-            self.push_control(ctx, id, None, Command::Credit, &body);
+            self.push_control(ctx, id, Command::Credit, &body);
         }
     }
 

@@ -39,6 +39,8 @@ pub(super) const QUEUED_MAX: usize = (64 << 20) / CELL;
 const QUEUED_RELIEVED: usize = QUEUED_MAX - QUEUED_MAX / 16;
 /// Most cells in one port's queue: three legs and a circuit may end in one port, each with the largest window.
 const QUEUE_MAX: usize = 4 * limits::WINDOW_MAX as usize;
+/// Most ends of circuits that wait for room on a link: of all that the other end may open, and of as many as it opens beyond that.
+const ENDING_MAX: usize = 2 * CIRCUITS_MAX;
 /// Places for cells that an emptied queue keeps: an idle circuit holds nothing for the crowd that once waited in it (T35).
 const QUEUE_KEPT: usize = 16;
 /// Most buffers of queued cells that are kept for reuse.
@@ -151,7 +153,7 @@ impl Links {
                     return Arrived::Nothing;
                 }
                 if link.circuits.len() >= link.circuits_max() {
-                    self.push_control(ctx, id, Some(circuit), Command::Destroy, &[0; BODY]);
+                    self.refuse(ctx, id, circuit);
                     return Arrived::Nothing;
                 }
                 link.used = ctx.env.now;
@@ -198,7 +200,8 @@ impl Links {
     /// Opens a port on an open link under a fresh circuit id of ours.
     pub(in crate::proto) fn open_port(&mut self, id: LinkId, owner: Owner) -> Option<PortKey> {
         let link = self.links.get_mut(&id)?;
-        if !matches!(link.stage, Stage::Open) || link.circuits.len() >= CIRCUITS_MAX {
+        // One that ended keeps its place until the other end is told.
+        if !matches!(link.stage, Stage::Open) || link.circuits.len() + link.ending.len() >= CIRCUITS_MAX {
             return None;
         }
         let side = if link.dialed { 1 << 31 } else { 0 };
@@ -209,13 +212,7 @@ impl Links {
                 _ => {}
             }
         };
-        // What opens the circuit at the other end is sent next.
-        let first = link.out() + 1;
-        let key = self.insert_port(id, circuit, owner);
-        if let Some(port) = self.ports.get_mut(key) {
-            port.last_out = first;
-        }
-        Some(key)
+        Some(self.insert_port(id, circuit, owner))
     }
 
     /// Opens a port under the circuit id that the other end chose. `None`: the link is gone, or has too many.
@@ -238,11 +235,28 @@ impl Links {
         self.ports.get(key).map(|p| (p.link, p.circuit))
     }
 
-    /// Closes a port and tells the other end. What waited in it is dropped.
+    /// Closes a port and tells the other end, if that knows of it. What waited in it is dropped.
     pub(in crate::proto) fn close_port(&mut self, ctx: &mut Ctx<'_, '_>, key: PortKey) {
         if let Some((link, circuit)) = self.port_link(key) {
+            let first = self.ports.get(key).and_then(|port| port.queue.front()).filter(|first| first.opens);
+            let opening = first.and_then(|first| Header::read(&first.cell).ok()).map(|header| header.command);
             self.forget_port(ctx, key);
-            self.push_control(ctx, link, Some(circuit), Command::Destroy, &[0; BODY]);
+            if !matches!(opening, Some(Command::Create | Command::Leg)) {
+                self.refuse(ctx, link, circuit);
+            }
+        }
+    }
+
+    /// Tells the other end that a circuit or leg has ended, or is not taken: at once, or as soon as there is room.
+    pub(in crate::proto) fn refuse(&mut self, ctx: &mut Ctx<'_, '_>, id: LinkId, circuit: CircuitId) {
+        let Some(link) = self.links.get_mut(&id) else { return };
+        if link.room() && link.ending.is_empty() {
+            self.push(ctx, id, Header { circuit: Some(circuit), command: Command::Destroy }, &[0; BODY]);
+        } else if link.ending.len() < ENDING_MAX {
+            link.ending.push_back(circuit);
+        } else {
+            // Who opens more than he may, and does not read what he is told of it.
+            self.close(ctx, id);
         }
     }
 
@@ -353,11 +367,33 @@ impl Links {
         let mut cell = self.spare.pop().unwrap_or_else(|| Box::new([0; CELL]));
         header.write(&mut cell);
         *cell::split_mut(&mut cell).1 = *body;
-        port.queue.push_back(Queued { cell, source });
+        port.queue.push_back(Queued { cell, source, opens: false });
         self.queued += 1;
         if port.credit == 0 {
             self.timers.set_if_unset(LinkTimer::Stall(key), ctx.env.now + limits::STALL_DEADLINE);
         } else if !port.in_ready {
+            port.in_ready = true;
+            link.ready.push_back(key);
+        }
+    }
+
+    /// Sends what opens a port at the other end, or answers that: the first cell on it, which needs no credit. Where the link has no
+    /// room it waits in the port's queue like any other, so no crowd of circuits cuts a link for others by opening and ending (T36).
+    pub(in crate::proto) fn send_first(&mut self, ctx: &mut Ctx<'_, '_>, key: PortKey, command: Command, body: &[u8; BODY]) {
+        let Some(port) = self.ports.get_mut(key) else { return };
+        let header = Header { circuit: Some(port.circuit), command };
+        let id = port.link;
+        let Some(link) = self.links.get_mut(&id) else { return };
+        if link.room() {
+            port.last_out = link.out() + 1;
+            return self.push(ctx, id, header, body);
+        }
+        let mut cell = self.spare.pop().unwrap_or_else(|| Box::new([0; CELL]));
+        header.write(&mut cell);
+        *cell::split_mut(&mut cell).1 = *body;
+        port.queue.push_front(Queued { cell, source: None, opens: true });
+        self.queued += 1;
+        if !port.in_ready {
             port.in_ready = true;
             link.ready.push_back(key);
         }
@@ -380,20 +416,13 @@ impl Links {
         }
     }
 
-    /// Sends a cell that needs no credit: create, created, destroy, leg, hello, padding.
-    pub(in crate::proto) fn push_control(
-        &mut self,
-        ctx: &mut Ctx<'_, '_>,
-        id: LinkId,
-        circuit: Option<CircuitId>,
-        command: Command,
-        body: &[u8; BODY],
-    ) {
+    /// Sends a cell of the link itself, which waits for nothing: hello, credit, padding. No circuit has any number of them sent.
+    pub(in crate::proto) fn push_control(&mut self, ctx: &mut Ctx<'_, '_>, id: LinkId, command: Command, body: &[u8; BODY]) {
         let Some(link) = self.links.get(&id) else { return };
-        if link.in_flight + link.batch.len() / CELL > limits::LINK_IN_FLIGHT + limits::LINK_CONTROL_MAX {
+        if link.out_now() > limits::LINK_IN_FLIGHT + limits::LINK_CONTROL_MAX {
             return self.close(ctx, id);
         }
-        self.push(ctx, id, Header { circuit, command }, body);
+        self.push(ctx, id, Header { circuit: None, command }, body);
     }
 
     /// Sends a message of the overlay plane; dropped when too much waits already.
@@ -430,9 +459,14 @@ impl Links {
         !self.dirty.is_empty()
     }
 
-    /// Fills the room of a link: overlay fragments and ports in turn.
+    /// Fills the room of a link: ends of circuits, overlay fragments and ports in turn.
     pub(super) fn pump(&mut self, ctx: &mut Ctx<'_, '_>, id: LinkId) {
         while let Some(link) = self.links.get_mut(&id).filter(|l| l.room()) {
+            let ended = link.ending.pop_front();
+            if ended.is_some() {
+                self.push(ctx, id, Header { circuit: ended, command: Command::Destroy }, &[0; BODY]);
+            }
+            let Some(link) = self.links.get_mut(&id) else { return };
             let fragment = !link.outbox.is_empty();
             let none_ready = link.ready.is_empty();
             if fragment {
@@ -442,7 +476,7 @@ impl Links {
                     self.dirty.push(id);
                 }
             }
-            if !self.pump_port(ctx, id) && !fragment && none_ready {
+            if !self.pump_port(ctx, id) && !fragment && none_ready && ended.is_none() {
                 break;
             }
         }
@@ -453,11 +487,12 @@ impl Links {
         let Some(key) = self.links.get_mut(&id).and_then(|l| l.ready.pop_front()) else { return false };
         let Some(port) = self.ports.get_mut(key) else { return true };
         port.in_ready = false;
-        if port.credit == 0 {
+        let opens = port.queue.front().is_some_and(|first| first.opens);
+        if port.credit == 0 && !opens {
             return true;
         }
-        let Some(Queued { cell, source }) = port.queue.pop_front() else { return true };
-        port.credit -= 1;
+        let Some(Queued { cell, source, .. }) = port.queue.pop_front() else { return true };
+        port.credit -= u32::from(!opens);
         port.last_out = self.links.get(&id).map_or(0, |link| link.out() + 1);
         self.queued -= 1;
         if port.queue.is_empty() {

@@ -113,6 +113,8 @@ struct Link {
     /// Cells that its transport has taken so far.
     taken: u64,
     ready: VecDeque<PortKey>,
+    /// Circuits and legs of whose end it is to be told.
+    ending: VecDeque<CircuitId>,
     owed: Vec<PortKey>,
     inbox: overlay::Inbox,
     outbox: overlay::Outbox,
@@ -283,7 +285,7 @@ impl Links {
             && let Stage::Hello { sent, .. } = &mut link.stage
         {
             *sent = true;
-            self.push_control(ctx, id, None, Command::Hello, &hello.write());
+            self.push_control(ctx, id, Command::Hello, &hello.write());
             self.try_open(ctx, id);
         }
     }
@@ -360,11 +362,6 @@ impl Links {
         if unused {
             self.close(ctx, id);
         }
-    }
-
-    /// Refuses a circuit or leg.
-    pub(super) fn refuse(&mut self, ctx: &mut Ctx<'_, '_>, id: LinkId, circuit: CircuitId) {
-        self.push_control(ctx, id, Some(circuit), Command::Destroy, &[0; BODY]);
     }
 
     /// Ends a link: the shell closes it, and [`LinkEvent::Down`] tells the rest.
@@ -458,7 +455,7 @@ impl Links {
             return self.close(ctx, id);
         }
         if now.since(link.sent) >= Duration::from_secs(1) {
-            self.push_control(ctx, id, None, Command::Padding, &[0; BODY]);
+            self.push_control(ctx, id, Command::Padding, &[0; BODY]);
         }
         self.schedule_keep(ctx, id);
     }
@@ -532,6 +529,7 @@ impl Link {
             in_flight: 0,
             taken: 0,
             ready: VecDeque::new(),
+            ending: VecDeque::new(),
             owed: Vec::new(),
             inbox: overlay::Inbox::default(),
             outbox: overlay::Outbox::default(),
@@ -548,11 +546,16 @@ impl Link {
     }
 
     fn room(&self) -> bool {
-        self.in_flight + self.batch.len() / CELL < limits::LINK_IN_FLIGHT
+        self.out_now() < limits::LINK_IN_FLIGHT
+    }
+
+    /// Cells that its transport has not taken yet, those in the batch included.
+    fn out_now(&self) -> usize {
+        self.in_flight + self.batch.len() / CELL
     }
 
     /// Cells ever given to its transport, those in the batch included.
     fn out(&self) -> u64 {
-        self.taken + (self.in_flight + self.batch.len() / CELL) as u64
+        self.taken + self.out_now() as u64
     }
 }

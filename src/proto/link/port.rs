@@ -32,6 +32,8 @@ pub(super) struct Queued {
     pub(super) cell: Box<[u8; CELL]>,
     /// The port it came from, which is owed a credit when the cell leaves.
     pub(super) source: Option<PortKey>,
+    /// It opens the circuit or leg at the other end, or answers that: it needs no credit.
+    pub(super) opens: bool,
 }
 
 /// One end of a circuit on one link.

@@ -120,7 +120,7 @@ impl Links {
         if !busy {
             let mut body = [0; BODY];
             body[0] = ASKS;
-            self.push_control(ctx, id, None, Command::Padding, &body);
+            self.push_control(ctx, id, Command::Padding, &body);
         }
     }
 
@@ -138,7 +138,7 @@ impl Links {
         let Some(link) = self.links.get_mut(&id).filter(|_| body.first() == Some(&ASKS)) else { return };
         if link.probe.answered.is_none_or(|at| now.since(at) >= ANSWER_EVERY) {
             link.probe.answered = Some(now);
-            self.push_control(ctx, id, None, Command::Padding, &[0; BODY]);
+            self.push_control(ctx, id, Command::Padding, &[0; BODY]);
         }
     }
 }

@@ -108,7 +108,7 @@ fn a_link_whose_peer_reads_nothing_is_closed() {
     bench.links.open_unshaken(link, None);
     let send = |bench: &mut Bench| {
         bench.with(|links, ctx| {
-            links.push_control(ctx, link, None, Command::Padding, &[0; BODY]);
+            links.push_control(ctx, link, Command::Padding, &[0; BODY]);
             links.flush(ctx);
         });
     };
@@ -268,4 +268,102 @@ fn what_an_ended_leg_held_is_granted_again() {
     bench.with(|links, ctx| links.close_port(ctx, leg));
     assert_eq!(credits(&mut bench), 1);
     bench.links.check();
+}
+
+/// Cells that left on a link, by command and circuit.
+fn left(bench: &mut Bench) -> Vec<(Command, Option<CircuitId>)> {
+    bench.with(|links, ctx| links.flush(ctx));
+    let mut all = Vec::new();
+    for output in core::mem::take(&mut bench.out.queue) {
+        if let Output::Send { cells, .. } = output {
+            all.extend(cells.as_chunks::<CELL>().0.iter().map(|cell| Header::read(cell).unwrap()).map(|h| (h.command, h.circuit)));
+        }
+    }
+    all
+}
+
+/// Whoever has circuits opened and ended on a link that takes nothing costs it neither its life nor memory: what the other end never
+/// heard of is forgotten, and it is told of the rest when there is room (T36).
+#[test]
+fn opening_and_ending_without_end_cuts_no_link() {
+    let mut bench = Bench::new();
+    let link = LinkId(1);
+    bench.links.open_unshaken(link, Some(NodeId([7; 32])));
+    for n in 0..50_000 {
+        bench.with(|links, ctx| {
+            let port = links.open_port(link, Owner::Leg(key(), StreamId(1))).unwrap();
+            let command = if n % 2 == 0 { Command::Leg } else { Command::Create };
+            links.send_first(ctx, port, command, &[0; BODY]);
+            links.close_port(ctx, port);
+        });
+    }
+    assert!(bench.links.knows(link) && bench.links.queued == 0);
+    let mut all = left(&mut bench);
+    assert_eq!(all.len(), limits::LINK_IN_FLIGHT);
+    while bench.links.links[&link].in_flight > 0 {
+        bench.with(|links, ctx| links.sent(ctx, link, 16));
+        all.extend(left(&mut bench));
+    }
+    let of = |wanted: fn(Command) -> bool| all.iter().filter(|(c, _)| wanted(*c)).map(|(_, id)| *id).collect::<Vec<_>>();
+    let (opened, ended) = (of(|c| matches!(c, Command::Leg | Command::Create)), of(|c| c == Command::Destroy));
+    assert!(opened == ended && opened.len() == limits::LINK_IN_FLIGHT / 2, "{} and {}", opened.len(), ended.len());
+}
+
+/// What opens a circuit, or answers that, is the first cell on it, room or not, and needs no credit; of what was opened the other end
+/// is told that it ended.
+#[test]
+fn what_opens_a_circuit_waits_for_room_and_goes_first() {
+    let mut bench = Bench::new();
+    let link = LinkId(1);
+    bench.links.open_unshaken(link, Some(NodeId([7; 32])));
+    bench.with(|links, ctx| (0..limits::LINK_IN_FLIGHT).for_each(|_| links.push_control(ctx, link, Command::Padding, &[0; BODY])));
+    assert_eq!(left(&mut bench).len(), limits::LINK_IN_FLIGHT);
+    let leg = bench.links.open_port(link, Owner::Leg(key(), StreamId(1))).unwrap();
+    let made = bench.links.accept_port(link, theirs(9), Owner::HopPrev(key())).unwrap();
+    let (leg_id, made_id) = (bench.links.port_link(leg).unwrap().1, theirs(9));
+    bench.with(|links, ctx| {
+        links.send_first(ctx, leg, Command::Leg, &[0; BODY]);
+        links.send_first(ctx, made, Command::Created, &[0; BODY]);
+        (0..limits::WINDOW_MIN).for_each(|_| links.send(ctx, leg, Command::Relay, &[0; BODY], None));
+        links.refuse(ctx, link, theirs(10));
+    });
+    assert!(left(&mut bench).is_empty());
+    bench.with(|links, ctx| links.sent(ctx, link, limits::LINK_IN_FLIGHT));
+    let all = left(&mut bench);
+    let on = |id| all.iter().filter(|(_, c)| *c == Some(id)).map(|(c, _)| *c).collect::<Vec<_>>();
+    assert_eq!(on(leg_id), [&[Command::Leg][..], &[Command::Relay; limits::WINDOW_MIN as usize]].concat());
+    assert_eq!((on(made_id), on(theirs(10))), (vec![Command::Created], vec![Command::Destroy]));
+    // One whose answer did not leave yet is told all the same: the other end waits for it.
+    bench.with(|links, ctx| (0..limits::LINK_IN_FLIGHT).for_each(|_| links.push_control(ctx, link, Command::Padding, &[0; BODY])));
+    let waits = bench.links.accept_port(link, theirs(11), Owner::HopPrev(key())).unwrap();
+    bench.with(|links, ctx| {
+        links.send_first(ctx, waits, Command::Created, &[0; BODY]);
+        links.close_port(ctx, waits);
+        links.flush(ctx);
+        links.sent(ctx, link, 2 * limits::LINK_IN_FLIGHT)
+    });
+    assert_eq!(left(&mut bench).last(), Some(&(Command::Destroy, Some(theirs(11)))));
+}
+
+/// Grants wait while nothing leaves: what comes in on a link that takes nothing must not end it.
+#[test]
+fn grants_do_not_pile_up_on_a_link_that_takes_nothing() {
+    let mut bench = Bench::new();
+    let link = LinkId(1);
+    bench.links.open_unshaken(link, Some(NodeId([7; 32])));
+    let ports: Vec<PortKey> = (1..100).map(|n| bench.links.accept_port(link, theirs(n), Owner::HopPrev(key())).unwrap()).collect();
+    for _ in 0..4_000 {
+        bench.with(|links, ctx| {
+            for port in &ports {
+                let open = links.ports.get_mut(*port).unwrap();
+                if open.granted >= limits::CREDIT_QUANTUM {
+                    open.granted -= limits::CREDIT_QUANTUM;
+                    (0..limits::CREDIT_QUANTUM).for_each(|_| links.consumed(ctx, *port));
+                }
+            }
+            links.grant(ctx, link);
+            links.flush(ctx);
+        });
+    }
+    assert!(bench.links.knows(link));
 }
