@@ -28,6 +28,8 @@ mod machines;
 mod months;
 #[path = "overlay/provider.rs"]
 mod provider;
+#[path = "overlay/squatters.rs"]
+mod squatters;
 #[path = "overlay/table.rs"]
 mod table;
 
@@ -36,16 +38,17 @@ use table::Row;
 /// A part of the bench: its name, and what makes its rows.
 type Part = (&'static str, fn(bool) -> Vec<Row>);
 
-const PARTS: [Part; 9] = [
+const PARTS: [Part; 10] = [
     ("capture", capturing::rows),
     ("cost", cost::rows),
     ("eclipse", eclipse::rows),
     ("faces", faces::rows),
     ("fingerprint", fingerprint::rows),
     ("first-list", first_list::rows),
-    ("lifelike-months", lifelike::rows),
+    ("lifelike", lifelike::rows),
     ("months", months::rows),
     ("provider", provider::rows),
+    ("squatters", squatters::rows),
 ];
 
 fn main() {

@@ -32,6 +32,8 @@ pub const MANIFEST_DEPTH_MAX: u8 = 4;
 pub const MANIFEST_FANOUT_MAX: usize = 1024;
 /// Stored copies of each manifest node, at unrelated places.
 pub const MANIFEST_COPIES: u8 = 3;
+/// Further places of a chunk, tried one after the other where its hosts took too little of it: where others squat, say (T37).
+pub const SPARE_COPIES: u8 = 2;
 /// Largest document: far above use; the list of its chunks stays below 200 MiB.
 pub const DOCUMENT_MAX: u64 = 1 << 40;
 

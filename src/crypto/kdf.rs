@@ -38,6 +38,8 @@ labels! {
     Position = "position",
     /// Slot of an address in its prefix (D9).
     PositionSlot = "position slot",
+    /// Which shares of a chunk a host may keep (D11).
+    ShareChoice = "share choice",
     /// K_v from K_r (D13).
     VerifyKey = "verify key",
     /// Key of one data chunk.

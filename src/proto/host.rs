@@ -91,9 +91,11 @@ impl Acceptance {
         }
     }
 
-    /// Whether a chunk's place is near enough.
-    pub fn accepts(&self, address: &Address) -> bool {
-        self.everyone || self.positions.iter().any(|p| region::distance(&p.0, &address.0) <= self.distance)
+    /// Whether a chunk's place is near enough to one of ours, at which this share of it is kept.
+    pub fn accepts(&self, address: &Address, index: u8) -> bool {
+        let near = |p: &&Position| self.everyone || region::distance(&p.0, &address.0) <= self.distance;
+        let fits = |p: &Position| region::takes(address, p, self.max_per_chunk) >> index & 1 == 1;
+        index < limits::SHARES_TOTAL as u8 && self.positions.iter().filter(near).any(fits)
     }
 }
 
@@ -169,7 +171,7 @@ impl Host {
     pub(in crate::proto) fn accept(&mut self, ctx: &mut Ctx<'_, '_>, links: &mut Links, link: LinkId, circuit: CircuitId) {
         let remote = links.peer(link).and(links.remote(link));
         let Some(seat) = remote.and_then(|remote| self.seats.enter(&remote)) else {
-            return links.push_control(ctx, link, Some(circuit), Command::Destroy, &[0; BODY]);
+            return links.refuse(ctx, link, circuit);
         };
         let key = self.legs.reserve();
         match links.accept_port(link, circuit, Owner::Host(key)) {

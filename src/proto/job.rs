@@ -372,7 +372,7 @@ fn stored(shares: Option<&dyn Shares>, class: Class, store: &request::Store<'_>,
     let Some(Verified { address, share, .. }) = share::verify_share(store.blob).ok().filter(|v| v.share.class == class) else {
         return Stored::Invalid;
     };
-    if !acceptance.accepts(&address) {
+    if !acceptance.accepts(&address, share.index) {
         return Stored::TooFar;
     }
     match shares

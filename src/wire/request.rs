@@ -171,7 +171,7 @@ pub enum Stored {
     },
     /// No room.
     Full,
-    /// The chunk's place is too far from this host's.
+    /// The chunk's place is too far from this host's, or another share of it is kept there.
     TooFar,
     /// The share does not verify, or the request is malformed.
     Invalid,

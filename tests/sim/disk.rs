@@ -21,6 +21,10 @@ pub enum Manner {
     Dawdles,
     /// The same, and it never comes to an end.
     IsMute,
+    /// Keeps a share and says that it has no room.
+    Denies,
+    /// Keeps a share and says that it holds two others.
+    Boasts,
 }
 
 /// Shares in memory.
@@ -35,6 +39,16 @@ impl Disk {
     /// Shares held.
     pub fn len(&self) -> usize {
         self.held.lock().unwrap().len()
+    }
+
+    /// What is held.
+    pub fn shares(&self) -> Vec<(Address, u8, Vec<u8>)> {
+        self.held.lock().unwrap().iter().map(|((address, index), blob)| (*address, *index, blob.clone())).collect()
+    }
+
+    /// Forgets everything.
+    pub fn clear(&self) {
+        self.held.lock().unwrap().clear();
     }
 
     /// Addresses held.
@@ -56,7 +70,13 @@ impl Shares for Disk {
         if self.manner != Manner::Forgets {
             held.insert((*address, index), blob.to_vec());
         }
-        PutOutcome::Stored
+        match self.manner {
+            Manner::Denies => PutOutcome::Full,
+            Manner::Boasts => {
+                PutOutcome::HoldsEnough { held: (0..24).filter(|other| *other != index).take(2).map(|i| 1 << i).sum() }
+            }
+            _ => PutOutcome::Stored,
+        }
     }
 
     fn get_any(&self, address: &Address, want: u32, chance: u32) -> Option<Vec<u8>> {

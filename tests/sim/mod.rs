@@ -19,6 +19,7 @@ pub mod liars;
 pub mod node;
 pub mod people;
 pub mod puppet;
+pub mod squatters;
 
 use bytes::BytesMut;
 use crew::{Agenda, Crew};

@@ -24,6 +24,17 @@ impl World {
         document: &[u8],
         convergent: Option<Secret<32>>,
     ) -> Result<(ReadKey, Report), Failure> {
+        self.publish_while(node, document, convergent, |_| {})
+    }
+
+    /// The same, while something happens to the world: after each step.
+    pub fn publish_while(
+        &mut self,
+        node: usize,
+        document: &[u8],
+        convergent: Option<Secret<32>>,
+        mut happens: impl FnMut(&mut Self),
+    ) -> Result<(ReadKey, Report), Failure> {
         let wish = PublishWish { length: document.len() as u64, name: None, media_type: None, lease_days: 90, convergent };
         let op = self.command(node, Command::Publish(wish));
         let mut outcome = None;
@@ -39,6 +50,7 @@ impl World {
                     _ => {}
                 }
             }
+            happens(world);
             outcome.is_some()
         });
         outcome.expect("a publication ends in time, one way or the other")

@@ -175,6 +175,11 @@ impl ReadKey {
     pub fn copy(&self, root: &[u8; 32], class: Class, copy: u8) -> Copy {
         self.verify.copy(root, class, copy)
     }
+
+    /// The spare copies of a chunk of this document.
+    pub fn spares(&self, root: &[u8; 32], class: Class) -> Vec<Copy> {
+        self.verify.spares(root, class)
+    }
 }
 
 impl VerifyKey {
@@ -192,6 +197,12 @@ impl VerifyKey {
     pub fn copy(&self, root: &[u8; 32], class: Class, copy: u8) -> Copy {
         let salt = share::salt(&self.k_v, root, copy);
         Copy { address: share::address(root, class, &salt), salt }
+    }
+
+    /// The spare copies of a chunk of this document, which exist only where others were not taken.
+    pub fn spares(&self, root: &[u8; 32], class: Class) -> Vec<Copy> {
+        let numbers = limits::MANIFEST_COPIES..limits::MANIFEST_COPIES + limits::SPARE_COPIES;
+        numbers.map(|number| self.copy(root, class, number)).collect()
     }
 }
 
@@ -252,6 +263,11 @@ impl Key {
     /// A stored copy of a chunk.
     pub fn copy(&self, root: &[u8; 32], class: Class, copy: u8) -> Copy {
         self.verify_key().copy(root, class, copy)
+    }
+
+    /// The spare copies of a chunk of this document.
+    pub fn spares(&self, root: &[u8; 32], class: Class) -> Vec<Copy> {
+        self.verify_key().spares(root, class)
     }
 }
 

@@ -43,6 +43,8 @@ struct Census {
     root: [u8; 32],
     class: Class,
     copy: Copy,
+    /// Its spare copies that were not looked at yet.
+    spares: VecDeque<Copy>,
     region: RegionTag,
     members: Option<Arc<BTreeSet<NodeId>>>,
     /// Hosts that were not asked yet; the last is asked next.
@@ -170,23 +172,22 @@ impl Check {
             self.tags += 1;
             let tag = self.tags;
             let copy = self.key.copy(&root, class, i);
-            let mut place = user.readers(&copy.address);
-            place.hosts.reverse();
-            place.around.reverse();
             let mut census = Census {
                 root,
                 class,
                 copy,
-                region: if place.everyone { 0 } else { tag },
-                members: (!place.everyone).then_some(place.members),
-                hosts: place.hosts,
-                around: place.around,
+                spares: self.key.spares(&root, class).into(),
+                region: tag,
+                members: None,
+                hosts: Vec::new(),
+                around: Vec::new(),
                 asked: BTreeMap::new(),
                 answers: Vec::new(),
                 opening: BTreeMap::new(),
                 found: Shares8::default(),
                 job: false,
             };
+            census.look_at(user, tag, copy);
             census.ask_more(user, tag);
             self.counting.insert(tag, census);
         }
@@ -253,10 +254,27 @@ impl Check {
 }
 
 impl Census {
+    /// Goes to the hosts of a copy.
+    fn look_at(&mut self, user: &mut User<'_, '_, '_>, tag: u64, copy: Copy) {
+        let place = user.readers(&copy.address);
+        self.copy = copy;
+        (self.hosts, self.around) = (place.hosts, place.around);
+        self.hosts.reverse();
+        self.around.reverse();
+        (self.region, self.members) = if place.everyone { (0, None) } else { (tag, Some(place.members)) };
+    }
+
     /// Asks more of those that were not asked yet. False: there are none.
     fn ask_more(&mut self, user: &mut User<'_, '_, '_>, tag: u64) -> bool {
         if self.hosts.is_empty() && self.found.len() < limits::SHARES_NEEDED {
             self.hosts = core::mem::take(&mut self.around);
+        }
+        // Too few at its own place: it may be at another.
+        if self.hosts.is_empty()
+            && self.found.len() < limits::SHARES_NEEDED
+            && let Some(copy) = self.spares.pop_front()
+        {
+            self.look_at(user, tag, copy);
         }
         let rest = self.hosts.len().saturating_sub(HOSTS_AT_ONCE);
         for host in self.hosts.split_off(rest).into_iter().rev() {

@@ -224,7 +224,8 @@ impl Get {
         let Some(root) = usize::try_from(slot).ok().and_then(|s| self.tree.roots.get(s).copied()) else { return };
         self.tags += 1;
         let copy = self.key.copy(&root, layout.class, 0);
-        let retrieval = Retrieval::start(user, self.tags, root, layout.class, vec![copy], Breadth::Lean);
+        let spares = self.key.spares(&root, layout.class);
+        let retrieval = Retrieval::start(user, self.tags, root, layout.class, vec![copy], spares, Breadth::Lean);
         self.chunks.insert(self.tags, Chunk { goal, retrieval });
     }
 

@@ -160,12 +160,14 @@ impl User<'_, '_, '_> {
         self.place(&region, &hosts, &list.around)
     }
 
-    /// Hosts to give the shares of this address to.
-    fn writers(&mut self, address: &Address) -> Place {
+    /// Hosts to give the shares of this address to, and which of them each takes, a bit for each.
+    fn writers(&mut self, address: &Address) -> (Place, BTreeMap<NodeId, u32>) {
         let region = Region::of(self.view, &address.0);
         let skip = self.guard_groups();
         let list = region.write_list(&mut *self.ctx.env.rng, &skip);
-        self.place(&region, &list.hosts, &[])
+        let place = self.place(&region, &list.hosts, &[]);
+        let takes = list.hosts.iter().map(|h| (h.node(), region::takes(address, &h.position(), place.max_per_host))).collect();
+        (place, takes)
     }
 
     /// Relays' addresses of the circuits used so far, for the report.

@@ -1,8 +1,8 @@
 //! Giving one chunk's shares to the hosts of its region (D10, D11, D15).
 //!
-//! Every host of it gets a share, dealt from one random order of the 24 after the other; three hosts chosen by chance, and
-//! always those in the guard's address groups, get none. In a network with fewer hosts than shares, hosts get several, up to what
-//! they may keep. In a region that somebody crowds (T22) a share is offered when a circuit can bring it: hosts have their turn as
+//! Every host of it gets a share, of those that fit its place the one that fewest have; three hosts chosen by chance, and always
+//! those in the guard's address groups, get none. In a network with fewer hosts than shares, hosts get several, up to what they may
+//! keep. In a region that somebody crowds (T22) a share is offered when a circuit can bring it: hosts have their turn as
 //! others end.
 //!
 //! A late host holds nothing up: what it was to keep is offered to another as well, and the next chunks go on. A chunk is done when
@@ -32,6 +32,8 @@ use std::sync::Arc;
 pub const STORED_AT: usize = 16;
 /// Times that a share is offered to some other host after one refused or was silent.
 const ELSEWHERE_MAX: usize = 6;
+/// Places beyond those for all shares that quick hosts must have before slow ones are left out: not every share fits every host.
+const SPARE_PLACES: usize = 12;
 /// Times that a host is asked again because the circuit to it died.
 const SAME_HOST_RETRIES: u8 = 3;
 
@@ -70,6 +72,8 @@ pub struct Placement {
     members: Option<Arc<BTreeSet<NodeId>>>,
     lease_days: u16,
     hosts: Vec<NodeId>,
+    /// Which shares each host takes.
+    takes: BTreeMap<NodeId, u32>,
     max_per_host: usize,
     /// What each host was offered.
     offered: BTreeMap<NodeId, BTreeSet<u8>>,
@@ -94,7 +98,7 @@ impl Placement {
         copy: Copy,
         lease_days: u16,
     ) -> Self {
-        let place = user.writers(&copy.address);
+        let (place, takes) = user.writers(&copy.address);
         let mut placement = Self {
             salt: copy.salt,
             kind: SessionType { kind: Kind::Store, class: chunk.class },
@@ -103,6 +107,7 @@ impl Placement {
             members: (!place.everyone).then_some(place.members),
             lease_days,
             hosts: place.hosts,
+            takes,
             max_per_host: place.max_per_host,
             offered: BTreeMap::new(),
             asked: BTreeMap::new(),
@@ -121,20 +126,15 @@ impl Placement {
         // Who was late with other chunks is left out while there is room without.
         let slow = user.pace.slow();
         let quick = self.hosts.iter().filter(|host| !slow.contains(host)).count();
-        if quick * self.max_per_host >= limits::SHARES_TOTAL {
+        if quick * self.max_per_host >= limits::SHARES_TOTAL + SPARE_PLACES {
             self.hosts.retain(|host| !slow.contains(host));
         }
-        let deals = self.hosts.len().max(limits::SHARES_TOTAL).min(self.hosts.len() * self.max_per_host);
-        let mut order: Vec<u8> = Vec::new();
-        for i in 0..deals {
-            if order.is_empty() {
-                order = (0..limits::SHARES_TOTAL as u8).collect();
-                order.shuffle(&mut *user.ctx.env.rng);
-            }
-            if let (Some(index), Some(host)) = (order.pop(), self.hosts.get(i % self.hosts.len()).copied()) {
-                self.dealt.push_back(Deal { index, host, tries: 0, passed: false });
-            }
-        }
+        let mut order: Vec<u8> = (0..limits::SHARES_TOTAL as u8).collect();
+        order.shuffle(&mut *user.ctx.env.rng);
+        self.dealt = deal(&order, &self.hosts, |host| self.takes.get(host).copied().unwrap_or(0), self.max_per_host)
+            .into_iter()
+            .map(|(host, index)| Deal { index, host, tries: 0, passed: false })
+            .collect();
         self.go_on(user, tag);
     }
 
@@ -169,9 +169,9 @@ impl Placement {
             let holds: Vec<u8> = match answer {
                 Some(Stored::Stored | Stored::AlreadyHeld) => vec![deal.index],
                 // From an earlier publication of the same document.
-                Some(Stored::HoldsEnough { held }) => {
-                    (0..limits::SHARES_TOTAL as u8).filter(|index| held >> index & 1 == 1).collect()
-                }
+                Some(Stored::HoldsEnough { held }) => (0..limits::SHARES_TOTAL as u8)
+                    .filter(|index| held >> index & 1 == 1 && self.takes(&deal.host, *index))
+                    .collect(),
                 Some(Stored::Full | Stored::TooFar | Stored::Invalid | Stored::TicketWanted) | None => Vec::new(),
             };
             if holds.is_empty() {
@@ -207,6 +207,11 @@ impl Placement {
         self.outcome()
     }
 
+    /// What is placed.
+    pub const fn chunk(&self) -> &Arc<EncodedChunk> {
+        &self.chunk
+    }
+
     /// Requests that are awaited.
     pub fn awaited(&self) -> impl Iterator<Item = RequestId> {
         self.asked.keys().copied()
@@ -239,7 +244,12 @@ impl Placement {
         self.acknowledged.len() >= STORED_AT && self.dealt.is_empty() && self.asked.values().all(|deal| deal.passed)
     }
 
-    /// Offers a share to the host that was offered least, of those that have room and were not offered it yet.
+    /// Whether a share fits a host.
+    fn takes(&self, host: &NodeId, index: u8) -> bool {
+        self.takes.get(host).is_some_and(|fit| fit >> index & 1 == 1)
+    }
+
+    /// Offers a share to the host that was offered least, of those that it fits, that have room and were not offered it yet.
     fn elsewhere(&mut self, user: &mut User<'_, '_, '_>, tag: u64, deal: Deal) {
         if self.acknowledged.contains(&deal.index) {
             return;
@@ -250,10 +260,9 @@ impl Placement {
             return;
         }
         let offered = |host: &NodeId| self.offered.get(host).map_or(0, BTreeSet::len);
-        let next = self
-            .hosts
-            .iter()
-            .filter(|host| offered(host) < self.max_per_host && !self.offered.get(*host).is_some_and(|o| o.contains(&deal.index)));
+        let again = |host: &NodeId| self.offered.get(host).is_some_and(|o| o.contains(&deal.index));
+        let next =
+            self.hosts.iter().filter(|host| self.takes(host, deal.index) && offered(host) < self.max_per_host && !again(host));
         if let Some(host) = next.min_by_key(|host| offered(host)).copied() {
             self.offer(user, tag, Deal { host, tries: 0, passed: false, ..deal });
         }
@@ -276,6 +285,34 @@ impl Placement {
     }
 }
 
+/// Deals shares: each host one that fits it, of those the one that fewest have; then each that nobody has to the host with the most
+/// room that it fits. `order` says who is first where all else is equal.
+fn deal(order: &[u8], hosts: &[NodeId], takes: impl Fn(&NodeId) -> u32, most: usize) -> Vec<(NodeId, u8)> {
+    let fits = |host: &NodeId, index: u8| takes(host) >> index & 1 == 1;
+    let mut times: BTreeMap<u8, usize> = order.iter().map(|index| (*index, 0)).collect();
+    let mut load: BTreeMap<NodeId, usize> = BTreeMap::new();
+    let mut dealt = Vec::with_capacity(hosts.len().max(order.len()));
+    let mut give = |host: NodeId, index: u8, times: &mut BTreeMap<u8, usize>, load: &mut BTreeMap<NodeId, usize>| {
+        dealt.push((host, index));
+        *times.entry(index).or_default() += 1;
+        *load.entry(host).or_default() += 1;
+    };
+    for host in hosts {
+        let fewest = order.iter().filter(|index| fits(host, **index)).min_by_key(|index| times.get(index));
+        if let Some(index) = fewest {
+            give(*host, *index, &mut times, &mut load);
+        }
+    }
+    for index in order {
+        let room = |host: &&NodeId| fits(host, *index) && load.get(host).is_none_or(|n| *n < most);
+        let least = hosts.iter().filter(room).min_by_key(|host| load.get(host));
+        if let (Some(0), Some(host)) = (times.get(index), least) {
+            give(*host, *index, &mut times, &mut load);
+        }
+    }
+    dealt
+}
+
 /// Whether a host is believed to hold this share as well: whatever it says, in however many answers, it holds no more than it may.
 fn believed(held: &mut BTreeSet<u8>, index: u8, most: usize) -> bool {
     held.contains(&index) || (held.len() < most && held.insert(index))
@@ -284,6 +321,31 @@ fn believed(held: &mut BTreeSet<u8>, index: u8, most: usize) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::Address;
+    use crate::base::Position;
+    use crate::proto::overlay::region;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// Whatever chance gives: every host has a share, none more than it keeps or one that does not fit, and of 24 shares hardly one
+        /// finds nobody.
+        #[test]
+        fn every_host_gets_a_share_that_fits_and_nearly_every_share_a_host(address: [u8; 32], hosts in 2_u8..60) {
+            let most = region::shares_kept(usize::from(hosts));
+            let takes = |host: &NodeId| region::takes(&Address(address), &Position(host.0), most);
+            let hosts: Vec<NodeId> = (0..hosts).map(|n| NodeId([n; 32])).collect();
+            let order: Vec<u8> = (0..24).collect();
+            let dealt = deal(&order, &hosts, takes, most);
+            for host in &hosts {
+                let own: BTreeSet<u8> = dealt.iter().filter(|(h, _)| h == host).map(|(_, index)| *index).collect();
+                let times = dealt.iter().filter(|(h, _)| h == host).count();
+                prop_assert!((1..=most).contains(&times) && own.len() == times, "{} of {}", times, most);
+                prop_assert!(own.iter().all(|index| takes(host) >> index & 1 == 1));
+            }
+            let found: BTreeSet<u8> = dealt.iter().map(|(_, index)| *index).collect();
+            prop_assert!(dealt.len() <= hosts.len().max(24) + 8 && found.len() >= STORED_AT + 2, "{} of {}", found.len(), dealt.len());
+        }
+    }
 
     #[test]
     fn a_host_is_believed_to_hold_as_many_shares_as_it_may_and_no_more() {

@@ -25,6 +25,7 @@ use crate::proto::ops::Heard;
 use crate::proto::ops::User;
 use crate::proto::ops::place;
 use crate::proto::ops::place::Placement;
+use crate::proto::ops::retrieve::Copy;
 use crate::wire::manifest::Private;
 use crate::wire::request::Stored;
 use bytes::Bytes;
@@ -73,7 +74,8 @@ pub struct Publish {
     needs: bool,
     coding: BTreeMap<u64, Coding>,
     waiting: VecDeque<(Part, Arc<EncodedChunk>, u8)>,
-    placing: BTreeMap<u64, (Part, Placement)>,
+    /// Each with the number of spare copies that were begun.
+    placing: BTreeMap<u64, (Part, Placement, u8)>,
     /// Data chunks of groups whose parity is not coded yet.
     groups: BTreeMap<u64, BTreeMap<u64, Arc<EncodedChunk>>>,
     roots: Vec<[u8; 32]>,
@@ -128,12 +130,12 @@ impl Publish {
             Heard::Command(_) => Goes::On,
             Heard::Time => self.hurry(user),
             Heard::Answer(tag, request, answer) => {
-                let Some((_, placement)) = self.placing.get_mut(&tag) else { return Goes::On };
+                let Some((_, placement, _)) = self.placing.get_mut(&tag) else { return Goes::On };
                 let outcome = placement.answer(user, tag, request, open_stored(answer));
                 self.placed(user, tag, &outcome)
             }
             Heard::Failed(tag, request, blame) => {
-                let Some((_, placement)) = self.placing.get_mut(&tag) else { return Goes::On };
+                let Some((_, placement, _)) = self.placing.get_mut(&tag) else { return Goes::On };
                 let outcome = placement.failed(user, tag, request, blame);
                 self.placed(user, tag, &outcome)
             }
@@ -144,7 +146,7 @@ impl Publish {
 
     /// Sees to chunks whose hosts are late.
     fn hurry(&mut self, user: &mut User<'_, '_, '_>) -> Goes {
-        for (tag, (_, placement)) in &mut self.placing {
+        for (tag, (_, placement, _)) in &mut self.placing {
             placement.hurry(user, *tag);
         }
         self.advance(user)
@@ -173,24 +175,35 @@ impl Publish {
                 }
             }
         }
-        let late = self.placing.values().filter(|(_, placement)| placement.is_late()).count().min(LATE_MAX);
+        let late = self.placing.values().filter(|(_, placement, _)| placement.is_late()).count().min(LATE_MAX);
         while self.placing.len() - late < PLACING_MAX
             && let Some((part, chunk, copies)) = self.waiting.pop_front()
         {
             for i in 0..copies {
-                self.tags += 1;
-                let key = ReadKey::new(self.k_r.clone(), chunk.root, !self.single);
-                let copy = key.copy(&chunk.root, chunk.class, i);
-                let placement = Placement::start(user, self.tags, Arc::clone(&chunk), copy, self.wish.lease_days);
-                if placement.is_stuck() {
+                let copy = self.key(chunk.root).copy(&chunk.root, chunk.class, i);
+                if !self.place(user, part, &chunk, copy, 0) {
                     return self.fail(user, Failure::no_hosts());
                 }
                 self.report.chunks += 1;
-                self.placing.insert(self.tags, (part, placement));
             }
         }
         let idle = self.placing.is_empty() && self.waiting.is_empty() && self.coding.is_empty() && !self.needs;
         if idle { self.next_level(user) } else { Goes::On }
+    }
+
+    fn key(&self, root: [u8; 32]) -> ReadKey {
+        ReadKey::new(self.k_r.clone(), root, !self.single)
+    }
+
+    /// Gives a copy of a chunk to its hosts. False: there are none.
+    fn place(&mut self, user: &mut User<'_, '_, '_>, part: Part, chunk: &Arc<EncodedChunk>, copy: Copy, spares: u8) -> bool {
+        self.tags += 1;
+        let placement = Placement::start(user, self.tags, Arc::clone(chunk), copy, self.wish.lease_days);
+        let begun = !placement.is_stuck();
+        if begun {
+            self.placing.insert(self.tags, (part, placement, spares));
+        }
+        begun
     }
 
     fn need(&mut self, user: &mut User<'_, '_, '_>, offset: u64, len: u64) {
@@ -294,13 +307,18 @@ impl Publish {
             place::Outcome::Stored(shares) => (*shares, None),
             place::Outcome::Failed { acknowledged, full } => (*acknowledged, Some(*full)),
         };
-        let Some((part, placement)) = self.placing.remove(&tag) else { return Goes::On };
+        let Some((part, placement, spares)) = self.placing.remove(&tag) else { return Goes::On };
         user.done(tag, placement.awaited());
         self.report.shares += stored as u64;
         self.report.shares_failed += placement.refused;
+        let chunk = Arc::clone(placement.chunk());
         self.takers.extend(placement.holders.into_keys());
         if let Some(full) = failed {
-            return self.fail(user, Failure::not_stored(stored, full));
+            let spare = self.key(chunk.root).spares(&chunk.root, chunk.class).into_iter().nth(spares.into());
+            return match spare {
+                Some(copy) if self.place(user, part, &chunk, copy, spares + 1) => Goes::On,
+                _ => self.fail(user, Failure::not_stored(stored, full)),
+            };
         }
         if let Part::Slot(slot) = part
             && let Some(number) = self.layout.data_of_slot(slot)
@@ -346,7 +364,7 @@ impl Publish {
         self.report.bytes = self.wish.length;
         self.report.hosts = self.takers.len() as u64;
         self.report.paths = user.paths();
-        let key = ReadKey::new(self.k_r.clone(), root, !self.single);
+        let key = self.key(root);
         user.event(Event::Published { key, report: self.report.clone() });
         Goes::Over
     }

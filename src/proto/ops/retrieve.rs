@@ -114,16 +114,19 @@ pub struct Retrieval {
 }
 
 impl Retrieval {
-    /// Starts with one of the copies, by chance. `tag`: names this chunk among those of the operation.
+    /// Starts with one of the copies, by chance; the spares come when all of them are done. `tag`: names this chunk among those of the
+    /// operation.
     pub(in crate::proto) fn start(
         user: &mut User<'_, '_, '_>,
         tag: u64,
         root: [u8; 32],
         class: Class,
         mut copies: Vec<Copy>,
+        spares: Vec<Copy>,
         breadth: Breadth,
     ) -> Self {
         copies.shuffle(&mut *user.ctx.env.rng);
+        copies.splice(0..0, spares.into_iter().rev());
         let copy = copies.pop().unwrap_or(Copy { address: Address([0; 32]), salt: [0; 16] });
         let mut retrieval = Self {
             root,
@@ -363,7 +366,7 @@ mod tests {
         let (ctx, requests, routes, pace) = (&mut ctx, &mut requests, &mut routes, &mut pace);
         let mut user = User { ctx, requests, view: &view, op: OpId(1), routes, pace };
         let copies = [1, 2].map(|n| Copy { address: Address([n; 32]), salt: [n; 16] });
-        let mut retrieval = Retrieval::start(&mut user, 1, [0; 32], Class::Small, copies.to_vec(), Breadth::Broad);
+        let mut retrieval = Retrieval::start(&mut user, 1, [0; 32], Class::Small, copies.to_vec(), Vec::new(), Breadth::Broad);
         let (mut asks, mut outcome) = (0, Outcome::Pending);
         while let Some((_, Asked { host, .. })) = retrieval.asked.pop_first() {
             asks += 1;

@@ -94,7 +94,8 @@ impl Tree {
         self.nodes.push(root);
         let copies = if self.key.is_tree() { limits::MANIFEST_COPIES } else { 1 };
         let copies = (0..copies).map(|i| self.key.copy(&root, self.key.top_class(), i)).collect();
-        let retrieval = Retrieval::start(user, *tags, root, self.key.top_class(), copies, Breadth::Broad);
+        let spares = self.key.spares(&root, self.key.top_class());
+        let retrieval = Retrieval::start(user, *tags, root, self.key.top_class(), copies, spares, Breadth::Broad);
         self.wants.insert(*tags, Want { place, retrieval });
     }
 

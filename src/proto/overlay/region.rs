@@ -10,6 +10,7 @@
 //! A ring around the region, as wide again, is for what is not as usual: readers look there when all else failed, and of a crowded
 //! region it is a part, for those who do not expect a crowd are more in twice the space, and in twice as many /16s.
 
+use crate::base::Address;
 use crate::base::NetworkId;
 use crate::base::NodeId;
 use crate::base::Position;
@@ -40,6 +41,9 @@ const MEMBERS_MAX: usize = 4096;
 const RING_RADII: u128 = 2;
 /// Most hosts at former addresses that a reader asks in the end.
 const FORMER_MAX: usize = 24;
+/// Shares of a chunk that fit a host, for each one that it keeps. With one, of 24 shares only 20 would find a place at 21 hosts; with
+/// two 23.5. Where three tenths of all hosts squat and deny it, one chunk in nine is refused at first; with three it would be half.
+const CHOICE: usize = 2;
 /// Hosts of a region for each one that a writer leaves out, so that small networks keep enough.
 const MEMBERS_PER_LEFT_OUT: usize = 8;
 
@@ -81,6 +85,19 @@ pub fn radius_for(hosts: usize) -> u128 {
 /// Most shares of one chunk that a host keeps (D11).
 pub fn shares_kept(region_size: usize) -> usize {
     2usize.max(48usize.div_ceil(region_size.max(1)))
+}
+
+/// Which shares of a chunk a host at this place takes, a bit for each by index: twice as many as it keeps (`kept`), drawn by hash, so
+/// nobody chooses them.
+///
+/// Whoever was given a share can work out the region, and give what he has to all others before the publisher comes to them. Were
+/// any share good for any host, two of 24 hosts would fill the places of the rest with the same two (T37). So few of all fit, each
+/// host has a choice, and writers find a host for nearly every one.
+pub fn takes(address: &Address, position: &Position, kept: usize) -> u32 {
+    let drawn = kdf::hash(Label::ShareChoice, &[&address.0, &position.0]);
+    let mut order: Vec<(u8, u32)> = drawn.into_iter().zip(0..limits::SHARES_TOTAL as u32).collect();
+    order.sort_unstable();
+    order.iter().take(kept.saturating_mul(CHOICE)).fold(0, |all, (_, index)| all | 1 << index)
 }
 
 /// Places by XOR distance from a key, nearest first. Each step costs a logarithm plus its part of a sort; nothing beyond what is

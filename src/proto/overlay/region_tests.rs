@@ -64,6 +64,23 @@ fn naive(view: &View, key: &[u8; 32]) -> BTreeSet<NodeId> {
     members
 }
 
+/// A place decides which shares of a chunk are kept there: twice as many as it keeps, others for each chunk and each place, all as
+/// often.
+#[test]
+fn a_place_takes_few_shares_of_a_chunk_and_none_more_often() {
+    let mut times = [0; limits::SHARES_TOTAL];
+    for n in 0..200_u8 {
+        for address in 0..20 {
+            let fits = takes(&Address([address; 32]), &Position([n; 32]), 2);
+            assert_eq!((fits.count_ones(), fits >> limits::SHARES_TOTAL), (4, 0));
+            assert_eq!(fits & takes(&Address([address; 32]), &Position([n; 32]), 3), fits, "who keeps more takes those as well");
+            (0..limits::SHARES_TOTAL).filter(|index| fits >> index & 1 == 1).for_each(|index| times[index] += 1);
+        }
+    }
+    assert!(times.iter().all(|n| (560..780).contains(n)), "{times:?}");
+    assert_eq!(takes(&Address([1; 32]), &Position([1; 32]), 24).count_ones(), 24, "in the smallest networks any");
+}
+
 #[test]
 fn regions_equal_the_naive_reading() {
     for seed in 0..12u64 {
