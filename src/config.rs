@@ -3,6 +3,8 @@
 
 use crate::base::ErrorKind;
 use crate::base::limits;
+use crate::base::text::harmless;
+use crate::base::text::shown;
 use crate::client::failure;
 use crate::client::files::io_failure;
 use crate::proto::event::Failure;
@@ -79,7 +81,7 @@ impl Config {
     pub fn parse(text: &str) -> Result<Self, String> {
         toml::from_str(text).map_err(|e| {
             let line = e.span().and_then(|span| text.get(..span.start)).map(|before| before.matches('\n').count() + 1);
-            let what = e.message().replace('\n', " ");
+            let what = harmless(&e.message().replace('\n', " "));
             line.map_or_else(|| what.clone(), |line| format!("line {line}: {what}"))
         })
     }
@@ -91,7 +93,7 @@ impl Config {
         match dir.ancestors().find(|path| path.exists()) {
             Some(there) if !there.is_dir() => Err(failure(
                 ErrorKind::Usage,
-                format!("the node's files go into a directory, and {} is none", there.display()),
+                format!("the node's files go into a directory, and {} is none", shown(there)),
                 "Nothing was changed.",
                 "Name a directory with --data-dir.",
             )),
@@ -143,7 +145,7 @@ fn as_usage(why: Failure) -> Failure {
 fn wrong(path: &Path, why: &str) -> Failure {
     failure(
         ErrorKind::Usage,
-        format!("the settings in {} cannot be used: {why}", path.display()),
+        format!("the settings in {} cannot be used: {why}", shown(path)),
         "",
         "Correct the file. Nothing was started.",
     )
@@ -160,10 +162,10 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
         "m" | "mb" | "mib" => 20,
         "g" | "gb" | "gib" => 30,
         "t" | "tb" | "tib" => 40,
-        _ => return Err(format!("`{text}` is not a size such as 20GiB")),
+        _ => return Err(format!("`{}` is not a size such as 20GiB", harmless(text))),
     };
-    let number: u64 = number.parse().map_err(|_| format!("`{text}` is not a size such as 20GiB"))?;
-    number.checked_mul(1 << shift).ok_or_else(|| format!("`{text}` is too much"))
+    let number: u64 = number.parse().map_err(|_| format!("`{}` is not a size such as 20GiB", harmless(text)))?;
+    number.checked_mul(1 << shift).ok_or_else(|| format!("`{}` is too much", harmless(text)))
 }
 
 /// A quota from text: a size of at least 1 MiB.
@@ -177,7 +179,7 @@ fn checked_quota(bytes: u64) -> Result<u64, String> {
 
 /// Days of a lease from text: at least one, and no more than hosts keep anything.
 pub fn parse_lease(text: &str) -> Result<u16, String> {
-    text.trim().parse().map_err(|_| format!("`{text}` is not a number of days")).and_then(checked_lease)
+    text.trim().parse().map_err(|_| format!("`{}` is not a number of days", harmless(text))).and_then(checked_lease)
 }
 
 fn checked_lease(days: u64) -> Result<u16, String> {

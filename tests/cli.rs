@@ -205,6 +205,44 @@ fn what_exists_is_not_replaced() {
     assert_eq!(fs::read(place.0.path().join("x")).unwrap(), b"mine");
 }
 
+/// Whatever was typed: three lines, of which none can drive a terminal, with a path in them whole.
+#[test]
+fn no_argument_reaches_the_terminal_as_it_is() {
+    let key = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cli/read.key")).unwrap();
+    let (place, key) = (Place::new(), key.trim());
+    let bad = "a. b\u{1b}]0;x\u{7}\n\r\u{9b}2J\u{ad}\u{202e}\u{2028}\u{e0041}; z";
+    let whole = r"$'a. b\033]0;x\007\n\015\302\2332J\302\255\342\200\256\342\200\250\363\240\201\201; z";
+    fs::write(place.0.path().join(format!("{bad}.toml")), format!("\"{}\" = 1", "\\u001b\\u202e")).unwrap();
+    let (in_bad, toml) = (format!("{bad}/x"), format!("{bad}.toml"));
+    let commands: [(&[&str], bool); 13] = [
+        (&["publish", bad], true),
+        (&["publish", &in_bad], true),
+        (&["get", key, "-o", &in_bad], true),
+        (&["status", "--data-dir", bad], true),
+        (&["publish", "--data-dir", &toml, "x"], false),
+        (&["publish", &toml, "--data-dir", &toml], true),
+        (&["relay", "--config", bad], true),
+        (&["relay", "--config", &toml], true),
+        (&[bad], true),
+        (&["status", bad], true),
+        (&["publish", "x", "--lease", bad], true),
+        (&["relay", "--quota", bad], true),
+        (&["get", bad], false),
+    ];
+    for (command, names_it) in commands {
+        for json in [false, true] {
+            let args = [command, if json { &["--json"] } else { &[] }].concat();
+            let out = place.run(&args);
+            let said = String::from_utf8([out.stdout.clone(), out.stderr.clone()].concat()).unwrap();
+            assert!(said.lines().flat_map(str::chars).all(onionskin::base::text::is_harmless), "{args:?}: {said:?}");
+            assert_eq!(said.lines().count(), if json { 1 } else { 3 }, "{args:?}: {said}");
+            let told = if json { serde_json::from_str::<serde_json::Value>(&said).unwrap()["error"]["what"].to_string() } else { said };
+            let whole = if json { whole.replace('\\', r"\\") } else { whole.to_owned() };
+            assert_eq!(told.contains(&whole), names_it, "{args:?}: {told}");
+        }
+    }
+}
+
 /// Before the network is looked for, which here would fail with another code.
 #[test]
 fn a_target_that_cannot_be_written_is_noticed_at_once() {

@@ -1,6 +1,7 @@
 //! The socket that the API listens on: open to its owner only, from its first moment on.
 
 use crate::base::ErrorKind;
+use crate::base::text::shown;
 use crate::client::daemon::Daemon;
 use crate::client::failure;
 use crate::client::files::io_failure;
@@ -31,7 +32,7 @@ pub async fn listen(path: &Path) -> Result<(UnixListener, Socket), Failure> {
     if Daemon::find(path).await?.is_some() {
         return Err(failure(
             ErrorKind::Other,
-            format!("another node answers at {} already", path.display()),
+            format!("another node answers at {} already", shown(path)),
             "It was left alone.",
             "Stop it first, or give this one a data directory of its own with --data-dir.",
         ));

@@ -7,6 +7,7 @@ pub mod ids;
 pub mod limits;
 pub mod net;
 pub mod redact;
+pub mod text;
 pub mod time;
 
 pub use error::{Blame, ErrorKind};

@@ -1,5 +1,6 @@
 //! The words of the command line. Scripts depend on them: names stay.
 
+use crate::base::text::harmless;
 use clap::Args;
 use clap::Parser;
 use clap::Subcommand;
@@ -172,7 +173,7 @@ fn sample(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(0) => Err("a check must fetch at least 1 chunk".to_owned()),
         Ok(sample) => Ok(sample),
-        Err(_) => Err(format!("`{text}` is not a number of chunks")),
+        Err(_) => Err(format!("`{}` is not a number of chunks", harmless(text))),
     }
 }
 

@@ -2,8 +2,10 @@
 //! that all rules on addresses apply; two clients with guards of their own; one document.
 
 use crate::base::ErrorKind;
+use crate::base::text::shown;
 use crate::cli::args::Demo;
 use crate::cli::output::Out;
+use crate::cli::output::hex_unless_text;
 use crate::cli::output::size;
 use crate::cli::session;
 use crate::cli::stop::Stop;
@@ -25,6 +27,7 @@ use crate::proto::event::count;
 use core::net::SocketAddr;
 use core::time::Duration;
 use serde::Serialize;
+use std::borrow::Cow;
 use std::path::Path;
 use std::path::PathBuf;
 use tokio::time::Instant;
@@ -42,7 +45,9 @@ const PACE: u64 = 512 * 1024;
 
 #[derive(Serialize)]
 struct Told<'a> {
-    file: &'a Path,
+    file: Cow<'a, str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file_hex: Option<String>,
     bytes: u64,
     relays: usize,
     key: &'a str,
@@ -129,8 +134,8 @@ async fn show(
     let network_time = started.elapsed();
     out.note(&format!("           ready after {:.1} s", network_time.as_secs_f64()));
 
-    let shown = if file.starts_with(home) { "a page that comes with the program".to_owned() } else { file.display().to_string() };
-    out.note(&format!("publish    {shown}, {}", size(length)));
+    let what = if file.starts_with(home) { "a page that comes with the program".to_owned() } else { shown(file) };
+    out.note(&format!("publish    {what}, {}", size(length)));
     let started = Instant::now();
     let ask = client::Publish { length, name: None, media_type: None, lease_days: Config::default().lease_days, convergent: None };
     let bar = out.bar("publishing");
@@ -152,7 +157,8 @@ async fn show(
 
     let equal = same(file, &copy).await?;
     let told = Told {
-        file,
+        file: file.to_string_lossy(),
+        file_hex: hex_unless_text(file),
         bytes: length,
         relays: number,
         key: &key,

@@ -1,12 +1,14 @@
 //! `publish`, `get`, `check`, `status`: one code path, whether the node runs in this process or behind its socket.
 
 use crate::base::ErrorKind;
+use crate::base::text::harmless;
+use crate::base::text::shown;
 use crate::cli::args::Check;
 use crate::cli::args::Get;
 use crate::cli::args::Publish;
 use crate::cli::keys;
 use crate::cli::output::Out;
-use crate::cli::output::foreign;
+use crate::cli::output::hex_unless_text;
 use crate::cli::output::size;
 use crate::cli::session;
 use crate::cli::session::Session;
@@ -26,6 +28,7 @@ use crate::proto::event::NO_KEY;
 use crate::proto::event::Report;
 use crate::proto::event::count;
 use serde::Serialize;
+use std::borrow::Cow;
 use std::fs;
 use std::io;
 use std::io::IsTerminal;
@@ -128,7 +131,9 @@ fn key_is_heard() -> Result<(), Failure> {
 
 #[derive(Serialize)]
 struct FetchedJson<'a> {
-    path: &'a Path,
+    path: Cow<'a, str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path_hex: Option<String>,
     length: u64,
     name: Option<&'a str>,
     media_type: Option<&'a str>,
@@ -138,7 +143,7 @@ struct FetchedJson<'a> {
 
 fn note_found(out: Out, found: &Found) {
     if let Some(name) = &found.name {
-        out.note(&format!("its publisher calls it: {}", foreign(name)));
+        out.note(&format!("its publisher calls it: {name}"));
     }
 }
 
@@ -198,9 +203,10 @@ pub(super) async fn get(out: Out, config: &Config, args: &Get) -> Result<(), Fai
     let done = unless_stopped(work, told).await?;
     note_found(out, &done.found);
     out.either(
-        || format!("{} ({})", done.path.display(), size(done.found.length)),
+        || format!("{} ({})", shown(&done.path), size(done.found.length)),
         &FetchedJson {
-            path: &done.path,
+            path: done.path.to_string_lossy(),
+            path_hex: hex_unless_text(&done.path),
             length: done.found.length,
             name: done.found.name.as_deref(),
             media_type: done.found.media_type.as_deref(),
@@ -264,7 +270,7 @@ pub(super) async fn status(out: Out, config: &Config) -> Result<(), Failure> {
     let node = Daemon::find(&socket).await?.ok_or_else(|| {
         failure(
             ErrorKind::NoNetwork,
-            format!("no node answers at {}", socket.display()),
+            format!("no node answers at {}", shown(&socket)),
             "",
             "Start one with `onionskin relay`, or name its data directory with --data-dir.",
         )
@@ -285,11 +291,11 @@ pub(super) async fn status(out: Out, config: &Config) -> Result<(), Failure> {
         );
         for warning in &status.warnings {
             text.push_str("\nwarning    ");
-            text.push_str(warning);
+            text.push_str(&harmless(warning));
         }
         if let Some(link) = &status.link {
             text.push_str("\nlink       ");
-            text.push_str(link);
+            text.push_str(&harmless(link));
         }
         text
     };

@@ -13,6 +13,8 @@ mod session;
 mod stop;
 
 use crate::base::ErrorKind;
+use crate::base::text::is_harmless;
+use crate::base::text::quoted;
 use crate::client::failure;
 use crate::config::Config;
 use crate::proto::event::Failure;
@@ -21,6 +23,7 @@ use args::Command;
 use args::Common;
 use args::Join;
 use clap::Parser;
+use clap::error::ContextValue;
 use clap::error::ErrorKind as Mistake;
 use output::Out;
 use std::ffi::OsString;
@@ -33,7 +36,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     let cli = match Cli::try_parse_from(&arguments) {
         Ok(cli) => cli,
-        Err(mistake) => return usage(&arguments, &mistake),
+        Err(mistake) => return usage(&arguments, mistake),
     };
     let out = Out { json: cli.common.json, quiet: cli.common.quiet };
     logs(&cli.common);
@@ -112,10 +115,19 @@ fn logs(common: &Common) {
 }
 
 /// Help and version as asked; a mistake in the same three lines as any other error.
-fn usage(arguments: &[OsString], mistake: &clap::Error) -> ExitCode {
+fn usage(arguments: &[OsString], mut mistake: clap::Error) -> ExitCode {
     if matches!(mistake.kind(), Mistake::DisplayHelp | Mistake::DisplayVersion) {
         let _ = mistake.print();
         return ExitCode::SUCCESS;
+    }
+    // What was typed becomes one harmless line before it is set among the other words: those are told apart by lines.
+    let safe = |value: &ContextValue| {
+        let ContextValue::String(text) = value else { return None };
+        (!text.chars().all(is_harmless)).then(|| ContextValue::String(quoted(text)))
+    };
+    let harmful: Vec<_> = mistake.context().filter_map(|(part, value)| Some((part, safe(value)?))).collect();
+    for (part, value) in harmful {
+        mistake.insert(part, value);
     }
     let text = mistake.to_string();
     let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());

@@ -2,8 +2,10 @@
 //! exactly one object on standard output, an error as `{"error":{..}}`, and people's lines are left out.
 
 use crate::base::ErrorKind;
+use crate::base::text::harmless;
+use crate::base::text::harmless_json;
 use crate::client::failure;
-use crate::client::files::io_failure;
+use crate::client::files::io_failure_of;
 use crate::client::lines::error_json;
 use crate::client::lines::in_sentences;
 use crate::proto::event::Failure;
@@ -16,10 +18,8 @@ use serde::Serialize;
 use std::io;
 use std::io::IsTerminal;
 use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-
-/// Longest foreign text that is shown.
-const FOREIGN_MAX: usize = 120;
 
 /// Where a command's words go.
 #[derive(Clone, Copy, Debug)]
@@ -34,7 +34,7 @@ impl Out {
     /// A result, on standard output. A result that nobody could get is a failure.
     pub(super) fn result(self, text: &str) -> Result<(), Failure> {
         let mut out = io::stdout().lock();
-        writeln!(out, "{text}").and_then(|()| out.flush()).map_err(|e| io_failure("write to", Path::new("standard output"), &e))
+        writeln!(out, "{text}").and_then(|()| out.flush()).map_err(|e| io_failure_of("write to", "standard output", &e))
     }
 
     /// A result in both forms: people's lines, or the object.
@@ -42,7 +42,7 @@ impl Out {
         if self.json {
             let object = serde_json::to_string(object)
                 .map_err(|_| failure(ErrorKind::Other, "a result has no JSON form: this is a bug", "", "Please report it."))?;
-            self.result(&object)
+            self.result(&harmless_json(&object))
         } else {
             self.result(&text())
         }
@@ -51,16 +51,18 @@ impl Out {
     /// Something worth knowing, on standard error.
     pub(super) fn note(self, text: &str) {
         if !self.quiet && !self.json {
-            let _ = writeln!(io::stderr().lock(), "{text}");
+            let _ = writeln!(io::stderr().lock(), "{}", harmless(text));
         }
     }
 
     /// An error: what happened, what was kept, what to do next.
     pub(super) fn error(self, why: &Failure) {
         if self.json {
-            let _ = writeln!(io::stdout().lock(), "{}", error_json(why));
+            let _ = writeln!(io::stdout().lock(), "{}", harmless_json(&error_json(why)));
         } else {
             let Failure { what, kept, next, .. } = in_sentences(why);
+            // Where a part comes from a running node, or from the system, nobody has looked at it yet.
+            let [what, kept, next] = [what, kept, next].map(|part| harmless(&part));
             let _ = write!(io::stderr().lock(), "error: {what}\nkept:  {kept}\nnext:  {next}\n");
         }
     }
@@ -98,14 +100,9 @@ impl Drop for Bar {
     }
 }
 
-/// Text that strangers wrote, made harmless for a terminal: no control, no turning of direction, not long.
-pub(super) fn foreign(text: &str) -> String {
-    let harmless = |c: char| match c {
-        '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}' => '?',
-        c if c.is_control() => '?',
-        c => c,
-    };
-    text.chars().take(FOREIGN_MAX).map(harmless).collect()
+/// A path's bytes in hexadecimal, for JSON: where they are no UTF-8, the text beside it cannot say them all.
+pub(super) fn hex_unless_text(path: &Path) -> Option<String> {
+    path.to_str().is_none().then(|| data_encoding::HEXLOWER.encode(path.as_os_str().as_bytes()))
 }
 
 /// Bytes for people: `999 bytes`, `1.5 MiB`.
@@ -129,11 +126,12 @@ pub(super) fn size(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::ffi::OsStr;
 
     #[test]
-    fn foreign_text_cannot_drive_a_terminal() {
-        assert_eq!(foreign("a\u{1b}[2Jb\n\u{202e}c"), "a?[2Jb??c");
-        assert_eq!(foreign(&"x".repeat(1000)).len(), FOREIGN_MAX);
+    fn every_path_has_a_form_in_json() {
+        assert_eq!(hex_unless_text(Path::new("a ü")), None);
+        assert_eq!(hex_unless_text(Path::new(OsStr::from_bytes(b"caf\xe9"))).unwrap(), "636166e9");
     }
 
     #[test]

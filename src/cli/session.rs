@@ -3,6 +3,7 @@
 use crate::api::socket::private_dir;
 use crate::base::ErrorKind;
 use crate::base::limits;
+use crate::base::text::shown;
 use crate::cli::output::Out;
 use crate::client::Node;
 use crate::client::daemon::Daemon;
@@ -214,7 +215,7 @@ pub(super) fn local_secret(config: &Config) -> Result<Secret<32>, Failure> {
         return <[u8; 32]>::try_from(bytes).map(Secret::new).map_err(|_| {
             failure(
                 ErrorKind::Other,
-                format!("{} is damaged", path.display()),
+                format!("{} is damaged", shown(&path)),
                 "It was left as it is.",
                 "Restore it, or remove it: convergent documents get new keys then.",
             )

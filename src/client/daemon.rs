@@ -1,6 +1,7 @@
 //! A running node of this machine, through its socket. The other end is `api`.
 
 use crate::base::ErrorKind;
+use crate::base::text::shown;
 use crate::client::Publish;
 use crate::client::Published;
 use crate::client::Sink;
@@ -79,13 +80,13 @@ impl Daemon {
             Ok(Ok(stream)) => Ok(stream),
             Ok(Err(e)) if e.kind() == io::ErrorKind::PermissionDenied => Err(failure(
                 ErrorKind::Other,
-                format!("this user may not open the socket {}", self.socket.display()),
+                format!("this user may not open the socket {}", shown(&self.socket)),
                 "Nothing was sent.",
                 "Ask as the user whose node it is, or name a data directory of your own with --data-dir.",
             )),
             Ok(Err(_)) | Err(_) => Err(failure(
                 ErrorKind::NoNetwork,
-                format!("no node answers at {}", self.socket.display()),
+                format!("no node answers at {}", shown(&self.socket)),
                 "Nothing was sent.",
                 "Start one with `onionskin relay`, or name its data directory with --data-dir.",
             )),

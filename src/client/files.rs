@@ -11,6 +11,7 @@
 
 use crate::base::ErrorKind;
 use crate::base::limits;
+use crate::base::text::shown;
 use crate::client::Found;
 use crate::client::Node;
 use crate::client::Operations;
@@ -56,6 +57,11 @@ const PART_NAME_MAX: usize = 180;
 
 /// Explains an IO error of a local file.
 pub fn io_failure(doing: &str, path: &Path, error: &io::Error) -> Failure {
+    io_failure_of(doing, &shown(path), error)
+}
+
+/// Explains an IO error of something that has no path, or whose path is shown already.
+pub fn io_failure_of(doing: &str, what: &str, error: &io::Error) -> Failure {
     let kind = error.kind();
     let next = if kind == io::ErrorKind::NotFound {
         "Check the path."
@@ -70,7 +76,7 @@ pub fn io_failure(doing: &str, path: &Path, error: &io::Error) -> Failure {
     } else {
         "Check the disk, then repeat the command."
     };
-    failure(ErrorKind::Other, format!("cannot {doing} {}: {error}", path.display()), "", next)
+    failure(ErrorKind::Other, format!("cannot {doing} {what}: {error}"), "", next)
 }
 
 fn usage(what: String, next: &str) -> Failure {
@@ -83,7 +89,8 @@ fn usage(what: String, next: &str) -> Failure {
 #[derive(Debug)]
 pub struct FileSource {
     file: tokio::fs::File,
-    shown: PathBuf,
+    /// What people are told it is.
+    shown: String,
     left: u64,
     length: u64,
     modified: Option<SystemTime>,
@@ -94,16 +101,16 @@ impl FileSource {
     pub async fn open(path: &Path) -> Result<Self, Failure> {
         let fail = |e: io::Error| {
             if e.kind() == io::ErrorKind::NotFound {
-                return usage(format!("there is no file {}", path.display()), "Check the path.");
+                return usage(format!("there is no file {}", shown(path)), "Check the path.");
             }
             Failure { kept: "Nothing was sent.".to_owned(), ..io_failure("open", path, &e) }
         };
         // Before it is opened: a pipe without a writer would let nobody open it.
-        ordinary(&tokio::fs::metadata(path).await.map_err(fail)?, path)?;
-        let mut source = Self::over(tokio::fs::File::open(path).await.map_err(fail)?, path).await?;
+        ordinary(&tokio::fs::metadata(path).await.map_err(fail)?, &shown(path))?;
+        let mut source = Self::over(tokio::fs::File::open(path).await.map_err(fail)?, shown(path)).await?;
         // What the system makes up as it is read, as in /proc, has no length.
         if source.length == 0 && source.file.read(&mut [0]).await.map_err(|e| io_failure("read", path, &e))? > 0 {
-            return Err(not_ordinary(path));
+            return Err(not_ordinary(&source.shown));
         }
         Ok(source)
     }
@@ -111,25 +118,22 @@ impl FileSource {
     /// Everything that a stream has to give, through a nameless private file: a document's length must be known before its first
     /// chunk.
     pub async fn spool(from: impl tokio::io::AsyncRead + Unpin) -> Result<Self, Failure> {
-        let shown = Path::new("standard input");
-        let file = tempfile::tempfile().map_err(|e| io_failure("make a temporary file for", shown, &e))?;
+        let shown = "standard input";
+        let file = tempfile::tempfile().map_err(|e| io_failure_of("make a temporary file for", shown, &e))?;
         let mut file = tokio::fs::File::from_std(file);
-        tokio::io::copy(&mut from.take(limits::DOCUMENT_MAX + 1), &mut file).await.map_err(|e| io_failure("store", shown, &e))?;
-        file.flush().await.map_err(|e| io_failure("store", shown, &e))?;
-        file.rewind().await.map_err(|e| io_failure("read", shown, &e))?;
-        Self::over(file, shown).await
+        tokio::io::copy(&mut from.take(limits::DOCUMENT_MAX + 1), &mut file).await.map_err(|e| io_failure_of("store", shown, &e))?;
+        file.flush().await.map_err(|e| io_failure_of("store", shown, &e))?;
+        file.rewind().await.map_err(|e| io_failure_of("read", shown, &e))?;
+        Self::over(file, shown.to_owned()).await
     }
 
-    async fn over(file: tokio::fs::File, path: &Path) -> Result<Self, Failure> {
-        let meta = file.metadata().await.map_err(|e| io_failure("read", path, &e))?;
-        ordinary(&meta, path)?;
+    async fn over(file: tokio::fs::File, shown: String) -> Result<Self, Failure> {
+        let meta = file.metadata().await.map_err(|e| io_failure_of("read", &shown, &e))?;
+        ordinary(&meta, &shown)?;
         if meta.len() > limits::DOCUMENT_MAX {
-            return Err(usage(
-                format!("{} is longer than a document can be, which is 1 TiB", path.display()),
-                "Publish it in parts.",
-            ));
+            return Err(usage(format!("{shown} is longer than a document can be, which is 1 TiB"), "Publish it in parts."));
         }
-        Ok(Self { file, shown: path.to_owned(), left: meta.len(), length: meta.len(), modified: meta.modified().ok() })
+        Ok(Self { file, shown, left: meta.len(), length: meta.len(), modified: meta.modified().ok() })
     }
 
     /// Bytes of the document.
@@ -142,36 +146,36 @@ impl FileSource {
         let mut hasher = Sha256::new();
         let mut buffer = vec![0; 256 * 1024];
         loop {
-            let n = self.file.read(&mut buffer).await.map_err(|e| io_failure("read", &self.shown, &e))?;
+            let n = self.file.read(&mut buffer).await.map_err(|e| io_failure_of("read", &self.shown, &e))?;
             let (piece, _) = buffer.split_at(n);
             if piece.is_empty() {
                 break;
             }
             hasher.update(piece);
         }
-        self.file.rewind().await.map_err(|e| io_failure("read", &self.shown, &e))?;
+        self.file.rewind().await.map_err(|e| io_failure_of("read", &self.shown, &e))?;
         Ok(hasher.finalize().into())
     }
 
     fn changed(&self) -> Failure {
         failure(
             ErrorKind::Other,
-            format!("{} changed while it was being published", self.shown.display()),
+            format!("{} changed while it was being published", self.shown),
             NO_KEY,
             "Publish it again once nothing writes to it, or publish a copy.",
         )
     }
 }
 
-fn ordinary(meta: &fs::Metadata, path: &Path) -> Result<(), Failure> {
+fn ordinary(meta: &fs::Metadata, shown: &str) -> Result<(), Failure> {
     if meta.is_dir() {
-        return Err(usage(format!("{} is a directory", path.display()), "Publish one file; an archive of the directory is one."));
+        return Err(usage(format!("{shown} is a directory"), "Publish one file; an archive of the directory is one."));
     }
-    if meta.is_file() { Ok(()) } else { Err(not_ordinary(path)) }
+    if meta.is_file() { Ok(()) } else { Err(not_ordinary(shown)) }
 }
 
-fn not_ordinary(path: &Path) -> Failure {
-    usage(format!("{} is not an ordinary file", path.display()), "Pipe it in and publish `-` instead.")
+fn not_ordinary(shown: &str) -> Failure {
+    usage(format!("{shown} is not an ordinary file"), "Pipe it in and publish `-` instead.")
 }
 
 impl Source for FileSource {
@@ -180,12 +184,12 @@ impl Source for FileSource {
         match self.file.read_exact(&mut bytes).await {
             Ok(_) => {}
             Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Err(self.changed()),
-            Err(e) => return Err(io_failure("read", &self.shown, &e)),
+            Err(e) => return Err(io_failure_of("read", &self.shown, &e)),
         }
         self.left = self.left.saturating_sub(len as u64);
         if self.left == 0 {
             // Before the last chunk leaves: afterwards the document would stand, mixed of two states of the file.
-            let meta = self.file.metadata().await.map_err(|e| io_failure("read", &self.shown, &e))?;
+            let meta = self.file.metadata().await.map_err(|e| io_failure_of("read", &self.shown, &e))?;
             if meta.len() != self.length || meta.modified().ok() != self.modified {
                 return Err(self.changed());
             }
@@ -206,7 +210,7 @@ pub fn tag(key: &ReadKey) -> String {
 pub fn may_write(target: &Path, force: bool) -> Result<(), Failure> {
     match fs::symlink_metadata(target) {
         Ok(meta) if !meta.is_file() => {
-            return Err(usage(format!("{} is not an ordinary file", target.display()), "Choose another name with -o."));
+            return Err(usage(format!("{} is not an ordinary file", shown(target)), "Choose another name with -o."));
         }
         Ok(_) if !force => return Err(exists(target, "Nothing was sent.")),
         Ok(_) => {}
@@ -214,11 +218,11 @@ pub fn may_write(target: &Path, force: bool) -> Result<(), Failure> {
         Err(e) => return Err(io_failure("write", target, &e)),
     }
     if target.file_name().is_none() {
-        return Err(usage(format!("{} is not a file name", target.display()), "Choose another name with -o."));
+        return Err(usage(format!("{} is not a file name", shown(target)), "Choose another name with -o."));
     }
     if !directory_of(target).is_dir() {
         return Err(usage(
-            format!("there is no directory {}", directory_of(target).display()),
+            format!("there is no directory {}", shown(directory_of(target))),
             "Make it first, or choose another.",
         ));
     }
@@ -267,7 +271,7 @@ pub fn left_behind(target: &Path, tag: &str) -> Option<String> {
 }
 
 fn kept(bytes: u64, part: &Path) -> String {
-    format!("{bytes} verified bytes in {}; the same command goes on from there.", part.display())
+    format!("{bytes} verified bytes in {}; the same command goes on from there.", shown(part))
 }
 
 /// A document that arrived whole.
@@ -380,7 +384,7 @@ fn prove(part: &mut impl Read, sums: &mut impl Read, first: [u8; 32]) -> (u64, [
 /// Opens or makes a private file.
 fn open_private(path: &Path) -> Result<fs::File, Failure> {
     if fs::symlink_metadata(path).is_ok_and(|meta| !meta.is_file()) {
-        return Err(usage(format!("{} is in the way", path.display()), "Remove it, then repeat the command."));
+        return Err(usage(format!("{} is in the way", shown(path)), "Remove it, then repeat the command."));
     }
     fs::OpenOptions::new()
         .read(true)
@@ -478,7 +482,7 @@ impl Part {
         match named {
             Ok(()) => {}
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-                return Err(exists(&self.target, &format!("The whole document is in {}.", self.path.display())));
+                return Err(exists(&self.target, &format!("The whole document is in {}.", shown(&self.path))));
             }
             Err(e) => return Err(io_failure("name", &self.target, &e)),
         }
@@ -511,7 +515,7 @@ fn cut(file: &mut fs::File, length: u64) -> io::Result<()> {
 fn exists(target: &Path, kept: &str) -> Failure {
     failure(
         ErrorKind::Usage,
-        format!("{} exists already", target.display()),
+        format!("{} exists already", shown(target)),
         kept,
         "Choose another name with -o, or replace it with --force.",
     )
@@ -580,7 +584,7 @@ impl<W: AsyncWrite + Unpin + Send> Sink for StreamSink<'_, W> {
             self.to.write_all(&bytes).await?;
             self.to.flush().await
         };
-        write.await.map_err(|e| io_failure("write to", Path::new("standard output"), &e))
+        write.await.map_err(|e| io_failure_of("write to", "standard output", &e))
     }
 }
 
