@@ -236,7 +236,8 @@ fn no_argument_reaches_the_terminal_as_it_is() {
             let said = String::from_utf8([out.stdout.clone(), out.stderr.clone()].concat()).unwrap();
             assert!(said.lines().flat_map(str::chars).all(onionskin::base::text::is_harmless), "{args:?}: {said:?}");
             assert_eq!(said.lines().count(), if json { 1 } else { 3 }, "{args:?}: {said}");
-            let told = if json { serde_json::from_str::<serde_json::Value>(&said).unwrap()["error"]["what"].to_string() } else { said };
+            let told =
+                if json { serde_json::from_str::<serde_json::Value>(&said).unwrap()["error"]["what"].to_string() } else { said };
             let whole = if json { whole.replace('\\', r"\\") } else { whole.to_owned() };
             assert_eq!(told.contains(&whole), names_it, "{args:?}: {told}");
         }

@@ -15,15 +15,22 @@ use onionskin::proto::doc::key::ReadKey;
 use onionskin::proto::event::CheckReport;
 use onionskin::proto::event::Command;
 use onionskin::proto::event::Event;
+use onionskin::proto::event::NO_KEY;
 use onionskin::proto::event::Report;
 use onionskin::proto::event::Status;
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::path::PathBuf;
+use std::process::Command as Program;
 use std::process::Output;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::time::Duration;
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 
@@ -44,6 +51,12 @@ struct World {
     name: Option<String>,
     fail: Option<(usize, ErrorKind)>,
     lost: u64,
+    /// A publication waits behind its key.
+    waits: bool,
+    /// A publication fails behind its key.
+    fails_late: bool,
+    /// Publications that began.
+    publications: usize,
     running: BTreeMap<u64, mpsc::UnboundedSender<Command>>,
 }
 
@@ -58,8 +71,16 @@ impl Memory {
                 _ => return,
             }
         }
-        self.0.lock().unwrap().document = Some(document);
         let key = ReadKey::parse(&key_text()).unwrap();
+        let _ = tell.send(Event::Key(key.clone())).await;
+        while self.0.lock().unwrap().waits {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        if self.0.lock().unwrap().fails_late {
+            let _ = tell.send(Event::Failed(failure(ErrorKind::NoNetwork, "the line is down", NO_KEY, "Ask again."))).await;
+            return;
+        }
+        self.0.lock().unwrap().document = Some(document);
         let _ = tell.send(Event::Published { key, report: Report { bytes: length, ..Report::default() } }).await;
     }
 
@@ -98,6 +119,7 @@ impl Operations for Memory {
         match command {
             Command::Publish(wish) => {
                 world.name = wish.name;
+                world.publications += 1;
                 drop(tokio::spawn(node.publish(wish.length, said, tell)));
             }
             Command::Get { offset, .. } => drop(tokio::spawn(node.get(offset, said, tell))),
@@ -135,12 +157,45 @@ impl Place {
         Self { dir, node, _socket: socket }
     }
 
-    /// Runs the program; the last argument but the options may be a path in the place's directory.
-    async fn run(&self, args: &[&str]) -> Output {
-        let mut program = std::process::Command::new(env!("CARGO_BIN_EXE_onionskin"));
+    fn program(&self, args: &[impl AsRef<OsStr>]) -> Program {
+        let mut program = Program::new(env!("CARGO_BIN_EXE_onionskin"));
         program.args(args).current_dir(self.dir.path()).env_clear().env("HOME", self.dir.path());
         program.env("ONIONSKIN_DATA_DIR", self.dir.path().join("d")).stdin(Stdio::null());
+        program
+    }
+
+    /// Runs the program; the last argument but the options may be a path in the place's directory.
+    async fn run(&self, args: &[impl AsRef<OsStr>]) -> Output {
+        let mut program = self.program(args);
         tokio::task::spawn_blocking(move || program.output().unwrap()).await.unwrap()
+    }
+
+    /// Runs it with another standard output.
+    async fn run_into(&self, args: &[&str], out: Stdio) -> Output {
+        let mut program = self.program(args);
+        program.stdout(out).stderr(Stdio::piped());
+        tokio::task::spawn_blocking(move || program.spawn().unwrap().wait_with_output().unwrap()).await.unwrap()
+    }
+
+    /// The files with kept keys.
+    fn kept(&self) -> Vec<PathBuf> {
+        let Ok(all) = fs::read_dir(self.dir.path().join("d/kept-keys")) else { return Vec::new() };
+        // What is being written has an ending.
+        all.map(|e| e.unwrap().path()).filter(|path| path.extension().is_none()).collect()
+    }
+
+    /// The one file with a kept key, once it is there.
+    async fn kept_key(&self) -> PathBuf {
+        for _ in 0..5000 {
+            if let [path] = &self.kept()[..]
+                && fs::read_to_string(path).is_ok_and(|text| text == format!("{}\n", key_text()))
+            {
+                assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o600);
+                return path.clone();
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        panic!("no key is kept: {:?}", self.kept());
     }
 
     fn write(&self, name: &str, bytes: &[u8]) {
@@ -188,6 +243,154 @@ async fn publish_prints_the_key_and_get_brings_the_bytes_back() {
     assert!(out.status.success());
     assert!(place.names().iter().any(|name| name.starts_with("onionskin-")), "{:?}", place.names());
     assert!(!out.stderr.contains(&0x1b), "foreign text cannot drive the terminal");
+}
+
+/// Standard outputs that take nothing: a full device, a pipe that nobody reads any more, and a file that is open for reading.
+fn closed_outputs() -> [(&'static str, Stdio); 3] {
+    let (_, unread) = std::io::pipe().unwrap();
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    [("full", full.into()), ("unread", unread.into()), ("read-only", fs::File::open("/dev/zero").unwrap().into())]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_place_for_a_result_is_tried_before_the_work() {
+    let place = Place::new().await;
+    place.write("doc", &document(100));
+    place.node.0.lock().unwrap().document = Some(document(100));
+    let key = key_text();
+    let commands: [&[&str]; 6] = [
+        &["publish", "doc"],
+        &["publish", "doc", "--json"],
+        &["publish", "doc", "--convergent"],
+        &["get", &key, "-o", "never"],
+        &["get", &key, "-o", "-"],
+        &["check", &key, "--json"],
+    ];
+    for command in commands {
+        for (what, out) in closed_outputs() {
+            let out = place.run_into(command, out).await;
+            let said = text(&out.stderr);
+            assert_eq!(out.status.code(), Some(1), "{command:?} {what}: {said}");
+            let is_json = serde_json::from_str::<serde_json::Value>(said).is_ok_and(|v| v["error"]["kept"] == "Nothing was sent.");
+            let is_text =
+                said.starts_with("error: cannot write to standard output: ") && said.contains("\nkept:  Nothing was sent.\n");
+            assert_eq!(
+                (is_json, is_text),
+                (command.contains(&"--json"), !command.contains(&"--json")),
+                "{command:?} {what}: {said}"
+            );
+        }
+    }
+    let world = place.node.0.lock().unwrap();
+    assert_eq!((world.publications, world.running.len()), (0, 0), "nothing was begun");
+    assert_eq!(place.names(), ["doc"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_cannot_be_handed_out_is_kept_until_it_is_forgotten() {
+    let place = Place::new().await;
+    place.write("doc", &document(100));
+    for json in [false, true] {
+        place.node.0.lock().unwrap().waits = true;
+        let (reader, writer) = std::io::pipe().unwrap();
+        let mut program = place.program(&if json { vec!["publish", "doc", "--json"] } else { vec!["publish", "doc"] });
+        let child = program.stdout(writer).stderr(Stdio::piped()).spawn().unwrap();
+        drop(program);
+        let path = place.kept_key().await;
+        drop(reader);
+        place.node.0.lock().unwrap().waits = false;
+        let out = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap()).await.unwrap();
+        let said = text(&out.stderr);
+        assert_eq!(out.status.code(), Some(1), "{said}");
+        assert!(said.contains("could not be handed out") && said.contains(path.to_str().unwrap()), "{said}");
+        assert!(!said.contains(&key_text()), "it is in the file");
+        assert_eq!(json, serde_json::from_str::<serde_json::Value>(said).is_ok(), "{said}");
+        assert_eq!(place.kept_key().await, path);
+        // As it stands in the message.
+        let forget = said.split('`').nth(1).unwrap();
+        let words: Vec<&str> = forget.split(' ').skip(1).collect();
+        let out = place.run(&words).await;
+        assert!(out.status.success() && text(&out.stdout) == "1 kept key removed\n", "{forget}: {out:?}");
+        assert!(place.kept().is_empty());
+    }
+    // One that was handed out is not kept, and nothing of it is left.
+    assert!(place.run(&["publish", "doc"]).await.status.success());
+    assert!(!place.dir.path().join("d/kept-keys").exists());
+    assert_eq!(text(&place.run(&["keys", "forget"]).await.stdout), "no key was kept\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_publication_that_ends_behind_its_key_keeps_it() {
+    let place = Place::new().await;
+    place.write("doc", &document(100));
+    for end in ["KILL", "INT", "TERM", "fails"] {
+        place.node.0.lock().unwrap().waits = true;
+        let child = place.program(&["publish", "doc"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let path = place.kept_key().await;
+        if end == "fails" {
+            place.node.0.lock().unwrap().fails_late = true;
+        } else {
+            assert!(Program::new("sh").arg("-c").arg(format!("kill -{end} {}", child.id())).status().unwrap().success());
+        }
+        if end != "KILL" {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        if end == "fails" {
+            place.node.0.lock().unwrap().waits = false;
+        }
+        let out = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap()).await.unwrap();
+        place.node.0.lock().unwrap().waits = false;
+        let said = text(&out.stderr);
+        assert!(!out.status.success() && out.stdout.is_empty(), "{end}: {said}");
+        assert_eq!(said.contains(path.to_str().unwrap()), end != "KILL", "{end}: {said}");
+        assert!(!said.contains("No key was given out"), "{said}");
+        assert_eq!(place.kept_key().await, path, "{end}");
+        let out = place.run(&["keys", "forget", &key_text(), "--json"]).await;
+        assert_eq!(text(&out.stdout), "{\"forgotten\":1}\n");
+    }
+}
+
+/// What `false | onionskin publish -` gives.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_standard_input_is_published_only_when_that_is_meant() {
+    let place = Place::new().await;
+    let out = place.run(&["publish", "-"]).await;
+    let said = text(&out.stderr);
+    assert_eq!(out.status.code(), Some(2), "{said}");
+    assert!(
+        said.starts_with("error: standard input was empty\nkept:  Nothing was sent.\n") && said.contains("--allow-empty"),
+        "{said}"
+    );
+    assert_eq!(place.node.0.lock().unwrap().publications, 0);
+    let out = place.run(&["publish", "-", "--allow-empty"]).await;
+    assert_eq!(text(&out.stdout), format!("{}\n", key_text()));
+    // A file that is named is what it is.
+    place.write("empty", b"");
+    assert!(place.run(&["publish", "empty"]).await.status.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_path_has_a_form_in_json() {
+    let place = Place::new().await;
+    place.node.0.lock().unwrap().document = Some(document(100));
+    for name in [&b"caf\xe9.bin"[..], b"\xff\xfe", "a\u{202e}\u{9b}\n.txt".as_bytes()] {
+        let args = [b"get", key_text().as_bytes(), b"-o", name, b"--json"].map(|arg| OsStr::from_bytes(arg).to_owned());
+        let out = place.run(&args).await;
+        assert_eq!(out.status.code(), Some(0), "{out:?}");
+        let object: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+        assert!(text(&out.stdout).trim_end().chars().all(onionskin::base::text::is_harmless), "{out:?}");
+        let path = match object["path_hex"].as_str() {
+            Some(hex) => data_encoding::HEXLOWER.decode(hex.as_bytes()).unwrap(),
+            None => object["path"].as_str().unwrap().as_bytes().to_vec(),
+        };
+        assert_eq!(path, name);
+        assert_eq!(fs::read(place.dir.path().join(OsStr::from_bytes(name))).unwrap(), document(100));
+        // For people: whole, harmless, and a shell reads it.
+        let out = place.run(&args[..4]).await;
+        let first = text(&out.stderr).lines().next().unwrap();
+        let shown = onionskin::base::text::shown(OsStr::from_bytes(name));
+        assert_eq!(first, format!("error: {shown} exists already"));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

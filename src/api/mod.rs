@@ -17,6 +17,7 @@ use crate::base::limits;
 use crate::client::Found;
 use crate::client::Operations;
 use crate::client::Publish;
+use crate::client::Publishing;
 use crate::client::Sink;
 use crate::client::Source;
 use crate::client::convergent_key;
@@ -183,7 +184,17 @@ async fn publish<H: Operations>(
         let _slot = slot;
         let mut source = BodySource { body, ready: BytesMut::new() };
         let key = ask.convergent.map(|digest| convergent_key(&service.secret, &ask, &digest));
-        let mut watch = tx.watch();
+        // A place for the one line that must not be left out.
+        let mut place = tx.0.clone().reserve_owned().await.ok();
+        let mut progress = tx.watch();
+        let mut watch = |told: Publishing<'_>| match told {
+            Publishing::At(at) => progress(at),
+            Publishing::Key(key) => {
+                if let Some(place) = place.take() {
+                    place.send(Ok(Line::Key(key.to_text()).encode()));
+                }
+            }
+        };
         let work = drive::publish(&service.node, ask, key, &mut source, &mut watch);
         let Some(done) = tx.unless_gone(work).await else { return };
         let line = match done {

@@ -57,9 +57,14 @@ async fn documents_go_through_the_socket_and_back() {
     let served = served(Fake::default()).await;
     for len in [0, 1, 70_000, 3_000_000] {
         let mut source = FileSource::spool(&document(len)[..]).await.unwrap();
-        let mut seen = 0;
-        let done = served.node.publish(ask(len as u64), None, &mut source, &mut |p| seen = p.bytes).await.unwrap();
+        let (mut seen, mut key) = (0, None);
+        let mut watch = |told: Publishing<'_>| match told {
+            Publishing::At(progress) => seen = progress.bytes,
+            Publishing::Key(early) => key = Some(early.to_text()),
+        };
+        let done = served.node.publish(ask(len as u64), None, &mut source, &mut watch).await.unwrap();
         assert!(seen <= len as u64);
+        assert_eq!(key, Some(done.key.to_text()), "known before the end");
         let begun = AtomicBool::new(false);
         let mut sink = StreamSink::new(Vec::new(), &begun);
         let report = served.node.get(&done.key, 0, &mut sink, &mut |_| {}).await.unwrap();

@@ -106,6 +106,7 @@ pub(super) struct Relay {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Nothing of a file but its content is published; its name only with --name.
+A key that cannot be printed is kept in kept-keys in the data directory; `onionskin keys forget` removes it.
 A running node of this data directory does the work; without one, a client runs inside this process until all is stored.")]
 pub(super) struct Publish {
     /// The file; `-` reads standard input
@@ -122,6 +123,9 @@ pub(super) struct Publish {
     /// Days that hosts are asked to keep it [default: 90]
     #[arg(long, value_name = "DAYS", value_parser = crate::config::parse_lease)]
     pub(super) lease: Option<u16>,
+    /// Publish also when standard input is empty
+    #[arg(long)]
+    pub(super) allow_empty: bool,
     /// The same content gives the same key again, from this data directory only
     #[arg(long)]
     pub(super) convergent: bool,
@@ -180,9 +184,26 @@ fn sample(text: &str) -> Result<usize, String> {
 /// `keys`
 #[derive(Debug, Args)]
 #[command(
-    after_help = "With `-` as KEY, the key is read from standard input: arguments are visible to the other users of a machine."
+    subcommand_negates_reqs = true,
+    override_usage = "onionskin keys [OPTIONS] <KEY>\n       onionskin keys forget [OPTIONS] [KEY]",
+    after_help = "\
+With `-` as KEY, the key is read from standard input: arguments are visible to the other users of a machine."
 )]
 pub(super) struct Keys {
     /// A read or verify key; `-` reads it from standard input
-    pub(super) key: String,
+    #[arg(required = true)]
+    pub(super) key: Option<String>,
+    /// What else to do.
+    #[command(subcommand)]
+    pub(super) command: Option<KeysCommand>,
+}
+
+/// What `keys` does besides explaining.
+#[derive(Debug, Subcommand)]
+pub(super) enum KeysCommand {
+    /// Remove keys that a publish kept in the data directory because it could not hand them out
+    Forget {
+        /// Which; `-` reads it from standard input [default: all of them]
+        key: Option<String>,
+    },
 }

@@ -11,6 +11,7 @@ use crate::cli::session;
 use crate::cli::stop::Stop;
 use crate::client;
 use crate::client::Node;
+use crate::client::Publishing;
 use crate::client::failure;
 use crate::client::files;
 use crate::client::files::FileSource;
@@ -139,7 +140,12 @@ async fn show(
     let started = Instant::now();
     let ask = client::Publish { length, name: None, media_type: None, lease_days: Config::default().lease_days, convergent: None };
     let bar = out.bar("publishing");
-    let published = publisher.publish(ask, None, &mut source, &mut |progress| bar.show(progress)).await?;
+    let mut watch = |told: Publishing<'_>| match told {
+        Publishing::At(progress) => bar.show(progress),
+        // Everything of a demo goes with it.
+        Publishing::Key(_) => {}
+    };
+    let published = publisher.publish(ask, None, &mut source, &mut watch).await?;
     drop(bar);
     let publish_time = started.elapsed();
     tell(out, "stored", &published.report, publish_time);

@@ -6,6 +6,7 @@ use crate::base::text::shown;
 use crate::cli::args::Check;
 use crate::cli::args::Get;
 use crate::cli::args::Publish;
+use crate::cli::kept::Keeper;
 use crate::cli::keys;
 use crate::cli::output::Out;
 use crate::cli::output::hex_unless_text;
@@ -15,6 +16,7 @@ use crate::cli::session::Session;
 use crate::cli::stop::unless_stopped;
 use crate::client;
 use crate::client::Found;
+use crate::client::Publishing;
 use crate::client::daemon::Daemon;
 use crate::client::failure;
 use crate::client::files;
@@ -30,8 +32,6 @@ use crate::proto::event::count;
 use serde::Serialize;
 use std::borrow::Cow;
 use std::fs;
-use std::io;
-use std::io::IsTerminal;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::path::PathBuf;
@@ -59,9 +59,12 @@ pub(super) async fn publish(out: Out, config: &Config, args: &Publish) -> Result
     if !args.convergent {
         key_is_heard()?;
     }
+    out.ready()?;
+    let keeper = Keeper::new(out, config);
+    let begun = AtomicBool::new(false);
     let work = async {
         let mut source = if args.path == Path::new("-") {
-            FileSource::spool(tokio::io::stdin()).await?
+            not_empty(FileSource::spool(tokio::io::stdin()).await?, args)?
         } else {
             FileSource::open(&args.path).await?
         };
@@ -79,19 +82,32 @@ pub(super) async fn publish(out: Out, config: &Config, args: &Publish) -> Result
             Some(_) | None => None,
         };
         let bar = out.bar("publishing");
-        let done = session.node.publish(ask, key, &mut source, &mut |progress| bar.show(progress)).await;
+        begun.store(true, Ordering::Relaxed);
+        let mut watch = |told: Publishing<'_>| match told {
+            Publishing::At(progress) => bar.show(progress),
+            Publishing::Key(key) => keeper.keep(key),
+        };
+        let done = session.node.publish(ask, key, &mut source, &mut watch).await;
         drop(bar);
         match done {
             Ok(done) => Ok((session, done)),
             Err(why) => {
                 session.close().await;
-                Err(why)
+                Err(match keeper.told() {
+                    Some(kept) => Failure { kept, ..why },
+                    None => why,
+                })
             }
         }
     };
-    let told = || (NO_KEY.to_owned(), "A repeat starts from the beginning (with --convergent, under the same key).");
-    // The key is out before anything else can go wrong.
+    let told = || {
+        let kept =
+            keeper.told().unwrap_or_else(|| if begun.load(Ordering::Relaxed) { NO_KEY } else { "Nothing was sent." }.to_owned());
+        (kept, "A repeat starts from the beginning (with --convergent, under the same key).")
+    };
     let (session, done) = unless_stopped(work, told).await?;
+    // The key is out before anything else can go wrong.
+    keeper.keep(&done.key);
     let key = done.key.to_text();
     out.note(&format!(
         "published {} in {}: {} shares at {} hosts",
@@ -101,15 +117,29 @@ pub(super) async fn publish(out: Out, config: &Config, args: &Publish) -> Result
         done.report.hosts
     ));
     let printed = out.either(|| key.clone(), &PublishedJson { key: &key, report: &done.report });
+    if printed.is_ok() {
+        keeper.handed_out();
+    }
     session.close().await;
-    printed.map_err(|why| {
-        let kept = if io::stderr().is_terminal() {
-            format!("The document is published. Its key: {key}")
-        } else {
-            "The document is published, and its key is lost: hosts keep what nobody can read until the lease ends.".to_owned()
-        };
-        Failure { kept, next: "Keep the key, or publish again.".to_owned(), ..why }
+    printed.map_err(|why| Failure {
+        what: format!("the document is published, and its key could not be handed out: {}", why.what),
+        kept: keeper.told().unwrap_or(why.kept),
+        next: "Take the key from there; nothing needs to be published again.".to_owned(),
+        kind: why.kind,
     })
+}
+
+/// A program that failed before the pipe gives nothing, and a key for nothing would look like success.
+fn not_empty(source: FileSource, args: &Publish) -> Result<FileSource, Failure> {
+    if source.length() > 0 || args.allow_empty {
+        return Ok(source);
+    }
+    Err(failure(
+        ErrorKind::Usage,
+        "standard input was empty",
+        "Nothing was sent.",
+        "See whether the program before it worked. To publish an empty document, add --allow-empty.",
+    ))
 }
 
 /// Whether the key will be seen by anybody; a document with a convergent one can be published again for it. A standard output that
@@ -162,6 +192,7 @@ pub(super) async fn get(out: Out, config: &Config, args: &Get) -> Result<(), Fai
         }
         let begun = AtomicBool::new(false);
         let work = async {
+            out.ready()?;
             let session = Session::open(out, config).await?;
             let bar = out.bar("fetching");
             let mut sink = StreamSink::new(tokio::io::stdout(), &begun);
@@ -183,6 +214,7 @@ pub(super) async fn get(out: Out, config: &Config, args: &Get) -> Result<(), Fai
     }
     // A name of our own: one that strangers chose could be any file here.
     let target = args.output.clone().unwrap_or_else(|| PathBuf::from(format!("onionskin-{tag}")));
+    out.ready()?;
     let work = async {
         // Before anything is sent: a place that cannot be written to is known at once.
         let part = files::Part::open(&target, &tag, args.force).await?;
@@ -214,6 +246,7 @@ pub(super) async fn get(out: Out, config: &Config, args: &Get) -> Result<(), Fai
             report: &done.report,
         },
     )
+    .map_err(|why| Failure { kept: format!("The whole document is in {}.", shown(&done.path)), ..why })
 }
 
 // --- check
@@ -248,6 +281,7 @@ fn checked(report: &CheckReport) -> String {
 /// Counts the living shares of a document. Gives the exit code: a document that has lost chunks is reported, and not found whole.
 pub(super) async fn check(out: Out, config: &Config, args: &Check) -> Result<u8, Failure> {
     let key: Key = keys::take(&args.key)?;
+    out.ready()?;
     let work = async {
         let session = Session::open(out, config).await?;
         let bar = out.bar("checking");

@@ -2,12 +2,16 @@
 
 use crate::base::ErrorKind;
 use crate::cli::args::Keys;
+use crate::cli::args::KeysCommand;
+use crate::cli::kept;
 use crate::cli::output::Out;
 use crate::client::failure;
+use crate::config::Config;
 use crate::proto::doc::key::Key;
 use crate::proto::doc::key::ReadKey;
 use crate::proto::doc::key::TextError;
 use crate::proto::event::Failure;
+use crate::proto::event::count;
 use serde::Serialize;
 use std::io::Read;
 
@@ -58,9 +62,35 @@ struct Told {
     verify_key_reveals: String,
 }
 
-/// Explains a key.
-pub(super) fn run(out: Out, args: &Keys) -> Result<(), Failure> {
-    let key = take(&args.key)?;
+#[derive(Serialize)]
+struct Forgotten {
+    forgotten: u64,
+}
+
+/// Explains a key, or forgets what publications kept.
+pub(super) fn run(out: Out, config: &Config, args: &Keys) -> Result<(), Failure> {
+    match (&args.key, &args.command) {
+        (Some(key), None) => explain(out, key),
+        (None, Some(KeysCommand::Forget { key })) => {
+            let key = key.as_deref().map(take_read).transpose()?;
+            let forgotten = kept::forget(config, key.as_ref())?;
+            let which = if key.is_some() { "with this text " } else { "" };
+            let what = if forgotten == 0 {
+                format!("no key {which}was kept")
+            } else {
+                format!("{} removed", count(forgotten, "kept key"))
+            };
+            out.either(|| what, &Forgotten { forgotten })
+        }
+        _ => {
+            let next = "Name one after `forget`, or none to forget all.";
+            Err(failure(ErrorKind::Usage, "a key before `forget` is not the one to forget", "Nothing was removed.", next))
+        }
+    }
+}
+
+fn explain(out: Out, key: &str) -> Result<(), Failure> {
+    let key = take(key)?;
     let kind = match &key {
         Key::Read(_) => "read",
         Key::Verify(_) => "verify",

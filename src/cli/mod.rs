@@ -6,6 +6,7 @@
 mod args;
 mod demo;
 mod documents;
+mod kept;
 mod keys;
 mod output;
 mod relay;
@@ -82,7 +83,7 @@ async fn command(out: Out, cli: &Cli) -> Result<u8, Failure> {
         Command::Publish(args) => documents::publish(out, &settings(&cli.common, &args.join)?, args).await?,
         Command::Get(args) => documents::get(out, &settings(&cli.common, &args.join)?, args).await?,
         Command::Check(args) => return documents::check(out, &settings(&cli.common, &args.join)?, args).await,
-        Command::Keys(args) => keys::run(out, args)?,
+        Command::Keys(args) => keys::run(out, &settings(&cli.common, &Join::default())?, args)?,
         Command::Status => documents::status(out, &settings(&cli.common, &Join::default())?).await?,
     }
     Ok(0)

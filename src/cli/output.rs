@@ -14,12 +14,25 @@ use crate::proto::event::count;
 use indicatif::ProgressBar;
 use indicatif::ProgressDrawTarget;
 use indicatif::ProgressStyle;
+use rustix::event;
+use rustix::event::PollFd;
+use rustix::event::PollFlags;
+use rustix::event::Timespec;
+use rustix::fs::FallocateFlags;
+use rustix::fs::OFlags;
+use rustix::fs::SeekFrom;
+use rustix::io::Errno;
 use serde::Serialize;
+use std::fs::File;
 use std::io;
 use std::io::IsTerminal;
 use std::io::Write;
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+
+/// Bytes of a file that are set aside for a result before it is there: a key with its report, or a line with a path.
+const RESULT: u64 = 4096;
 
 /// Where a command's words go.
 #[derive(Clone, Copy, Debug)]
@@ -31,10 +44,20 @@ pub(super) struct Out {
 }
 
 impl Out {
+    /// Whether standard output takes anything, as far as that can be known without writing to it: what comes at great cost should
+    /// not find it closed. It is tried before the work.
+    pub(super) fn ready(self) -> Result<(), Failure> {
+        can_write(io::stdout()).map_err(|e| Failure {
+            kept: "Nothing was sent.".to_owned(),
+            ..io_failure_of("write to", "standard output", &e.into())
+        })
+    }
+
     /// A result, on standard output. A result that nobody could get is a failure.
     pub(super) fn result(self, text: &str) -> Result<(), Failure> {
-        let mut out = io::stdout().lock();
-        writeln!(out, "{text}").and_then(|()| out.flush()).map_err(|e| io_failure_of("write to", "standard output", &e))
+        // Its own handle: the library's takes a closed one for one that swallows everything.
+        let write = || File::from(io::stdout().as_fd().try_clone_to_owned()?).write_all(format!("{text}\n").as_bytes());
+        write().map_err(|e| io_failure_of("write to", "standard output", &e))
     }
 
     /// A result in both forms: people's lines, or the object.
@@ -58,7 +81,9 @@ impl Out {
     /// An error: what happened, what was kept, what to do next.
     pub(super) fn error(self, why: &Failure) {
         if self.json {
-            let _ = writeln!(io::stdout().lock(), "{}", harmless_json(&error_json(why)));
+            let object = harmless_json(&error_json(why));
+            // Nothing more can be done where both are closed.
+            let _ = self.result(&object).or_else(|_| writeln!(io::stderr().lock(), "{object}"));
         } else {
             let Failure { what, kept, next, .. } = in_sentences(why);
             // Where a part comes from a running node, or from the system, nobody has looked at it yet.
@@ -97,6 +122,24 @@ impl Bar {
 impl Drop for Bar {
     fn drop(&mut self) {
         self.0.finish_and_clear();
+    }
+}
+
+/// Tries a stream without changing what it holds.
+fn can_write(to: impl AsFd) -> rustix::io::Result<()> {
+    let to = to.as_fd();
+    // Finds what is not open for writing, and devices that take nothing.
+    rustix::io::write(to, &[])?;
+    let mut polled = [PollFd::new(&to, PollFlags::OUT)];
+    event::poll(&mut polled, Some(&Timespec::default()))?;
+    if polled.iter().any(|fd| fd.revents().intersects(PollFlags::ERR | PollFlags::HUP)) {
+        return Err(Errno::PIPE);
+    }
+    // A file's room is set aside, without changing its length; not every file system can.
+    let at = if rustix::fs::fcntl_getfl(to)?.contains(OFlags::APPEND) { SeekFrom::End(0) } else { SeekFrom::Current(0) };
+    match rustix::fs::seek(to, at).and_then(|at| rustix::fs::fallocate(to, FallocateFlags::KEEP_SIZE, at, RESULT)) {
+        Err(full @ (Errno::NOSPC | Errno::DQUOT)) => Err(full),
+        Ok(()) | Err(_) => Ok(()),
     }
 }
 

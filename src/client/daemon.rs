@@ -3,7 +3,9 @@
 use crate::base::ErrorKind;
 use crate::base::text::shown;
 use crate::client::Publish;
+use crate::client::PublishWatch;
 use crate::client::Published;
+use crate::client::Publishing;
 use crate::client::Sink;
 use crate::client::Source;
 use crate::client::Watch;
@@ -125,7 +127,7 @@ impl Daemon {
     }
 
     /// Publishes what the source gives.
-    pub async fn publish<S: Source>(&self, ask: Publish, source: &mut S, watch: Watch<'_>) -> Result<Published, Failure> {
+    pub async fn publish<S: Source>(&self, ask: Publish, source: &mut S, watch: PublishWatch<'_>) -> Result<Published, Failure> {
         let mut path = format!("/v1/publish?length={}&lease={}", ask.length, ask.lease_days);
         for (field, value) in [("name", &ask.name), ("type", &ask.media_type)] {
             if let Some(value) = value {
@@ -160,7 +162,8 @@ impl Daemon {
             let mut answer = Answer::new(accepted(response).await?);
             loop {
                 match answer.next().await? {
-                    Message::Line(Line::Progress(progress)) => watch(progress),
+                    Message::Line(Line::Progress(progress)) => watch(Publishing::At(progress)),
+                    Message::Line(Line::Key(key)) => watch(Publishing::Key(&ReadKey::parse(&key).map_err(|_| garbled())?)),
                     Message::Line(Line::Published { key, report }) => {
                         let key = ReadKey::parse(&key).map_err(|_| garbled())?;
                         return Ok(Published { key, report });

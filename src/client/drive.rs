@@ -5,7 +5,9 @@ use crate::base::OpId;
 use crate::client::Found;
 use crate::client::Operations;
 use crate::client::Publish;
+use crate::client::PublishWatch;
 use crate::client::Published;
+use crate::client::Publishing;
 use crate::client::Sink;
 use crate::client::Source;
 use crate::client::Watch;
@@ -83,7 +85,7 @@ pub async fn publish<H: Operations, S: Source>(
     ask: Publish,
     convergent_key: Option<Secret<32>>,
     source: &mut S,
-    watch: Watch<'_>,
+    watch: PublishWatch<'_>,
 ) -> Result<Published, Failure> {
     let length = ask.length;
     let mut given = 0_u64;
@@ -108,7 +110,8 @@ pub async fn publish<H: Operations, S: Source>(
                 given += len as u64;
                 run.say(Command::Plain(bytes));
             }
-            Event::Progress(progress) => watch(progress),
+            Event::Progress(progress) => watch(Publishing::At(progress)),
+            Event::Key(key) => watch(Publishing::Key(&key)),
             Event::Published { key, report } => {
                 run.done();
                 return Ok(Published { key, report });
@@ -149,7 +152,12 @@ pub async fn get<H: Operations, S: Sink>(
                 run.done();
                 return if left == Some(0) { Ok(report) } else { Err(confused()) };
             }
-            Event::Need { .. } | Event::Published { .. } | Event::Checked(_) | Event::Status(_) | Event::Failed(_) => {
+            Event::Need { .. }
+            | Event::Key(_)
+            | Event::Published { .. }
+            | Event::Checked(_)
+            | Event::Status(_)
+            | Event::Failed(_) => {
                 return Err(confused());
             }
         }
@@ -170,6 +178,7 @@ pub async fn check<H: Operations>(node: &H, key: &Key, sample: usize, watch: Wat
             Event::Need { .. }
             | Event::Data(_)
             | Event::Fetched(_)
+            | Event::Key(_)
             | Event::Published { .. }
             | Event::Status(_)
             | Event::Failed(_) => return Err(confused()),
@@ -190,6 +199,7 @@ pub async fn status<H: Operations>(node: &H) -> Result<Status, Failure> {
         | Event::Found { .. }
         | Event::Data(_)
         | Event::Fetched(_)
+        | Event::Key(_)
         | Event::Published { .. }
         | Event::Checked(_)
         | Event::Failed(_) => Err(confused()),

@@ -77,6 +77,7 @@ impl Fake {
             world.documents.insert(key(n).to_text(), document);
             n
         };
+        let _ = tell.send(Event::Key(key(n))).await;
         let report = Report { bytes: length, chunks: 1, ..Report::default() };
         let _ = tell.send(Event::Published { key: key(n), report }).await;
     }

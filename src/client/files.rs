@@ -121,7 +121,9 @@ impl FileSource {
         let shown = "standard input";
         let file = tempfile::tempfile().map_err(|e| io_failure_of("make a temporary file for", shown, &e))?;
         let mut file = tokio::fs::File::from_std(file);
-        tokio::io::copy(&mut from.take(limits::DOCUMENT_MAX + 1), &mut file).await.map_err(|e| io_failure_of("store", shown, &e))?;
+        tokio::io::copy(&mut from.take(limits::DOCUMENT_MAX + 1), &mut file)
+            .await
+            .map_err(|e| io_failure_of("store", shown, &e))?;
         file.flush().await.map_err(|e| io_failure_of("store", shown, &e))?;
         file.rewind().await.map_err(|e| io_failure_of("read", shown, &e))?;
         Self::over(file, shown.to_owned()).await
@@ -221,10 +223,7 @@ pub fn may_write(target: &Path, force: bool) -> Result<(), Failure> {
         return Err(usage(format!("{} is not a file name", shown(target)), "Choose another name with -o."));
     }
     if !directory_of(target).is_dir() {
-        return Err(usage(
-            format!("there is no directory {}", shown(directory_of(target))),
-            "Make it first, or choose another.",
-        ));
+        return Err(usage(format!("there is no directory {}", shown(directory_of(target))), "Make it first, or choose another."));
     }
     Ok(())
 }

@@ -4,6 +4,7 @@
 //! {"progress":{"bytes":..,"total":..,"shares":..}}
 //! {"found":{"length":..,"name":..,"media_type":..}}
 //! {"data":N}                    followed by N raw bytes of the document
+//! {"key":".."}                 of a publication that is not stored yet: keep it from now on
 //! {"published":{"key":"..","report":{..}}}   {"fetched":{..}}   {"checked":{..}}   {"error":{"kind","what","kept","next"}}
 //! ```
 //! A stream ends with `published`, `fetched`, `checked` or `error`. One that ends without is broken off: what came is not the
@@ -46,6 +47,8 @@ pub enum Line {
     Found(Found),
     /// So many raw bytes follow.
     Data(usize),
+    /// The read key as text that a publication will have, before all of it is stored.
+    Key(String),
     /// A publication stands.
     Published {
         /// The read key as text.
@@ -146,6 +149,7 @@ impl LineReader {
                 Line::Data(n) => self.data_left = n,
                 line @ (Line::Progress(_)
                 | Line::Found(_)
+                | Line::Key(_)
                 | Line::Published { .. }
                 | Line::Fetched(_)
                 | Line::Checked(_)

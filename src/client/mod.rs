@@ -112,6 +112,18 @@ pub trait Sink: Send {
     fn data(&mut self, bytes: Bytes) -> impl Future<Output = Result<(), Failure>> + Send;
 }
 
+/// What is told of a publication under way.
+#[derive(Debug)]
+pub enum Publishing<'a> {
+    /// How far it is.
+    At(Progress),
+    /// Its key, before all is stored. Keep it: from here on a failure may leave a document that can be read.
+    Key(&'a ReadKey),
+}
+
+/// Is told of a publication under way.
+pub type PublishWatch<'a> = &'a mut (dyn FnMut(Publishing<'_>) + Send);
+
 /// Is told how far an operation is.
 pub type Watch<'a> = &'a mut (dyn FnMut(Progress) + Send);
 
@@ -122,7 +134,7 @@ impl<H: Operations> Node<H> {
         ask: Publish,
         convergent_key: Option<Secret<32>>,
         source: &mut S,
-        watch: Watch<'_>,
+        watch: PublishWatch<'_>,
     ) -> Result<Published, Failure> {
         match self {
             Self::InProcess(node) => drive::publish(node, ask, convergent_key, source, watch).await,

@@ -91,21 +91,17 @@ impl StartError {
                 UNSENT,
                 "Name fewer, of each /16 at least one".to_owned(),
             ),
-            Self::Networks => (
-                "the bootstrap links belong to different networks".to_owned(),
-                UNSENT,
-                "Give links of one network only".to_owned(),
-            ),
+            Self::Networks => {
+                ("the bootstrap links belong to different networks".to_owned(), UNSENT, "Give links of one network only".to_owned())
+            }
             Self::OtherNetwork => (
                 "the bootstrap link leads to another network than the one of this data directory".to_owned(),
                 "Nothing was sent or changed",
                 "Use one data directory for each network".to_owned(),
             ),
-            Self::NoWayIn => (
-                "no relay is known to start from".to_owned(),
-                UNSENT,
-                "Give a relay's link with --bootstrap".to_owned(),
-            ),
+            Self::NoWayIn => {
+                ("no relay is known to start from".to_owned(), UNSENT, "Give a relay's link with --bootstrap".to_owned())
+            }
             Self::PortInUse(addr) => (
                 format!("{addr} is taken by another program"),
                 UNTOUCHED,
@@ -134,7 +130,8 @@ impl StartError {
             Self::LocalLinks => (
                 "the relays to start from are all in a local network".to_owned(),
                 UNSENT,
-                "Add --local-network (in the settings: local_network = true), or give the link of a relay on the internet".to_owned(),
+                "Add --local-network (in the settings: local_network = true), or give the link of a relay on the internet"
+                    .to_owned(),
             ),
             Self::Disk(error) => return error.told(),
             Self::State { file } => (

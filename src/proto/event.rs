@@ -11,8 +11,8 @@ use std::net::SocketAddr;
 
 /// What a person wants. Each runs under its own `OpId`, on circuits of its own. Prints what kind it is.
 pub enum Command {
-    /// Publish a document. Answers: [`Event::Need`] for each chunk's bytes in order, [`Event::Progress`], then [`Event::Published`]
-    /// or [`Event::Failed`].
+    /// Publish a document. Answers: [`Event::Need`] for each chunk's bytes in order, [`Event::Progress`], [`Event::Key`], then
+    /// [`Event::Published`] or [`Event::Failed`].
     Publish(PublishWish),
     /// The plaintext that an [`Event::Need`] asked for.
     Plain(Bytes),
@@ -98,6 +98,9 @@ pub enum Event {
     Data(Bytes),
     /// All bytes were delivered.
     Fetched(Report),
+    /// The key that a publication will have, before the last chunk leaves: what is stored from here on may be all that a reader
+    /// needs, so whoever publishes keeps it from now on, whatever happens later. Comes once.
+    Key(ReadKey),
     /// Stored: at least 16 acknowledgements for each chunk (D16).
     Published {
         /// Opens it.
@@ -121,6 +124,7 @@ impl core::fmt::Debug for Event {
             Self::Found { length, .. } => f.debug_struct("Found").field("length", length).finish_non_exhaustive(),
             Self::Data(bytes) => f.debug_struct("Data").field("len", &bytes.len()).finish(),
             Self::Fetched(report) => f.debug_tuple("Fetched").field(report).finish(),
+            Self::Key(_) => f.write_str("Key(..)"),
             Self::Published { report, .. } => f.debug_struct("Published").field("report", report).finish_non_exhaustive(),
             Self::Checked(report) => report.fmt(f),
             Self::Status(status) => status.fmt(f),
@@ -192,7 +196,7 @@ pub struct Failure {
 }
 
 /// What is left of a publication that did not come to its end.
-pub const NO_KEY: &str = "No key was given out; what hosts already took cannot be read without one, and expires.";
+pub const NO_KEY: &str = "No key was given out; whatever hosts took cannot be read without one, and expires.";
 /// What to do when hosts that have something are away.
 const LATER: &str = "Try again later: hosts that are down now may come back.";
 

@@ -37,6 +37,7 @@ impl World {
     ) -> Result<(ReadKey, Report), Failure> {
         let wish = PublishWish { length: document.len() as u64, name: None, media_type: None, lease_days: 90, convergent };
         let op = self.command(node, Command::Publish(wish));
+        let mut early: Option<String> = None;
         let mut outcome = None;
         self.run_until(PATIENCE, |world| {
             for event in world.news_of(node, op) {
@@ -45,7 +46,11 @@ impl World {
                         let part = &document[offset as usize..offset as usize + len];
                         world.tell(node, op, Command::Plain(part.to_vec().into()));
                     }
-                    Event::Published { key, report } => outcome = Some(Ok((key, report))),
+                    Event::Key(key) => assert!(early.replace(key.to_text()).is_none(), "the key comes once"),
+                    Event::Published { key, report } => {
+                        assert_eq!(early, Some(key.to_text()), "the key is told before all is stored");
+                        outcome = Some(Ok((key, report)));
+                    }
                     Event::Failed(failure) => outcome = Some(Err(failure)),
                     _ => {}
                 }

@@ -260,12 +260,12 @@ impl Publish {
                     Part::Node(_, index, top) => {
                         self.node_roots.insert(index, chunk.root);
                         if top {
-                            self.top = Some(chunk.root);
+                            self.tell_key(user, chunk.root);
                         }
                         limits::MANIFEST_COPIES
                     }
                     Part::Single => {
-                        self.top = Some(chunk.root);
+                        self.tell_key(user, chunk.root);
                         1
                     }
                 };
@@ -360,12 +360,17 @@ impl Publish {
         Goes::On
     }
 
+    /// The root above everything is known, and none of its chunk has left yet.
+    fn tell_key(&mut self, user: &mut User<'_, '_, '_>, root: [u8; 32]) {
+        self.top = Some(root);
+        user.event(Event::Key(self.key(root)));
+    }
+
     fn published(&mut self, user: &mut User<'_, '_, '_>, root: [u8; 32]) -> Goes {
         self.report.bytes = self.wish.length;
         self.report.hosts = self.takers.len() as u64;
         self.report.paths = user.paths();
-        let key = self.key(root);
-        user.event(Event::Published { key, report: self.report.clone() });
+        user.event(Event::Published { key: self.key(root), report: self.report.clone() });
         Goes::Over
     }
 
