@@ -10,6 +10,7 @@ use onionskin::base::ErrorKind;
 use onionskin::base::OpId;
 use onionskin::client::Operations;
 use onionskin::client::failure;
+use onionskin::client::target;
 use onionskin::crypto::secret::Secret;
 use onionskin::proto::doc::key::ReadKey;
 use onionskin::proto::event::CheckReport;
@@ -347,6 +348,54 @@ async fn a_publication_that_ends_behind_its_key_keeps_it() {
         assert_eq!(place.kept_key().await, path, "{end}");
         let out = place.run(&["keys", "forget", &key_text(), "--json"]).await;
         assert_eq!(text(&out.stdout), "{\"forgotten\":1}\n");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_a_file_goes_is_settled_first() {
+    let place = Place::new().await;
+    place.node.0.lock().unwrap().document = Some(document(100));
+    let key = key_text();
+    let begun = || place.node.0.lock().unwrap().running.len();
+    for target in ["newdir/", "newdir/.", "newdir/x", "d/api.sock/"] {
+        let out = place.run(&["get", &key, "-o", target]).await;
+        let said = text(&out.stderr);
+        assert_eq!((out.status.code(), begun()), (Some(2), 0), "{target}: {said}");
+        assert!(
+            said.starts_with("error: there is no directory ") && said.contains("\nkept:  Nothing was sent.\n"),
+            "{target}: {said}"
+        );
+    }
+    fs::create_dir(place.dir.path().join("dir")).unwrap();
+    let own = format!("dir/onionskin-{}", target::tag(&ReadKey::parse(&key).unwrap()));
+    // In a directory: the publisher's name, made harmless, or one made from the key. What is named is what is there.
+    for (name, given, file) in [
+        (Some("../../a\u{1b}[2J.txt"), "dir", "dir/a_[2J.txt"),
+        (Some("-x y"), "dir/", "dir/x y"),
+        (None, "dir", &own),
+        (Some("."), "./dir/.", &format!("./{own}")),
+    ] {
+        place.node.0.lock().unwrap().name = name.map(str::to_owned);
+        let out = place.run(&["get", &key, "-o", given, "--force", "--json"]).await;
+        let object: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+        assert_eq!(object["path"], file, "{name:?}: {object}");
+        assert_eq!(fs::read(place.dir.path().join(file)).unwrap(), document(100));
+        if name.is_some_and(|name| name.len() > 1) {
+            let out = place.run(&["get", &key, "-o", given, "--force"]).await;
+            assert!(
+                !out.status.success() && text(&out.stderr).contains(" exists already\n"),
+                "a stranger replaces nothing: {out:?}"
+            );
+        }
+    }
+    assert_eq!(fs::read_dir(place.dir.path().join("dir")).unwrap().count(), 3, "and no part");
+
+    // Names that are as long as names can be, and no text.
+    for name in [vec![0xe0; 200], vec![b'x'; 255], "ä".repeat(127).into_bytes()] {
+        let args = [b"get", key.as_bytes(), b"-o", &name].map(|arg| OsStr::from_bytes(arg).to_owned());
+        let out = place.run(&args).await;
+        assert!(out.status.success(), "{out:?}");
+        assert_eq!(fs::read(place.dir.path().join(OsStr::from_bytes(&name))).unwrap(), document(100));
     }
 }
 

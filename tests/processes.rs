@@ -10,7 +10,7 @@ mod procs;
 
 use data_encoding::BASE32_NOPAD;
 use data_encoding::HEXLOWER;
-use onionskin::client::files;
+use onionskin::client::target;
 use onionskin::proto::doc::key::ReadKey;
 use onionskin::proto::link_text::LinkText;
 use procs::Network;
@@ -174,8 +174,8 @@ fn a_killed_get_goes_on(net: &Network, seed: u64) -> String {
     let doc = document(80 * MIB, seed ^ 1);
     net.place.write("long", &doc);
     let key = key_of(net.place.run("publish", &net.client("publisher", 0, &["publish", "long"]), 3 * PATIENCE));
-    let tag = files::tag(&ReadKey::parse(&key).unwrap());
-    let part = files::part_path(&net.place.path("long-copy"), &tag);
+    let tag = target::tag(&ReadKey::parse(&key).unwrap());
+    let part = target::part_path(&net.place.path("long-copy"), &tag);
     let args = net.client("reader", 0, &["get", &key, "-o", "long-copy", "--json"]);
     let length = || fs::metadata(&part).map_or(0, |meta| meta.len());
 

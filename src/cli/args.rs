@@ -141,14 +141,16 @@ pub(super) struct Publish {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Arguments are visible to the other users of a machine. With `-` as KEY, the key is read from standard input.
-A get that was interrupted leaves a part beside FILE, and the same command goes on from it. FILE is never seen unfinished.")]
+A get that was interrupted leaves a part beside FILE, and the same command goes on from it. FILE is never seen unfinished.
+In a directory the file is called as its publisher called it, made harmless, or onionskin-TAG; such a name replaces nothing.")]
 pub(super) struct Get {
     /// The read key; `-` reads it from standard input
     pub(super) key: String,
     /// See [`Join`].
     #[command(flatten)]
     pub(super) join: Join,
-    /// Where to; `-` is standard output [default: onionskin-TAG, the tag made from the key]
+    /// Where to: a file, a directory that takes it inside, or `-` for standard output [default: onionskin-TAG, the tag made from
+    /// the key]
     #[arg(short, long, value_name = "FILE")]
     pub(super) output: Option<PathBuf>,
     /// Replace FILE if it exists

@@ -22,6 +22,8 @@ use crate::client::failure;
 use crate::client::files;
 use crate::client::files::FileSource;
 use crate::client::files::StreamSink;
+use crate::client::target;
+use crate::client::target::Target;
 use crate::config::Config;
 use crate::proto::doc::key::Key;
 use crate::proto::event::CheckReport;
@@ -34,7 +36,6 @@ use std::borrow::Cow;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 
@@ -180,7 +181,7 @@ fn note_found(out: Out, found: &Found) {
 /// Fetches a document into a file or to standard output.
 pub(super) async fn get(out: Out, config: &Config, args: &Get) -> Result<(), Failure> {
     let key = keys::take_read(&args.key)?;
-    let tag = files::tag(&key);
+    let tag = target::tag(&key);
     if args.output.as_deref() == Some(Path::new("-")) {
         if out.json {
             return Err(failure(
@@ -212,23 +213,22 @@ pub(super) async fn get(out: Out, config: &Config, args: &Get) -> Result<(), Fai
         note_found(out, &found);
         return Ok(());
     }
-    // A name of our own: one that strangers chose could be any file here.
-    let target = args.output.clone().unwrap_or_else(|| PathBuf::from(format!("onionskin-{tag}")));
     out.ready()?;
+    let target = Target::settle(args.output.as_deref(), &tag, args.force)?;
     let work = async {
         // Before anything is sent: a place that cannot be written to is known at once.
-        let part = files::Part::open(&target, &tag, args.force).await?;
+        let part = files::Part::open(target.clone()).await?;
         let session = match Session::open(out, config).await {
             Ok(session) => session,
             Err(why) => return Err(part.leave(why)),
         };
         let bar = out.bar("fetching");
-        let done = files::get_to_part(&session.node, &key, part, args.force, &mut |progress| bar.show(progress)).await;
+        let done = files::get_to_part(&session.node, &key, part, &mut |progress| bar.show(progress)).await;
         drop(bar);
         session.close().await;
         done
     };
-    let told = || match files::left_behind(&target, &tag) {
+    let told = || match files::left_behind(&target) {
         Some(kept) => (kept, "Repeat the command to go on."),
         None => (String::new(), "Repeat the command."),
     };

@@ -9,7 +9,7 @@ use crate::base::text::shown;
 use crate::cli::output::Out;
 use crate::cli::session;
 use crate::client::files::io_failure;
-use crate::client::files::tag;
+use crate::client::target::tag;
 use crate::config::Config;
 use crate::proto::doc::key::ReadKey;
 use crate::proto::event::Failure;

@@ -1,13 +1,10 @@
-//! Documents on disk. What arrives is written to a private part file beside its target, `.<name>.<tag>.onionskin-part`, and gets
-//! the final name only when it is whole: nothing half-done is ever seen under that name. A part stays behind when a get fails, and
-//! the same get goes on from it.
+//! Documents on disk. What arrives is written to a private part file beside its target, and gets the final name only when it is
+//! whole: nothing half-done is ever seen under that name. A part stays behind when a get fails, and the same get goes on from it.
+//! Which names these are, [`Target`] says.
 //!
-//! A part proves itself: the file of sums beside it, `.<name>.<tag>.onionskin-sums`, has one sum of 32 bytes for each whole block
-//! of the part, written when the block is safe on the disk. Each sum covers its block and the sum before it. A get goes on behind
-//! the last block that is still right, and fetches the rest again. The sums find damage; whoever may write to both files can forge
-//! them.
-//!
-//! The tag is a hash over the key ([`tag`]), so the same document finds its part again and others do not.
+//! A part proves itself: the file of sums beside it has one sum of 32 bytes for each whole block of the part, written when the block
+//! is safe on the disk. Each sum covers its block and the sum before it. A get goes on behind the last block that is still right, and
+//! fetches the rest again. The sums find damage; whoever may write to both files can forge them.
 
 use crate::base::ErrorKind;
 use crate::base::limits;
@@ -19,6 +16,8 @@ use crate::client::Sink;
 use crate::client::Source;
 use crate::client::Watch;
 use crate::client::failure;
+use crate::client::target::Target;
+use crate::client::target::tag;
 use crate::crypto::kdf::Label;
 use crate::crypto::kdf::LongHash;
 use crate::crypto::kdf::hash;
@@ -34,7 +33,6 @@ use std::fs;
 use std::io;
 use std::io::Read;
 use std::io::Seek;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::fs::PermissionsExt;
@@ -52,8 +50,6 @@ use tokio::io::AsyncWriteExt;
 const SYNC_EVERY: u64 = 1 << 20;
 /// Bytes that are read at once when a part is proven.
 const READ: usize = 64 * 1024;
-/// Bytes of the target's name that its part repeats: leaves room for tag and suffix in the usual 255.
-const PART_NAME_MAX: usize = 180;
 
 /// Explains an IO error of a local file.
 pub fn io_failure(doing: &str, path: &Path, error: &io::Error) -> Failure {
@@ -69,7 +65,7 @@ pub fn io_failure_of(doing: &str, what: &str, error: &io::Error) -> Failure {
         "Check the permissions, or choose another place."
     } else if matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
         "Make room, then repeat the command."
-    } else if kind == io::ErrorKind::InvalidInput {
+    } else if matches!(kind, io::ErrorKind::InvalidInput | io::ErrorKind::InvalidFilename) {
         "Choose a shorter path."
     } else if kind == io::ErrorKind::BrokenPipe {
         "The program that read it has ended; repeat the command."
@@ -79,7 +75,7 @@ pub fn io_failure_of(doing: &str, what: &str, error: &io::Error) -> Failure {
     failure(ErrorKind::Other, format!("cannot {doing} {what}: {error}"), "", next)
 }
 
-fn usage(what: String, next: &str) -> Failure {
+pub(in crate::client) fn usage(what: String, next: &str) -> Failure {
     failure(ErrorKind::Usage, what, "Nothing was sent.", next)
 }
 
@@ -202,69 +198,19 @@ impl Source for FileSource {
 
 // --- fetching
 
-/// The tag of a key in file names: the same for the same key, and says nothing about it.
-pub fn tag(key: &ReadKey) -> String {
-    let digest = hash(Label::PartTag, &[key.to_text().as_bytes()]);
-    digest.iter().take(8).map(|b| format!("{b:02x}")).collect()
-}
-
-/// Whether a document may be written under this name; found out before anything is sent.
-pub fn may_write(target: &Path, force: bool) -> Result<(), Failure> {
-    match fs::symlink_metadata(target) {
-        Ok(meta) if !meta.is_file() => {
-            return Err(usage(format!("{} is not an ordinary file", shown(target)), "Choose another name with -o."));
-        }
-        Ok(_) if !force => return Err(exists(target, "Nothing was sent.")),
-        Ok(_) => {}
-        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
-        Err(e) => return Err(io_failure("write", target, &e)),
-    }
-    if target.file_name().is_none() {
-        return Err(usage(format!("{} is not a file name", shown(target)), "Choose another name with -o."));
-    }
-    if !directory_of(target).is_dir() {
-        return Err(usage(format!("there is no directory {}", shown(directory_of(target))), "Make it first, or choose another."));
-    }
-    Ok(())
-}
-
-fn directory_of(target: &Path) -> &Path {
-    match target.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    }
-}
-
-/// Where the part of a document is kept until it is whole.
-pub fn part_path(target: &Path, tag: &str) -> PathBuf {
-    beside(target, tag, "part")
-}
-
-/// Where the sums of that part are kept.
-pub fn sums_path(target: &Path, tag: &str) -> PathBuf {
-    beside(target, tag, "sums")
-}
-
-fn beside(target: &Path, tag: &str, what: &str) -> PathBuf {
-    let name = target.file_name().unwrap_or_default().as_bytes();
-    let short = name.get(..PART_NAME_MAX).unwrap_or(name);
-    let name = format!(".{}.{tag}.onionskin-{what}", String::from_utf8_lossy(short));
-    target.with_file_name(name)
-}
-
 /// What a get that was stopped on its way left for the next one, in words. A part without a whole block is removed.
-pub fn left_behind(target: &Path, tag: &str) -> Option<String> {
-    let (part, sums) = (part_path(target, tag), sums_path(target, tag));
-    let file = fs::File::open(&part).ok()?;
-    let sums_length = fs::metadata(&sums).map_or(0, |meta| meta.len());
+pub fn left_behind(target: &Target) -> Option<String> {
+    let (part, sums) = (target.part(), target.sums());
+    let file = fs::File::open(part).ok()?;
+    let sums_length = fs::metadata(sums).map_or(0, |meta| meta.len());
     let blocks = (file.metadata().ok()?.len() / SYNC_EVERY).min(sums_length / 32);
     if blocks > 0 {
-        return Some(kept(blocks * SYNC_EVERY, &part));
+        return Some(kept(blocks * SYNC_EVERY, part));
     }
     // Unless another get works on it.
     if file.try_lock().is_ok() {
-        let _ = fs::remove_file(&part);
-        let _ = fs::remove_file(&sums);
+        let _ = fs::remove_file(part);
+        let _ = fs::remove_file(sums);
     }
     None
 }
@@ -286,7 +232,8 @@ pub struct Fetched {
     pub resumed: u64,
 }
 
-/// Fetches a document into a file, going on from a part if there is one. Unless `force` is set, nothing that exists is replaced.
+/// Fetches a document into a file or a directory, going on from a part if there is one. Unless `force` is set, nothing that exists
+/// is replaced.
 pub async fn get_to_file<H: Operations>(
     node: &Node<H>,
     key: &ReadKey,
@@ -294,8 +241,8 @@ pub async fn get_to_file<H: Operations>(
     force: bool,
     watch: Watch<'_>,
 ) -> Result<Fetched, Failure> {
-    let part = Part::open(target, &tag(key), force).await?;
-    get_to_part(node, key, part, force, watch).await
+    let part = Part::open(Target::settle(Some(target), &tag(key), force)?).await?;
+    get_to_part(node, key, part, watch).await
 }
 
 /// The same for a part that is open already.
@@ -303,21 +250,19 @@ pub async fn get_to_part<H: Operations>(
     node: &Node<H>,
     key: &ReadKey,
     mut part: Part,
-    force: bool,
     watch: Watch<'_>,
 ) -> Result<Fetched, Failure> {
-    let target = part.target.clone();
     loop {
         let resumed = part.proven;
         match node.get(key, resumed, &mut part, watch).await {
             Ok(report) => {
-                let found = part.finish(force).await?;
-                return Ok(Fetched { path: target, found, report, resumed });
+                let found = part.finish().await?;
+                return Ok(Fetched { path: part.target.path().to_owned(), found, report, resumed });
             }
             // Not this document's beginning after all: start anew, once.
             Err(_) if part.stale => part.restart().await?,
             // The node saw it first.
-            Err(why) if resumed > 0 && why.kind == ErrorKind::Usage => part.restart().await?,
+            Err(why) if resumed > 0 && why.kind == ErrorKind::Usage && !part.met => part.restart().await?,
             Err(why) => return Err(part.leave(why)),
         }
     }
@@ -327,14 +272,15 @@ pub async fn get_to_part<H: Operations>(
 #[derive(Debug)]
 pub struct Part {
     file: tokio::fs::File,
-    path: PathBuf,
-    target: PathBuf,
+    target: Target,
     /// Bytes that are verified and written, by this get or an earlier one.
     length: u64,
     /// Bytes of the whole blocks among them, whose sums are written.
     proven: u64,
     sums: Sums,
     found: Found,
+    /// Whether the document was found.
+    met: bool,
     stale: bool,
 }
 
@@ -342,7 +288,6 @@ pub struct Part {
 #[derive(Debug)]
 struct Sums {
     file: tokio::fs::File,
-    path: PathBuf,
     /// What stands for the sum before the first: another document's sums prove nothing.
     first: [u8; 32],
     /// The sum of the last whole block.
@@ -401,19 +346,17 @@ impl Part {
     ///
     /// # Errors
     /// The place cannot be written to, or another get is at work there.
-    pub async fn open(target: &Path, tag: &str, force: bool) -> Result<Self, Failure> {
-        let (target, tag) = (target.to_owned(), tag.to_owned());
+    pub async fn open(target: Target) -> Result<Self, Failure> {
         // A long part takes a while to read.
-        let opened = tokio::task::spawn_blocking(move || Self::open_now(&target, &tag, force)).await;
+        let opened = tokio::task::spawn_blocking(move || Self::open_now(target)).await;
         opened.map_err(|e| failure(ErrorKind::Other, format!("cannot read the part: {e}"), "", ""))?
     }
 
-    fn open_now(target: &Path, tag: &str, force: bool) -> Result<Self, Failure> {
-        may_write(target, force)?;
-        let path = part_path(target, tag);
-        let mut file = open_private(&path)?;
+    fn open_now(target: Target) -> Result<Self, Failure> {
+        let (path, sums_path) = (target.part(), target.sums());
+        let mut file = open_private(path)?;
         // A get that ended just now may have given this very file its name: it is no part any more.
-        let same = |meta: fs::Metadata| Some(meta.ino()) == fs::symlink_metadata(&path).ok().map(|named| named.ino());
+        let same = |meta: fs::Metadata| Some(meta.ino()) == fs::symlink_metadata(path).ok().map(|named| named.ino());
         if matches!(file.try_lock(), Err(fs::TryLockError::WouldBlock)) || !file.metadata().is_ok_and(same) {
             return Err(failure(
                 ErrorKind::Other,
@@ -422,17 +365,15 @@ impl Part {
                 "Let it finish, or choose another name with -o.",
             ));
         }
-        let sums_path = sums_path(target, tag);
-        let mut sums = open_private(&sums_path)?;
-        let first = hash(Label::PartSum, &[tag.as_bytes()]);
+        let mut sums = open_private(sums_path)?;
+        let first = hash(Label::PartSum, &[target.tag().as_bytes()]);
         let (blocks, last) = prove(&mut file, &mut sums, first);
         let proven = blocks * SYNC_EVERY;
-        cut(&mut file, proven).map_err(|e| io_failure("write", &path, &e))?;
-        cut(&mut sums, blocks * 32).map_err(|e| io_failure("write", &sums_path, &e))?;
-        let sums =
-            Sums { file: tokio::fs::File::from_std(sums), path: sums_path, first, last, open: LongHash::new(Label::PartSum) };
-        let (file, target) = (tokio::fs::File::from_std(file), target.to_owned());
-        Ok(Self { file, path, target, length: proven, proven, sums, found: Found::default(), stale: false })
+        cut(&mut file, proven).map_err(|e| io_failure("write", path, &e))?;
+        cut(&mut sums, blocks * 32).map_err(|e| io_failure("write", sums_path, &e))?;
+        let sums = Sums { file: tokio::fs::File::from_std(sums), first, last, open: LongHash::new(Label::PartSum) };
+        let file = tokio::fs::File::from_std(file);
+        Ok(Self { file, target, length: proven, proven, sums, found: Found::default(), met: false, stale: false })
     }
 
     async fn restart(&mut self) -> Result<(), Failure> {
@@ -442,11 +383,12 @@ impl Part {
             self.file.set_len(0).await?;
             self.file.rewind().await
         };
-        empty.await.map_err(|e| io_failure("write", &self.path, &e))?;
+        empty.await.map_err(|e| io_failure("write", self.target.part(), &e))?;
         self.sums.last = self.sums.first;
         self.sums.open = LongHash::new(Label::PartSum);
         self.length = 0;
         self.proven = 0;
+        self.met = false;
         self.stale = false;
         Ok(())
     }
@@ -464,30 +406,31 @@ impl Part {
     }
 
     /// Gives the whole document its name.
-    async fn finish(&mut self, force: bool) -> Result<Found, Failure> {
+    async fn finish(&mut self) -> Result<Found, Failure> {
+        let (part, target, force) = (self.target.part(), self.target.path(), self.target.force());
         let sync = async {
             self.file.flush().await?;
             self.file.sync_all().await
         };
-        sync.await.map_err(|e| io_failure("write", &self.path, &e))?;
+        sync.await.map_err(|e| io_failure("write", part, &e))?;
         // A hard link refuses to replace what appeared meanwhile, a rename does not; not every file system has the former.
-        let linked = if force { Err(io::ErrorKind::Unsupported.into()) } else { fs::hard_link(&self.path, &self.target) };
+        let linked = if force { Err(io::ErrorKind::Unsupported.into()) } else { fs::hard_link(part, target) };
         let named = match linked {
-            Ok(()) => fs::remove_file(&self.path),
+            Ok(()) => fs::remove_file(part),
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Err(e),
-            Err(_) if !force && self.target.exists() => Err(io::ErrorKind::AlreadyExists.into()),
-            Err(_) => fs::rename(&self.path, &self.target),
+            Err(_) if !force && target.exists() => Err(io::ErrorKind::AlreadyExists.into()),
+            Err(_) => fs::rename(part, target),
         };
         match named {
             Ok(()) => {}
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-                return Err(exists(&self.target, &format!("The whole document is in {}.", shown(&self.path))));
+                return Err(self.target.exists(&format!("The whole document is in {}.", shown(part))));
             }
-            Err(e) => return Err(io_failure("name", &self.target, &e)),
+            Err(e) => return Err(io_failure("name", target, &e)),
         }
-        let _ = fs::remove_file(&self.sums.path);
+        let _ = fs::remove_file(self.target.sums());
         // Makes the name durable; some file systems refuse to sync a directory, and the document itself is safe already.
-        if let Ok(directory) = fs::File::open(directory_of(&self.target)) {
+        if let Ok(directory) = fs::File::open(self.target.directory()) {
             let _ = directory.sync_all();
         }
         Ok(core::mem::take(&mut self.found))
@@ -496,11 +439,11 @@ impl Part {
     /// Leaves the part for a later get, and says so; one without a whole block is removed.
     pub fn leave(&self, mut why: Failure) -> Failure {
         if self.proven == 0 {
-            let _ = fs::remove_file(&self.path);
-            let _ = fs::remove_file(&self.sums.path);
+            let _ = fs::remove_file(self.target.part());
+            let _ = fs::remove_file(self.target.sums());
             return why;
         }
-        why.kept = kept(self.proven, &self.path);
+        why.kept = kept(self.proven, self.target.part());
         why
     }
 }
@@ -511,21 +454,14 @@ fn cut(file: &mut fs::File, length: u64) -> io::Result<()> {
     file.seek(io::SeekFrom::Start(length)).map(|_| ())
 }
 
-fn exists(target: &Path, kept: &str) -> Failure {
-    failure(
-        ErrorKind::Usage,
-        format!("{} exists already", shown(target)),
-        kept,
-        "Choose another name with -o, or replace it with --force.",
-    )
-}
-
 impl Sink for Part {
     async fn found(&mut self, found: Found) -> Result<(), Failure> {
         if found.length < self.proven {
             self.stale = true;
             return Err(failure(ErrorKind::Other, "the part is longer than the document", "", "Remove the part."));
         }
+        self.met = true;
+        self.target.found(found.name.as_deref(), found.length - self.proven)?;
         self.found = found;
         Ok(())
     }
@@ -546,7 +482,7 @@ impl Sink for Part {
             }
             io::Result::Ok(())
         };
-        write.await.map_err(|e| io_failure("write", &self.path, &e))
+        write.await.map_err(|e| io_failure("write", self.target.part(), &e))
     }
 }
 

@@ -1,6 +1,7 @@
 //! What programs do with a node: publish, get, check, status. One [`Node`], whether it lives in this process or behind its socket.
 //!
 //! ```text
+//! target     where a document goes, settled before anything is sent
 //! files      a document on disk: read in order, written through a part file that a later get goes on from
 //! drive      one operation over a node in this process: commands in, events out, nothing left behind
 //! daemon     the same operations over the socket of a running node
@@ -15,6 +16,7 @@ pub mod drive;
 pub(crate) mod fake;
 pub mod files;
 pub mod lines;
+pub mod target;
 
 use crate::base::ErrorKind;
 use crate::base::OpId;

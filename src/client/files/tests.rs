@@ -3,7 +3,13 @@ use crate::client::Publish;
 use crate::client::fake::Fake;
 use crate::client::fake::PIECE;
 use crate::client::fake::key;
+use crate::client::target::part_path;
+use crate::client::target::sums_path;
 use std::io::Write;
+
+fn settled(target: &Path, tag: &str, force: bool) -> Target {
+    Target::settle(Some(target), tag, force).unwrap()
+}
 
 fn part_of(target: &Path) -> PathBuf {
     part_path(target, &tag(&key(1)))
@@ -15,7 +21,7 @@ fn sums_of(target: &Path) -> PathBuf {
 
 /// Leaves so much of a document as a part, as a get does that was killed.
 async fn leave_part(target: &Path, bytes: &[u8]) {
-    let mut part = Part::open_now(target, &tag(&key(1)), true).unwrap();
+    let mut part = Part::open_now(settled(target, &tag(&key(1)), true)).unwrap();
     for piece in bytes.chunks(100_000) {
         part.data(Bytes::copy_from_slice(piece)).await.unwrap();
     }
@@ -135,7 +141,7 @@ async fn damaged_bytes_of_a_part_are_fetched_again() {
         let dir = tempfile::tempdir().unwrap();
         let target = dir.path().join("x.bin");
         if what.starts_with("another") {
-            let mut other = Part::open_now(&target, "other", true).unwrap();
+            let mut other = Part::open_now(settled(&target, "other", true)).unwrap();
             other.data(Bytes::copy_from_slice(&whole[..3 * MIB])).await.unwrap();
             fs::remove_file(part_path(&target, "other")).unwrap();
         }
@@ -215,41 +221,52 @@ async fn nothing_is_replaced_without_force() {
 async fn what_appears_during_a_get_is_not_replaced() {
     let dir = tempfile::tempdir().unwrap();
     let target = dir.path().join("x");
-    let mut part = Part::open_now(&target, &tag(&key(1)), false).unwrap();
+    let mut part = Part::open_now(settled(&target, &tag(&key(1)), false)).unwrap();
     part.data(Bytes::from_static(b"abc")).await.unwrap();
     fs::write(&target, "mine").unwrap();
-    let why = part.finish(false).await.unwrap_err();
+    let why = part.finish().await.unwrap_err();
     assert!(why.kept.contains("onionskin-part"), "{}", why.kept);
     assert_eq!(fs::read(&target).unwrap(), b"mine");
     assert_eq!(fs::read(part_of(&target)).unwrap(), b"abc");
 }
 
 #[tokio::test]
-async fn devices_directories_and_links_are_no_targets() {
-    let dir = tempfile::tempdir().unwrap();
-    let link = dir.path().join("link");
-    std::os::unix::fs::symlink("/etc/passwd", &link).unwrap();
-    let missing = dir.path().join("no/x");
-    for target in [Path::new("/dev/null"), dir.path(), Path::new("/"), Path::new(".."), &link, &missing] {
-        assert_eq!(may_write(target, true).unwrap_err().kind, ErrorKind::Usage, "{}", target.display());
-    }
-}
-
-#[tokio::test]
 async fn two_gets_do_not_share_a_part() {
     let dir = tempfile::tempdir().unwrap();
     let target = dir.path().join("x");
-    let _held = Part::open_now(&target, &tag(&key(1)), false).unwrap();
-    let why = Part::open_now(&target, &tag(&key(1)), false).unwrap_err();
+    let _held = Part::open_now(settled(&target, &tag(&key(1)), false)).unwrap();
+    let why = Part::open_now(settled(&target, &tag(&key(1)), false)).unwrap_err();
     assert!(why.what.starts_with("another get"), "{}", why.what);
 }
 
-#[test]
-fn part_names_fit() {
-    let part = part_path(Path::new(&format!("/d/{}", "ä".repeat(120))), "abcdefgh");
-    assert!(part.file_name().unwrap().len() <= 255);
-    assert_eq!(part_path(Path::new("a/b.txt"), "tag"), Path::new("a/.b.txt.tag.onionskin-part"));
-    assert_ne!(tag(&key(1)), tag(&key(2)));
+#[tokio::test]
+async fn a_directory_takes_the_file_inside_and_the_part_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let whole = document(3 << 20);
+    let fake = Fake::with(1, &whole);
+    fail_after(&fake, Some(2 << 20));
+    let why = get(&fake, dir.path(), false).await.unwrap_err();
+    assert!(why.kept.contains(&format!("{} verified bytes", 2 << 20)), "{}", why.kept);
+    // A name that is taken: the part is not the reason, and stays.
+    fail_after(&fake, None);
+    fs::write(dir.path().join("a name"), "mine").unwrap();
+    let why = get(&fake, dir.path(), true).await.unwrap_err();
+    assert!(why.what.ends_with("a name' exists already") && why.kept.contains("verified bytes"), "{why:?}");
+    fs::remove_file(dir.path().join("a name")).unwrap();
+    let done = get(&fake, dir.path(), false).await.unwrap();
+    assert_eq!((done.resumed, &done.path), (2 << 20, &dir.path().join("a name")));
+    assert!(fs::read(&done.path).unwrap() == whole);
+    assert_eq!(names(dir.path()), ["a name"]);
+    assert_eq!(fake.0.lock().unwrap().offsets, [0, 2 << 20, 2 << 20]);
+}
+
+#[tokio::test]
+async fn a_document_without_room_moves_no_byte() {
+    let dir = tempfile::tempdir().unwrap();
+    let target = settled(&dir.path().join("x"), "tag", false);
+    let mut part = Part::open_now(target).unwrap();
+    let found = Found { length: u64::MAX / 2, ..Found::default() };
+    assert!(part.found(found).await.unwrap_err().what.contains("have no room in"));
 }
 
 // --- publishing
