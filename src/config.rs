@@ -8,6 +8,7 @@ use crate::base::text::shown;
 use crate::client::failure;
 use crate::client::files::io_failure;
 use crate::proto::event::Failure;
+use crate::proto::link_text::ADDRS_MAX;
 use core::net::SocketAddr;
 use serde::Deserialize;
 use serde::Deserializer;
@@ -123,6 +124,14 @@ impl Config {
 
     /// The addresses that a relay tells others.
     pub fn advertised(&self) -> Result<Vec<SocketAddr>, Failure> {
+        if self.advertise.len() > ADDRS_MAX {
+            return Err(failure(
+                ErrorKind::Usage,
+                format!("a relay can tell others {ADDRS_MAX} addresses, and {} are to be advertised", self.advertise.len()),
+                "",
+                "Name fewer with --advertise, or in the settings.",
+            ));
+        }
         if !self.advertise.is_empty() {
             return Ok(self.advertise.clone());
         }
@@ -250,6 +259,8 @@ mod tests {
     #[test]
     fn a_relay_on_every_address_must_be_told_its_own() {
         assert_eq!(Config::default().advertised().unwrap_err().kind, ErrorKind::Usage);
+        let many = vec!["8.8.8.8:1".parse().unwrap(); ADDRS_MAX + 1];
+        assert_eq!(Config { advertise: many, ..Config::default() }.advertised().unwrap_err().kind, ErrorKind::Usage);
         let config = Config { listen: "127.1.0.1:7".parse().unwrap(), ..Config::default() };
         assert_eq!(config.advertised().unwrap(), vec![config.listen]);
     }

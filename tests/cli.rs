@@ -104,6 +104,30 @@ fn mistakes_are_named_and_nothing_is_sent() {
     check("no-address.txt", &["relay"]);
 }
 
+/// A name that is too long vanished; now it is told before anything is looked for.
+#[test]
+fn a_text_over_its_limit_is_an_error() {
+    let place = Place::new();
+    for option in ["--name", "--type"] {
+        for (text, fits) in
+            [("", false), (&*"x".repeat(255), true), (&"x".repeat(256), false), (&"é".repeat(127), true), (&"é".repeat(128), false)]
+        {
+            let out = place.run(&["publish", "no-such-file", option, text]);
+            let said = String::from_utf8(out.stderr).unwrap();
+            assert_eq!(out.status.code(), Some(2));
+            assert_eq!(said.contains("there is no file"), fits, "{said}");
+            let why = if text.is_empty() { "it is empty" } else { "it has 256 bytes, and 255 are the most" };
+            assert_eq!(said.contains(why), !fits, "{said}");
+        }
+    }
+    let addresses =
+        ["203.0.113.1:1", "203.0.113.2:1", "203.0.113.3:1", "203.0.113.4:1", "203.0.113.5:1"].map(|a| ["--advertise", a]);
+    let out = place.run(&[&["relay"][..], addresses.as_flattened()].concat());
+    let said = String::from_utf8(out.stderr).unwrap();
+    assert!(out.status.code() == Some(2) && said.contains("can tell others 4 addresses"), "{said}");
+    assert!(place.names().is_empty());
+}
+
 #[test]
 fn without_a_relay_to_start_from_nothing_is_written() {
     let place = Place::new();

@@ -229,6 +229,11 @@ async fn publish_prints_the_key_and_get_brings_the_bytes_back() {
     assert_eq!(text(&out.stdout), format!("{}\n", key_text()), "the key and nothing else");
     assert_eq!(place.node.0.lock().unwrap().name, None, "a file's name is not published");
 
+    // The longest name arrives whole.
+    let name = "é".repeat(127);
+    assert!(place.run(&["publish", "doc", "--name", &name]).await.status.success());
+    assert_eq!(place.node.0.lock().unwrap().name.take(), Some(name));
+
     let out = place.run(&["get", &key_text(), "-o", "copy"]).await;
     assert!(out.status.success(), "{}", text(&out.stderr));
     assert_eq!(fs::read(place.dir.path().join("copy")).unwrap(), document(700_001));

@@ -174,11 +174,14 @@ async fn publish<H: Operations>(
         let most = limits::LEASE_MAX_DAYS;
         return refuse_by_kind(&usage(&format!("hosts keep a document at least 1 day and at most {most}")));
     }
+    let ask = Publish { length, name: query.name, media_type: query.media_type, lease_days, convergent };
+    if let Err(why) = ask.fits() {
+        return refuse_by_kind(&why);
+    }
     let slot = match service.slot() {
         Ok(slot) => slot,
         Err(answer) => return *answer,
     };
-    let ask = Publish { length, name: query.name, media_type: query.media_type, lease_days, convergent };
     let (tx, answer) = Lines::new();
     tokio::spawn(async move {
         let _slot = slot;

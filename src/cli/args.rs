@@ -1,6 +1,7 @@
 //! The words of the command line. Scripts depend on them: names stay.
 
 use crate::base::text::harmless;
+use crate::client::text_fits;
 use clap::Args;
 use clap::Parser;
 use clap::Subcommand;
@@ -114,11 +115,11 @@ pub(super) struct Publish {
     /// See [`Join`].
     #[command(flatten)]
     pub(super) join: Join,
-    /// A name that readers shall see
-    #[arg(long)]
+    /// A name that readers shall see, of at most 255 bytes
+    #[arg(long, value_parser = for_readers)]
     pub(super) name: Option<String>,
     /// A media type that readers shall see, such as text/html
-    #[arg(long = "type", value_name = "TYPE")]
+    #[arg(long = "type", value_name = "TYPE", value_parser = for_readers)]
     pub(super) media_type: Option<String>,
     /// Days that hosts are asked to keep it [default: 90]
     #[arg(long, value_name = "DAYS", value_parser = crate::config::parse_lease)]
@@ -135,6 +136,11 @@ pub(super) struct Publish {
     /// Spread over hours or days (not available yet)
     #[arg(long)]
     pub(super) slow: bool,
+}
+
+/// A text that a document has room for.
+fn for_readers(text: &str) -> Result<String, String> {
+    text_fits(text).map(|()| text.to_owned())
 }
 
 /// `get`

@@ -231,8 +231,9 @@ fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
     match fs::File::open(path) {
         Ok(file) => {
             let mut bytes = Vec::new();
-            file.take(FILE_MAX).read_to_end(&mut bytes)?;
-            Ok(Some(bytes))
+            file.take(FILE_MAX + 1).read_to_end(&mut bytes)?;
+            // No part of it is better than none.
+            if bytes.len() as u64 > FILE_MAX { Err(io::ErrorKind::FileTooLarge.into()) } else { Ok(Some(bytes)) }
         }
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(e),

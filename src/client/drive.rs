@@ -87,6 +87,7 @@ pub async fn publish<H: Operations, S: Source>(
     source: &mut S,
     watch: PublishWatch<'_>,
 ) -> Result<Published, Failure> {
+    ask.fits()?;
     let length = ask.length;
     let mut given = 0_u64;
     let mut run = Running::start(

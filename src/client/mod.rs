@@ -33,6 +33,7 @@ use crate::proto::event::Failure;
 use crate::proto::event::Progress;
 use crate::proto::event::Report;
 use crate::proto::event::Status;
+use crate::wire::manifest::TEXT_MAX;
 use bytes::Bytes;
 use core::future::Future;
 use tokio::sync::mpsc;
@@ -77,6 +78,33 @@ pub struct Publish {
     pub lease_days: u16,
     /// SHA-256 of the content, if the document shall be convergent: the node derives K_r from it and its local secret (D13).
     pub convergent: Option<[u8; 32]>,
+}
+
+impl Publish {
+    /// Whether the format has room for what readers shall see. Looked at before anything is sent: further down, what does not fit
+    /// would be left out without a word.
+    pub fn fits(&self) -> Result<(), Failure> {
+        for (what, text) in [("name", &self.name), ("media type", &self.media_type)] {
+            text.as_deref().map_or(Ok(()), text_fits).map_err(|why| {
+                failure(
+                    ErrorKind::Usage,
+                    format!("the {what} cannot be published: {why}"),
+                    "Nothing was sent.",
+                    "Shorten it, or leave it out.",
+                )
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether a document has room for a name or media type. The error is in words, without the text.
+pub fn text_fits(text: &str) -> Result<(), String> {
+    match text.len() {
+        0 => Err("it is empty".to_owned()),
+        bytes if bytes > TEXT_MAX => Err(format!("it has {bytes} bytes, and {TEXT_MAX} are the most")),
+        _ => Ok(()),
+    }
 }
 
 /// A publication that stands.
