@@ -60,7 +60,7 @@ pub(super) async fn publish(out: Out, config: &Config, args: &Publish) -> Result
     if !args.convergent {
         key_is_heard()?;
     }
-    out.ready()?;
+    out.ready().map_err(in_vain)?;
     let keeper = Keeper::new(out, config);
     let begun = AtomicBool::new(false);
     let work = async {
@@ -128,6 +128,11 @@ pub(super) async fn publish(out: Out, config: &Config, args: &Publish) -> Result
         next: "Take the key from there; nothing needs to be published again.".to_owned(),
         kind: why.kind,
     })
+}
+
+/// Told also where nobody reads any more: what was asked for is more than words on standard output.
+fn in_vain(why: Failure) -> Failure {
+    Failure { what: format!("the result cannot be handed out: {}", why.what), ..why }
 }
 
 /// A program that failed before the pipe gives nothing, and a key for nothing would look like success.
@@ -213,7 +218,7 @@ pub(super) async fn get(out: Out, config: &Config, args: &Get) -> Result<(), Fai
         note_found(out, &found);
         return Ok(());
     }
-    out.ready()?;
+    out.ready().map_err(in_vain)?;
     let target = Target::settle(args.output.as_deref(), &tag, args.force)?;
     let work = async {
         // Before anything is sent: a place that cannot be written to is known at once.
@@ -246,7 +251,7 @@ pub(super) async fn get(out: Out, config: &Config, args: &Get) -> Result<(), Fai
             report: &done.report,
         },
     )
-    .map_err(|why| Failure { kept: format!("The whole document is in {}.", shown(&done.path)), ..why })
+    .map_err(|why| Failure { kept: format!("The whole document is in {}.", shown(&done.path)), ..in_vain(why) })
 }
 
 // --- check

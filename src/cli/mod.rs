@@ -17,6 +17,7 @@ use crate::base::ErrorKind;
 use crate::base::text::is_harmless;
 use crate::base::text::quoted;
 use crate::client::failure;
+use crate::client::files::UNREAD;
 use crate::config::Config;
 use crate::proto::event::Failure;
 use args::Cli;
@@ -44,7 +45,10 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     match start(out, &cli) {
         Ok(code) => ExitCode::from(code),
         Err(why) => {
-            out.error(&why);
+            // Nobody wants to hear that `head` has seen enough.
+            if out.json || why.what != UNREAD {
+                out.error(&why);
+            }
             ExitCode::from(why.kind.exit_code())
         }
     }

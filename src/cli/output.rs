@@ -5,7 +5,7 @@ use crate::base::ErrorKind;
 use crate::base::text::harmless;
 use crate::base::text::harmless_json;
 use crate::client::failure;
-use crate::client::files::io_failure_of;
+use crate::client::files::output_failure;
 use crate::client::lines::error_json;
 use crate::client::lines::in_sentences;
 use crate::proto::event::Failure;
@@ -47,17 +47,14 @@ impl Out {
     /// Whether standard output takes anything, as far as that can be known without writing to it: what comes at great cost should
     /// not find it closed. It is tried before the work.
     pub(super) fn ready(self) -> Result<(), Failure> {
-        can_write(io::stdout()).map_err(|e| Failure {
-            kept: "Nothing was sent.".to_owned(),
-            ..io_failure_of("write to", "standard output", &e.into())
-        })
+        can_write(io::stdout()).map_err(|e| Failure { kept: "Nothing was sent.".to_owned(), ..output_failure(&e.into()) })
     }
 
     /// A result, on standard output. A result that nobody could get is a failure.
     pub(super) fn result(self, text: &str) -> Result<(), Failure> {
         // Its own handle: the library's takes a closed one for one that swallows everything.
         let write = || File::from(io::stdout().as_fd().try_clone_to_owned()?).write_all(format!("{text}\n").as_bytes());
-        write().map_err(|e| io_failure_of("write to", "standard output", &e))
+        write().map_err(|e| output_failure(&e))
     }
 
     /// A result in both forms: people's lines, or the object.

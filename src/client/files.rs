@@ -27,6 +27,7 @@ use crate::proto::event::NO_KEY;
 use crate::proto::event::Report;
 use bytes::Bytes;
 use bytes::BytesMut;
+use rustix::io::Errno;
 use sha2::Digest;
 use sha2::Sha256;
 use std::fs;
@@ -48,7 +49,7 @@ use tokio::io::AsyncWriteExt;
 
 /// A block of a part: synced to disk when it is whole, and proven by one sum.
 const SYNC_EVERY: u64 = 1 << 20;
-/// Bytes that are read at once when a part is proven.
+/// Bytes that are read at once when a part is proven, or standard input is kept.
 const READ: usize = 64 * 1024;
 
 /// Explains an IO error of a local file.
@@ -56,11 +57,31 @@ pub fn io_failure(doing: &str, path: &Path, error: &io::Error) -> Failure {
     io_failure_of(doing, &shown(path), error)
 }
 
+/// What is told where nobody reads the results any more; most often, as with `| head`, nobody misses them either.
+pub const UNREAD: &str = "the program that read standard output has ended";
+
+/// Explains why standard output takes nothing.
+pub fn output_failure(error: &io::Error) -> Failure {
+    if error.kind() == io::ErrorKind::BrokenPipe {
+        return failure(ErrorKind::Other, UNREAD, "", "Let it read to the end.");
+    }
+    io_failure_of("write to", "standard output", error)
+}
+
 /// Explains an IO error of something that has no path, or whose path is shown already.
 pub fn io_failure_of(doing: &str, what: &str, error: &io::Error) -> Failure {
     let kind = error.kind();
-    let next = if kind == io::ErrorKind::NotFound {
+    let is = |errno: Errno| error.raw_os_error() == Some(errno.raw_os_error());
+    let next = if matches!(kind, io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::IsADirectory) {
         "Check the path."
+    } else if is(Errno::LOOP) {
+        "Links lead in a circle there: check the path."
+    } else if is(Errno::MFILE) || is(Errno::NFILE) {
+        "Too many files are open: end other programs, or raise the limit (`ulimit -n`)."
+    } else if kind == io::ErrorKind::ReadOnlyFilesystem {
+        "Nothing can be written to that disk: choose another place."
+    } else if kind == io::ErrorKind::FileTooLarge {
+        "The disk, or a limit of this user (`ulimit -f`), takes no file so long: choose another place."
     } else if kind == io::ErrorKind::PermissionDenied {
         "Check the permissions, or choose another place."
     } else if matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
@@ -114,15 +135,27 @@ impl FileSource {
     /// Everything that a stream has to give, through a nameless private file: a document's length must be known before its first
     /// chunk.
     pub async fn spool(from: impl tokio::io::AsyncRead + Unpin) -> Result<Self, Failure> {
-        let shown = "standard input";
-        let file = tempfile::tempfile().map_err(|e| io_failure_of("make a temporary file for", shown, &e))?;
-        let mut file = tokio::fs::File::from_std(file);
-        tokio::io::copy(&mut from.take(limits::DOCUMENT_MAX + 1), &mut file)
-            .await
-            .map_err(|e| io_failure_of("store", shown, &e))?;
-        file.flush().await.map_err(|e| io_failure_of("store", shown, &e))?;
-        file.rewind().await.map_err(|e| io_failure_of("read", shown, &e))?;
-        Self::over(file, shown.to_owned()).await
+        let source = "standard input";
+        let directory = std::env::temp_dir();
+        // Its place is nobody's choice here and now: it is named, and how to choose another.
+        let keep = |e: io::Error| {
+            let next = "Make room there, or name another directory in the environment: TMPDIR=DIR.";
+            let why = io_failure_of("keep standard input in", &shown(&directory), &e);
+            Failure { kept: "Nothing was sent.".to_owned(), next: next.to_owned(), ..why }
+        };
+        let mut file = tokio::fs::File::from_std(tempfile::tempfile_in(&directory).map_err(keep)?);
+        let mut from = from.take(limits::DOCUMENT_MAX + 1);
+        let mut buffer = vec![0; READ];
+        loop {
+            let read = from.read(&mut buffer).await.map_err(|e| io_failure_of("read", source, &e))?;
+            if read == 0 {
+                break;
+            }
+            file.write_all(buffer.get(..read).unwrap_or_default()).await.map_err(keep)?;
+        }
+        file.flush().await.map_err(keep)?;
+        file.rewind().await.map_err(keep)?;
+        Self::over(file, source.to_owned()).await
     }
 
     async fn over(file: tokio::fs::File, shown: String) -> Result<Self, Failure> {
@@ -519,7 +552,7 @@ impl<W: AsyncWrite + Unpin + Send> Sink for StreamSink<'_, W> {
             self.to.write_all(&bytes).await?;
             self.to.flush().await
         };
-        write.await.map_err(|e| io_failure_of("write to", "standard output", &e))
+        write.await.map_err(|e| output_failure(&e))
     }
 }
 

@@ -278,13 +278,13 @@ impl Failure {
         )
     }
 
-    /// A resumed get starts behind the end.
+    /// A get starts behind the end. Whether a part is the reason, the asker knows.
     pub fn offset_beyond_end() -> Self {
         Self::new(
             ErrorKind::Usage,
-            "the part that is there already is longer than the document",
-            "The part was left as it is.",
-            "Remove the partial file, then try again.",
+            "the document ends before the byte that was asked for",
+            "",
+            "Ask for it from an earlier byte on.",
         )
     }
 
@@ -364,9 +364,20 @@ impl Failure {
 
     /// The clock is too far off.
     pub fn clock_off(minutes: u64) -> Self {
-        let what = format!("this computer's clock differs from the network's by {minutes} minutes");
-        Self::new(ErrorKind::NoNetwork, what, "Nothing was sent.", "Set the clock, then try again.")
+        Self::new(ErrorKind::NoNetwork, clock_differs(minutes), "Nothing was sent.", "Set the clock, then try again.")
     }
+}
+
+/// How far this computer's clock is off, in words.
+pub fn clock_differs(minutes: u64) -> String {
+    format!("this computer's clock differs from the network's by {}", span(minutes))
+}
+
+/// So many minutes in the largest unit of which there are two.
+fn span(minutes: u64) -> String {
+    let units = [(365 * 24 * 60, "year"), (24 * 60, "day"), (60, "hour")];
+    let large = units.into_iter().find(|(unit, _)| minutes >= 2 * unit);
+    large.map_or_else(|| count(minutes, "minute"), |(unit, word)| format!("about {}", count(minutes / unit, word)))
 }
 
 /// So many things: `1 relay`, `2 relays`.
@@ -443,4 +454,18 @@ pub enum NodeEvent {
     Warning(String),
     /// Something that may be of interest, and asks nothing of anybody; as seldom and as wordless about others.
     Note(&'static str),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_is_off_by_what_a_person_can_grasp() {
+        for (minutes, words) in
+            [(1, "1 minute"), (119, "119 minutes"), (120, "about 2 hours"), (3000, "about 2 days"), (1_576_800, "about 3 years")]
+        {
+            assert!(clock_differs(minutes).ends_with(&format!("by {words}")), "{minutes}");
+        }
+    }
 }

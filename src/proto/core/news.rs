@@ -4,6 +4,7 @@ use crate::proto::Output;
 use crate::proto::core::Core;
 use crate::proto::event::Failure;
 use crate::proto::event::NodeEvent;
+use crate::proto::event::clock_differs;
 use crate::proto::job::Job;
 use crate::proto::link::Waiter;
 use crate::proto::out::Ctx;
@@ -48,7 +49,7 @@ impl Core {
                 match level {
                     overlay::ClockLevel::Good => {}
                     overlay::ClockLevel::Warn => {
-                        let words = format!("this computer's clock differs from the network's by {minutes} minutes");
+                        let words = clock_differs(minutes);
                         ctx.out.push(Output::Node(NodeEvent::Warning(words)));
                     }
                     overlay::ClockLevel::Fail => {
