@@ -1,7 +1,7 @@
 //! The program against a running node: a node made of memory behind the real socket and the real API, and the program as a process
 //! of its own. What people get on which stream, what is left on disk, and the exit codes.
 
-#![expect(clippy::unwrap_used, reason = "a test says what failed by failing")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test says what failed by failing")]
 
 use bytes::Bytes;
 use onionskin::api;
