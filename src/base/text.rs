@@ -7,7 +7,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 /// Characters that nobody sees, or that change how others are seen: soft hyphen, joiners, fillers, marks and embeddings of
-/// direction, line and paragraph separators, invisible operators, annotations, tags, and selectors that can carry hidden text (T25).
+/// direction, line and paragraph separators, invisible operators, annotations, tags, and selectors that can carry hidden text
+/// (T25).
 const UNSEEN: [(char, char); 16] = [
     ('\u{ad}', '\u{ad}'),
     ('\u{34f}', '\u{34f}'),
@@ -53,8 +54,8 @@ pub fn harmless_json(json: &str) -> String {
     out
 }
 
-/// A path as a person sees it and can paste it into a shell: as it is where that is safe, else quoted, and in the form `$'..'` where
-/// a character is not harmless or the bytes are no text.
+/// A path as a person sees it and can paste it into a shell: as it is where that is safe, else quoted, and in the form `$'..'`
+/// where a character is not harmless or the bytes are no text.
 pub fn shown(path: impl AsRef<Path>) -> String {
     let path = path.as_ref();
     // No command takes it for an option.

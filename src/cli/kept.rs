@@ -1,5 +1,5 @@
-//! Keys that are not handed out yet. A publication costs work, and its key is known before the work is done: from then on it is kept
-//! in the data directory, so that no full disk, broken pipe or kill loses it, until it is out on standard output.
+//! Keys that are not handed out yet. A publication costs work, and its key is known before the work is done: from then on it is
+//! kept in the data directory, so that no full disk, broken pipe or kill loses it, until it is out on standard output.
 //!
 //! ```text
 //! <data>/kept-keys/TAG      mode 0600: the read key, one line; the tag is made from the key and says nothing about it

@@ -2,9 +2,9 @@
 //! whole: nothing half-done is ever seen under that name. A part stays behind when a get fails, and the same get goes on from it.
 //! Which names these are, [`Target`] says.
 //!
-//! A part proves itself: the file of sums beside it has one sum of 32 bytes for each whole block of the part, written when the block
-//! is safe on the disk. Each sum covers its block and the sum before it. A get goes on behind the last block that is still right, and
-//! fetches the rest again. The sums find damage; whoever may write to both files can forge them.
+//! A part proves itself: the file of sums beside it has one sum of 32 bytes for each whole block of the part, written when the
+//! block is safe on the disk. Each sum covers its block and the sum before it. A get goes on behind the last block that is still
+//! right, and fetches the rest again. The sums find damage; whoever may write to both files can forge them.
 
 use crate::base::ErrorKind;
 use crate::base::limits;

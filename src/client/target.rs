@@ -2,8 +2,8 @@
 //! will be, and what people are told.
 //!
 //! Until the document is whole it lies beside its target as `.<name>.<tag>.onionskin-part`, with sums in
-//! `.<name>.<tag>.onionskin-sums`. The tag is a hash over the key ([`tag`]), so the same document finds its part again and others do
-//! not. A name too long to be repeated whole is cut, and a hash of it all stands behind the rest, so that no two names meet.
+//! `.<name>.<tag>.onionskin-sums`. The tag is a hash over the key ([`tag`]), so the same document finds its part again and others
+//! do not. A name too long to be repeated whole is cut, and a hash of it all stands behind the rest, so that no two names meet.
 
 use crate::base::ErrorKind;
 use crate::base::text::is_harmless;
@@ -23,8 +23,8 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 use std::path::PathBuf;
 
-/// Bytes of the target's name that its part repeats. With dots, hash, tag and ending that is 140: below the 255 of most file systems,
-/// and below the 143 of those that encrypt names.
+/// Bytes of the target's name that its part repeats. With dots, hash, tag and ending that is 140: below the 255 of most file
+/// systems, and below the 143 of those that encrypt names.
 const PART_NAME_MAX: usize = 90;
 
 /// The tag of a key in file names: the same for the same key, and says nothing about it.
