@@ -264,7 +264,8 @@ async fn the_place_for_a_result_is_tried_before_the_work() {
     place.write("doc", &document(100));
     place.node.0.lock().unwrap().document = Some(document(100));
     let key = key_text();
-    let commands: [&[&str]; 6] = [
+    let commands: [&[&str]; 7] = [
+        &["demo", "doc", "--json"],
         &["publish", "doc"],
         &["publish", "doc", "--json"],
         &["publish", "doc", "--convergent"],
@@ -431,6 +432,11 @@ async fn words_about_places_are_true() {
         assert!(said.starts_with(&format!("error: {what}")) && said.contains("\nkept:  Nothing was sent.\n"), "{args:?}: {said}");
         assert!(said.ends_with(&format!("\nnext:  {next}\n")), "{args:?}: {said}");
     }
+    let mut program = place.program(&["demo", "file"]);
+    program.env("TMPDIR", place.dir.path().join("file"));
+    let out = tokio::task::spawn_blocking(move || program.output().unwrap()).await.unwrap();
+    let said = text(&out.stderr);
+    assert!(said.contains("cannot make a directory in ") && said.contains("TMPDIR=DIR"), "{said}");
     // Standard input has to lie somewhere: the place, and how to choose another. Nothing of it was sent.
     for (tmpdir, input) in [("no/such", "/dev/null"), ("file", "/dev/null"), ("d", "d")] {
         let mut program = place.program(&["publish", "-"]);

@@ -80,10 +80,11 @@ impl Network {
 
 /// Shows it all.
 pub(super) async fn run(out: Out, args: &Demo) -> Result<(), Failure> {
-    let home = tempfile::Builder::new()
-        .prefix("onionskin-demo-")
-        .tempdir()
-        .map_err(|e| io_failure("make a directory in", &std::env::temp_dir(), &e))?;
+    out.ready()?;
+    let home = tempfile::Builder::new().prefix("onionskin-demo-").tempdir().map_err(|e| {
+        let next = "Make room there, or name another directory in the environment: TMPDIR=DIR.".to_owned();
+        Failure { next, ..io_failure("make a directory in", &std::env::temp_dir(), &e) }
+    })?;
     let file = match &args.file {
         Some(file) => file.clone(),
         None if Path::new("README.md").is_file() => PathBuf::from("README.md"),
