@@ -19,6 +19,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
+use tokio::net::TcpSocket;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::task::JoinHandle;
@@ -173,7 +174,7 @@ async fn silent_peers_are_closed_at_the_deadline() {
 
 #[tokio::test]
 async fn half_open_links_are_bounded_and_a_first_cell_frees_the_place() {
-    let (at, mut there, _door) = listen(Doors::with((100, 3), (100, 100)));
+    let (at, mut there, _door) = listen(Doors::with(27, 100));
     let (_, tell, _here) = dial(at).await;
     let _first = up(&mut there).await;
     let mute: Vec<_> = [(), ()].map(|()| std::net::TcpStream::connect(at).unwrap()).into();
@@ -192,7 +193,7 @@ async fn half_open_links_are_bounded_and_a_first_cell_frees_the_place() {
 
 #[tokio::test]
 async fn open_links_are_bounded() {
-    let (at, mut there, _door) = listen(Doors::with((100, 100), (2, 100)));
+    let (at, mut there, _door) = listen(Doors::with(100, 18));
     let (_, one, mut here) = dial(at).await;
     let _one = up(&mut there).await;
     let (_, _two, _) = dial(at).await;
@@ -202,6 +203,36 @@ async fn open_links_are_bounded() {
     while !matches!(next(&mut here).await, Arrival::Input(Input::LinkDown { .. })) {}
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert!(transport().dial(at, None).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_silent_link_of_an_address_that_holds_more_leaves_for_a_newcomer() {
+    let (at, mut there, _door) = listen(Doors::with(10, 100));
+    let mute = |from: [u8; 4]| async move {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind((from, 0).into()).unwrap();
+        socket.connect(at).await.unwrap()
+    };
+    // One address has two places, eight have one each: all are taken.
+    let mut two = [mute([127, 1, 0, 1]).await, mute([127, 1, 0, 1]).await];
+    let mut others = Vec::new();
+    for n in 2..10 {
+        others.push(mute([127, n, 0, 1]).await);
+    }
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let newcomer = Some("127.10.0.1".parse().unwrap());
+    assert!(transport().dial(at, newcomer).await.is_err(), "nobody is put out who has just come");
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let pipe = transport().dial(at, newcomer).await.unwrap();
+    let _up = up(&mut there).await;
+    let mut byte = [0];
+    let ended = timeout(Duration::from_secs(1), two[0].read(&mut byte)).await.expect("the older of the two is closed");
+    assert!(matches!(ended, Ok(0) | Err(_)));
+    for stays in others.iter_mut().chain([&mut two[1]]) {
+        assert!(timeout(Duration::from_millis(20), stays.read(&mut byte)).await.is_err());
+    }
+    assert!(transport().dial(at, Some("127.11.0.1".parse().unwrap())).await.is_err(), "nobody holds more any longer");
+    drop(pipe);
 }
 
 #[tokio::test]

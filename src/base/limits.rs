@@ -93,15 +93,11 @@ pub const KEY_GRACE_SECS: u64 = 4 * 24 * 3600;
 
 /// One deadline for dial, TLS and first cells together: a slow peer cannot hold a half-open link longer.
 pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
-/// Most half-open links of one /24.
-pub const HALF_OPEN_PER_PREFIX: usize = 64;
-/// Most half-open links in all.
+/// Most half-open links. They are shared out by address, like the open ones.
 pub const HALF_OPEN_MAX: usize = 1024;
-/// Most links that others opened to this relay. Beyond it new connections are dropped before they cost a handshake.
+/// Most links that others opened to this relay. They are shared out by address, and whoever finds no place is dropped before it
+/// costs a handshake (T36).
 pub const LINKS_ACCEPTED_MAX: usize = 8192;
-/// Most of them from one /24, a sixteenth: one address cannot shut a relay for the rest, and a carrier's gateway with hundreds of
-/// users still fits (T35, T36).
-pub const LINKS_ACCEPTED_PER_PREFIX: usize = 512;
 /// Largest message of the overlay plane, in fragments of a cell.
 pub const OVERLAY_MESSAGE_MAX: usize = 256 * 1024;
 

@@ -32,6 +32,11 @@ impl Group {
 }
 
 impl Prefix {
+    /// Before all others.
+    pub const FIRST: Self = Self([0; 7]);
+    /// Behind all others.
+    pub const LAST: Self = Self([u8::MAX; 7]);
+
     /// The /24 (IPv4) or /32 (IPv6) that counts once wherever relays are weighed (T31). What costs money is a /24, or an allocation
     /// of IPv6: the 65,536 /48s of one cost nothing more.
     pub fn weighed(addr: &SocketAddr) -> Self {

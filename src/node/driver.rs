@@ -35,6 +35,7 @@ use core::time::Duration;
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::Arc;
+use tokio::sync::Semaphore;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
@@ -62,6 +63,8 @@ pub struct Driver {
     pub transport: Arc<dyn Transport>,
     /// The address to dial from, if it matters.
     pub from: Option<IpAddr>,
+    /// File handles for dialled links. Overflow: the dial fails.
+    pub dials: Arc<Semaphore>,
     /// The queue's other end, for those who are to answer.
     pub inbox: Inbox,
     /// Threads for jobs.
@@ -237,8 +240,15 @@ impl Loop {
         let (orders, queue) = mpsc::unbounded_channel();
         self.links.insert(link, Link { orders, out: 0 });
         let farewell = Farewell { link, inbox: self.driver.inbox.clone() };
+        let Ok(handle) = Arc::clone(&self.driver.dials).try_acquire_owned() else {
+            tracing::debug!("a dial failed: no file handle is left for it");
+            return;
+        };
         let dialling = self.driver.transport.dial(addr, self.driver.from);
-        tokio::spawn(dialled(farewell, dialling, queue));
+        tokio::spawn(async move {
+            dialled(farewell, dialling, queue).await;
+            drop(handle);
+        });
     }
 
     fn event(&mut self, op: OpId, mut event: Event) {

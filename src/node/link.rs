@@ -7,6 +7,7 @@ use crate::node::transport::Boxed;
 use crate::node::transport::Pipe;
 use crate::proto::Input;
 use crate::wire::cell::CELL;
+use crate::wire::cell::is_padding;
 use bytes::BytesMut;
 use core::future::poll_fn;
 use core::pin::Pin;
@@ -59,8 +60,16 @@ pub struct HalfOpen {
     pub place: Box<dyn Send>,
 }
 
-/// Moves cells until either end closes. Takes `half_open` for accepted links: they are closed if no cell comes in time.
-pub async fn run(farewell: &Farewell, pipe: Box<dyn Pipe>, orders: &mut UnboundedReceiver<Order>, half_open: Option<HalfOpen>) {
+/// What the doors want of a link that they let in.
+pub struct Accepted {
+    /// Until its first cell.
+    pub half_open: Option<HalfOpen>,
+    /// Called when cells came that are more than padding.
+    pub used: Box<dyn Fn() + Send>,
+}
+
+/// Moves cells until either end closes. Takes `accepted` for accepted links: they are closed if no cell comes in time.
+pub async fn run(farewell: &Farewell, pipe: Box<dyn Pipe>, orders: &mut UnboundedReceiver<Order>, accepted: Option<Accepted>) {
     let mut link = Link {
         farewell,
         pipe,
@@ -70,7 +79,7 @@ pub async fn run(farewell: &Farewell, pipe: Box<dyn Pipe>, orders: &mut Unbounde
         sealed: 0,
         room: None,
         waiting: None,
-        half_open,
+        accepted,
         closing: None,
     };
     let ended = poll_fn(|cx| link.poll(cx)).await;
@@ -97,7 +106,7 @@ struct Link<'a> {
     /// Room in the driver's queue for the next batch.
     room: Option<OwnedSemaphorePermit>,
     waiting: Option<Boxed<Result<OwnedSemaphorePermit, AcquireError>>>,
-    half_open: Option<HalfOpen>,
+    accepted: Option<Accepted>,
     /// Set once the link is to be closed: when patience ends.
     closing: Option<Pin<Box<Sleep>>>,
 }
@@ -121,7 +130,7 @@ impl Link<'_> {
                 Poll::Ready(done) => done? > 0,
                 Poll::Pending => false,
             };
-            if let Some(half_open) = &mut self.half_open
+            if let Some(half_open) = self.accepted.as_mut().and_then(|accepted| accepted.half_open.as_mut())
                 && half_open.deadline.as_mut().poll(cx).is_ready()
             {
                 return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
@@ -196,8 +205,13 @@ impl Link<'_> {
         if whole > 0
             && let Some(room) = self.room.take()
         {
-            self.half_open = None;
             let cells = self.buffer.split_to(whole);
+            if let Some(accepted) = &mut self.accepted {
+                accepted.half_open = None;
+                if !cells.chunks_exact(CELL).all(is_padding) {
+                    (accepted.used)();
+                }
+            }
             if self.buffer.is_empty() {
                 // Whoever keeps the cells shall be the only one to keep their memory.
                 self.buffer = BytesMut::new();

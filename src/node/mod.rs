@@ -15,6 +15,7 @@ pub mod doors;
 pub mod driver;
 pub mod env;
 pub mod error;
+pub mod handles;
 pub mod home;
 pub mod inbox;
 pub mod link;
@@ -38,6 +39,7 @@ use crate::node::disk::HeldShares;
 use crate::node::doors::Doors;
 use crate::node::driver::Driver;
 use crate::node::env::Clock;
+use crate::node::handles::ForLinks;
 use crate::node::home::Home;
 use crate::node::inbox::Arrival;
 use crate::node::inbox::Inbox;
@@ -60,7 +62,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::AbortHandle;
 
 /// Events of the node itself that wait for whoever follows them; beyond, the newest are lost.
@@ -155,6 +157,7 @@ impl Handle {
 /// See [`StartError`]; nothing runs then.
 pub async fn start(config: NodeConfig) -> Result<(Handle, mpsc::Receiver<NodeEvent>), StartError> {
     env::settle_allocator();
+    let handles = ForLinks::of(handles::raise(), limits::LINKS_ACCEPTED_MAX);
     let clock = Clock::start();
     let NodeConfig { network, data_dir, bootstrap, local_network, relay, pool } = config;
     let links = bootstrap.iter().map(|text| LinkText::decode(text)).collect::<Result<Vec<_>, _>>().map_err(StartError::Link)?;
@@ -206,6 +209,7 @@ pub async fn start(config: NodeConfig) -> Result<(Handle, mpsc::Receiver<NodeEve
         clock,
         transport,
         from: door.as_ref().map(|door| door.listen.ip()).filter(|ip| !ip.is_unspecified()),
+        dials: Arc::new(Semaphore::new(handles.dialled)),
         inbox: inbox.clone(),
         pool,
         shares: kept.shares.clone().map(|shares| shares as Arc<dyn Shares>),
@@ -213,8 +217,7 @@ pub async fn start(config: NodeConfig) -> Result<(Handle, mpsc::Receiver<NodeEve
         events,
         link_text: link.clone(),
     };
-    let doors = if local_network { Doors::local() } else { Doors::new() };
-    let listener = door.map(|door| (door.listener, doors));
+    let listener = door.map(|door| (door.listener, Doors::with(limits::HALF_OPEN_MAX, handles.accepted)));
     let task = tokio::spawn(live(driver, arrivals, listener, kept.shares, kept.files, alive));
     let abort = task.abort_handle();
     tokio::spawn(async move {

@@ -7,17 +7,29 @@ use core::time::Duration;
 const TELL_EVERY: Duration = Duration::from_secs(60);
 
 /// One kind of thing: how often it happened since it was told, and when that was.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Rarely {
+    every: Duration,
     since_told: u64,
     told: Option<Time>,
 }
 
+impl Default for Rarely {
+    fn default() -> Self {
+        Self::every(TELL_EVERY)
+    }
+}
+
 impl Rarely {
+    /// What is told no more often than this.
+    pub(super) const fn every(every: Duration) -> Self {
+        Self { every, since_told: 0, told: None }
+    }
+
     /// It happened once more. Gives how often since it was told last, if it is time to tell.
     pub(super) fn again(&mut self, now: Time) -> Option<u64> {
         self.since_told += 1;
-        if self.told.is_some_and(|told| now.since(told) < TELL_EVERY) {
+        if self.told.is_some_and(|told| now.since(told) < self.every) {
             return None;
         }
         self.told = Some(now);

@@ -49,6 +49,11 @@ impl Seat {
     pub const fn prefix(&self) -> Prefix {
         self.prefix
     }
+
+    /// Of which group that is.
+    pub const fn group(&self) -> Group {
+        self.group
+    }
 }
 
 impl Crowd {
@@ -59,17 +64,26 @@ impl Crowd {
 
     /// A place for somebody at this address, if there is one.
     pub fn enter(&mut self, addr: &SocketAddr) -> Option<Seat> {
-        let seat = Seat { prefix: Prefix::of(addr), group: Group::of(addr) };
         let free = self.total - self.taken;
-        let of_prefix = self.prefixes.get(&seat.prefix).copied().unwrap_or_default();
-        let of_group = self.groups.get(&seat.group).copied().unwrap_or_default();
+        let (of_group, of_prefix) = self.held(Group::of(addr), Prefix::of(addr));
         if self.part * of_prefix >= free || self.part * of_group >= GROUP * free {
             return None;
         }
+        Some(self.take(addr))
+    }
+
+    /// Gives somebody's place to somebody at this address, whatever the parts: the caller knows who of the two holds more.
+    pub fn hand_over(&mut self, seat: Seat, addr: &SocketAddr) -> Seat {
+        self.leave(seat);
+        self.take(addr)
+    }
+
+    fn take(&mut self, addr: &SocketAddr) -> Seat {
+        let seat = Seat { prefix: Prefix::of(addr), group: Group::of(addr) };
         self.taken += 1;
-        self.prefixes.insert(seat.prefix, of_prefix + 1);
-        self.groups.insert(seat.group, of_group + 1);
-        Some(seat)
+        *self.prefixes.entry(seat.prefix).or_default() += 1;
+        *self.groups.entry(seat.group).or_default() += 1;
+        seat
     }
 
     /// A place is free again.
@@ -77,6 +91,23 @@ impl Crowd {
         self.taken = self.taken.saturating_sub(1);
         less(&mut self.prefixes, seat.prefix);
         less(&mut self.groups, seat.group);
+    }
+
+    /// What a group and a prefix hold.
+    pub fn held(&self, group: Group, prefix: Prefix) -> (usize, usize) {
+        let of_group = self.groups.get(&group).copied().unwrap_or_default();
+        let of_prefix = self.prefixes.get(&prefix).copied().unwrap_or_default();
+        (of_group, of_prefix)
+    }
+
+    /// The groups that hold any, and how many.
+    pub fn groups(&self) -> impl Iterator<Item = (Group, usize)> {
+        self.groups.iter().map(|(group, held)| (*group, *held))
+    }
+
+    /// Places in all.
+    pub const fn total(&self) -> usize {
+        self.total
     }
 
     /// Places taken.
@@ -140,7 +171,10 @@ mod tests {
             for (enters, group, prefix) in steps {
                 let known = crowd.prefixes.contains_key(&Prefix::of(&([10, group, prefix, 1], 1).into()));
                 let (known_group, free) = (crowd.groups.contains_key(&Group::of(&([10, group, 0, 1], 1).into())), crowd.taken < 20);
-                if enters {
+                if enters && prefix == 3 && !seats.is_empty() {
+                    let seat = seats.swap_remove(usize::from(group) % seats.len());
+                    seats.push(crowd.hand_over(seat, &([10, group, prefix, 1], 1).into()));
+                } else if enters {
                     let seat = crowd.enter(&([10, group, prefix, 1], 1).into());
                     prop_assert!(seat.is_some() || known || known_group || !free, "a newcomer was refused");
                     seats.extend(seat);

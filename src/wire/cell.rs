@@ -104,6 +104,11 @@ impl Header {
     }
 }
 
+/// Whether a whole cell is nothing but padding.
+pub fn is_padding(cell: &[u8]) -> bool {
+    cell.get(HEADER - 1) == Some(&(Command::Padding as u8))
+}
+
 /// A cell's body.
 pub fn body(cell: &[u8; CELL]) -> &[u8; BODY] {
     match cell.last_chunk::<BODY>() {
