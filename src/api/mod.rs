@@ -8,8 +8,11 @@
 //! ```
 //! Streams are what [`crate::client::lines`] says. An error is `{"error":{"kind","what","kept","next"}}`: with a status of its own
 //! when it comes before anything else, as the last line of a stream otherwise. `length` may be left out when there is a
-//! `content-length`. Keys travel in bodies only, never in URLs. A caller that hangs up cancels what it asked for.
+//! `content-length`; a document of another length than was said gets no key. Keys travel in bodies only, never in URLs. A caller
+//! that hangs up cancels what it asked for, and one that is silent for two minutes is taken for one: that neither sends what is
+//! missing, nor takes what it is sent, nor asks for anything on an open connection.
 
+mod connections;
 pub mod socket;
 
 use crate::base::ErrorKind;
@@ -36,10 +39,8 @@ use crate::proto::event::NO_KEY;
 use crate::proto::event::Progress;
 use axum::Router;
 use axum::body::Body;
-use axum::extract::DefaultBodyLimit;
 use axum::extract::Query;
 use axum::extract::State;
-use axum::extract::rejection::BytesRejection;
 use axum::extract::rejection::QueryRejection;
 use axum::http::HeaderMap;
 use axum::http::StatusCode;
@@ -50,10 +51,13 @@ use axum::routing::get;
 use axum::routing::post;
 use bytes::Bytes;
 use bytes::BytesMut;
+use connections::SILENCE;
 use core::future::Future;
 use core::time::Duration;
 use http_body_util::BodyExt;
+use http_body_util::Limited;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use std::io;
 use std::sync::Arc;
 use tokio::net::UnixListener;
@@ -76,6 +80,8 @@ pub const CHECK_SAMPLE: usize = 40;
 struct Service<H> {
     node: H,
     slots: Arc<Semaphore>,
+    /// How long a caller may be silent.
+    silence: Duration,
     /// Makes keys of convergent documents, together with their content.
     secret: Arc<Secret<32>>,
 }
@@ -86,8 +92,18 @@ pub async fn serve<H: Operations>(
     node: H,
     secret: Secret<32>,
     stop: impl Future<Output = ()> + Send + 'static,
-) -> io::Result<()> {
-    let service = Service { node, slots: Arc::new(Semaphore::new(OPERATIONS_MAX)), secret: Arc::new(secret) };
+) {
+    serve_within(SILENCE, listener, node, secret, stop).await;
+}
+
+async fn serve_within<H: Operations>(
+    silence: Duration,
+    listener: UnixListener,
+    node: H,
+    secret: Secret<32>,
+    stop: impl Future<Output = ()> + Send + 'static,
+) {
+    let service = Service { node, slots: Arc::new(Semaphore::new(OPERATIONS_MAX)), silence, secret: Arc::new(secret) };
     let router = Router::new()
         .route("/v1/status", get(status::<H>))
         .route("/v1/publish", post(publish::<H>))
@@ -95,9 +111,8 @@ pub async fn serve<H: Operations>(
         .route("/v1/check", post(check::<H>))
         .fallback(async || refuse(StatusCode::NOT_FOUND, &usage("there is no such resource")))
         .method_not_allowed_fallback(async || refuse(StatusCode::METHOD_NOT_ALLOWED, &usage("this resource has another method")))
-        .layer(DefaultBodyLimit::max(REQUEST_MAX))
         .with_state(service);
-    axum::serve(listener, router).with_graceful_shutdown(stop).await
+    connections::serve(listener, router, silence, stop).await;
 }
 
 fn usage(what: &str) -> Failure {
@@ -185,7 +200,7 @@ async fn publish<H: Operations>(
     let (tx, answer) = Lines::new();
     tokio::spawn(async move {
         let _slot = slot;
-        let mut source = BodySource { body, ready: BytesMut::new() };
+        let mut source = BodySource { body, ready: BytesMut::new(), left: length, silence: service.silence };
         let key = ask.convergent.map(|digest| convergent_key(&service.secret, &ask, &digest));
         // A place for the one line that must not be left out.
         let mut place = tx.0.clone().reserve_owned().await.ok();
@@ -198,7 +213,12 @@ async fn publish<H: Operations>(
                 }
             }
         };
-        let work = drive::publish(&service.node, ask, key, &mut source, &mut watch);
+        let work = async {
+            if length == 0 {
+                source.end().await?;
+            }
+            drive::publish(&service.node, ask, key, &mut source, &mut watch).await
+        };
         let Some(done) = tx.unless_gone(work).await else { return };
         let line = match done {
             Ok(done) => Line::Published { key: done.key.to_text(), report: done.report },
@@ -208,16 +228,24 @@ async fn publish<H: Operations>(
         tx.say(&line).await;
         // A caller that still sends would lose the answer if the connection closed now.
         let drain = async { while let Some(Ok(_)) = source.body.frame().await {} };
-        let _ = tx.unless_gone(tokio::time::timeout(DRAIN, drain)).await;
+        let _ = tx.unless_gone(tokio::time::timeout(DRAIN.min(service.silence), drain)).await;
     });
     answer
 }
 
 /// Reads a request of JSON.
-fn parse<'a, T: Deserialize<'a>>(body: &'a Result<Bytes, BytesRejection>) -> Result<T, Failure> {
-    let body = body.as_ref().map_err(|_| usage("the request is too long or was broken off"))?;
+async fn parse<T: DeserializeOwned>(body: Body, silence: Duration) -> Result<T, Failure> {
+    let whole = tokio::time::timeout(silence, Limited::new(body, REQUEST_MAX).collect());
+    let body = whole.await.map_err(|_| silent("the request did not come to its end", silence))?;
+    let body = body.map_err(|_| usage("the request is too long or was broken off"))?;
     // The parser's own words could repeat a key.
-    serde_json::from_slice(body).map_err(|_| usage("the request is not the JSON that this resource takes"))
+    serde_json::from_slice(&body.to_bytes()).map_err(|_| usage("the request is not the JSON that this resource takes"))
+}
+
+/// A caller that stopped sending.
+fn silent(what: &str, silence: Duration) -> Failure {
+    let what = format!("{what}: nothing came for {} seconds", silence.as_secs());
+    failure(ErrorKind::Other, what, "", "Send it again, without such a pause.")
 }
 
 #[derive(Deserialize)]
@@ -228,8 +256,10 @@ struct GetRequest {
     offset: u64,
 }
 
-async fn fetch<H: Operations>(State(service): State<Service<H>>, body: Result<Bytes, BytesRejection>) -> Response {
-    let asked = parse::<GetRequest>(&body).and_then(|r| Ok((ReadKey::parse(&r.key).map_err(Failure::mistyped)?, r.offset)));
+async fn fetch<H: Operations>(State(service): State<Service<H>>, body: Body) -> Response {
+    let asked = parse::<GetRequest>(body, service.silence)
+        .await
+        .and_then(|r| Ok((ReadKey::parse(&r.key).map_err(Failure::mistyped)?, r.offset)));
     let (key, offset) = match asked {
         Ok(asked) => asked,
         Err(why) => return refuse_by_kind(&why),
@@ -266,8 +296,8 @@ struct CheckRequest {
     sample: Option<usize>,
 }
 
-async fn check<H: Operations>(State(service): State<Service<H>>, body: Result<Bytes, BytesRejection>) -> Response {
-    let asked = parse::<CheckRequest>(&body).and_then(|r| {
+async fn check<H: Operations>(State(service): State<Service<H>>, body: Body) -> Response {
+    let asked = parse::<CheckRequest>(body, service.silence).await.and_then(|r| {
         let sample = r.sample.unwrap_or(CHECK_SAMPLE);
         let fetches = (sample > 0).then_some(sample).ok_or_else(|| usage("a check must fetch at least 1 chunk"))?;
         Ok((Key::parse(&r.key).map_err(Failure::mistyped)?, fetches))
@@ -327,28 +357,57 @@ impl Lines {
 struct BodySource {
     body: Body,
     ready: BytesMut,
+    /// What is still to be read of the announced length.
+    left: u64,
+    silence: Duration,
+}
+
+impl BodySource {
+    /// What comes next, or `None` at the end.
+    async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
+        loop {
+            let frame = tokio::time::timeout(self.silence, self.body.frame()).await;
+            let frame = frame.map_err(|_| silent("the document did not come to its end", self.silence))?;
+            match frame.transpose() {
+                Ok(Some(frame)) => match frame.into_data() {
+                    Ok(bytes) if bytes.is_empty() => {}
+                    Ok(bytes) => return Ok(Some(bytes)),
+                    Err(_trailers) => {}
+                },
+                Ok(None) => return Ok(None),
+                Err(_) => return Err(other_length("the document broke off before its announced length")),
+            }
+        }
+    }
+
+    /// Sees that nothing follows what was announced.
+    async fn end(&mut self) -> Result<(), Failure> {
+        if !self.ready.is_empty() || self.next().await?.is_some() {
+            return Err(other_length("the document is longer than was announced"));
+        }
+        Ok(())
+    }
+}
+
+fn other_length(what: &str) -> Failure {
+    failure(ErrorKind::Usage, what, NO_KEY, "Send as many bytes as were announced.")
 }
 
 impl Source for BodySource {
     async fn read(&mut self, len: usize) -> Result<Bytes, Failure> {
         while self.ready.len() < len {
-            match self.body.frame().await {
-                Some(Ok(frame)) => {
-                    if let Some(bytes) = frame.data_ref() {
-                        self.ready.extend_from_slice(bytes);
-                    }
-                }
-                Some(Err(_)) | None => {
-                    return Err(failure(
-                        ErrorKind::Usage,
-                        "the document broke off before its announced length",
-                        NO_KEY,
-                        "Send as many bytes as were announced.",
-                    ));
-                }
+            match self.next().await? {
+                Some(bytes) => self.ready.extend_from_slice(&bytes),
+                None => return Err(other_length("the document broke off before its announced length")),
             }
         }
-        Ok(self.ready.split_to(len).freeze())
+        let bytes = self.ready.split_to(len).freeze();
+        self.left = self.left.saturating_sub(bytes.len() as u64);
+        // Before the node has the last of it: from then on there may be a key.
+        if self.left == 0 {
+            self.end().await?;
+        }
+        Ok(bytes)
     }
 }
 

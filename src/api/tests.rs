@@ -22,11 +22,18 @@ struct Served {
     node: Node<Fake>,
 }
 
+/// How long callers may be silent where that is tested.
+const SHORT: Duration = Duration::from_secs(1);
+
 async fn served(fake: Fake) -> Served {
+    served_within(SILENCE, fake).await
+}
+
+async fn served_within(silence: Duration, fake: Fake) -> Served {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("api.sock");
     let (listener, socket) = socket::listen(&path).await.unwrap();
-    tokio::spawn(serve(listener, fake.clone(), Secret::new([7; 32]), core::future::pending()));
+    tokio::spawn(serve_within(silence, listener, fake.clone(), Secret::new([7; 32]), core::future::pending()));
     let node = Node::Daemon(Daemon::find(&path).await.unwrap().unwrap());
     Served { _dir: dir, _socket: socket, path, fake, node }
 }
@@ -197,4 +204,127 @@ async fn no_more_operations_than_fit() {
     let answer = raw(&served.path, &posted("/v1/publish", "abc")).await;
     assert!(answer.starts_with("HTTP/1.1 429 "), "{answer}");
     assert!(answer.contains("\"refused\""), "{answer}");
+}
+
+/// A wrong length gives no key, whichever way it is wrong and whoever says so.
+#[tokio::test]
+async fn a_document_of_another_length_than_was_said_gets_no_key() {
+    let served = served(Fake::default()).await;
+    let chunked = |length: &str, pieces: &[&str]| {
+        let body: String = pieces.iter().map(|piece| format!("{:x}\r\n{piece}\r\n", piece.len())).collect();
+        format!(
+            "POST /v1/publish?length={length} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n{body}0\r\n\r\n"
+        )
+    };
+    let long = "x".repeat(70_000);
+    for (request, what) in [
+        (chunked("5", &["0123456789"]), "longer"),
+        (chunked("5", &["01234", "56789"]), "longer"),
+        (chunked("5", &["01234", "5"]), "longer"),
+        (chunked("0", &["0"]), "longer"),
+        (chunked("65536", &[&long]), "longer"),
+        (chunked("6", &["01234"]), "broke off"),
+        (chunked("1", &[]), "broke off"),
+        (chunked("70001", &[&long]), "broke off"),
+    ] {
+        let answer = raw(&served.path, &request).await;
+        assert!(answer.contains(what) && answer.contains("\"usage\"") && !answer.contains("published"), "{answer}");
+    }
+    assert!(served.fake.0.lock().unwrap().documents.is_empty());
+    for (request, length) in [(chunked("5", &["01", "234"]), 5), (chunked("0", &[]), 0), (chunked("70000", &[&long]), 70_000)] {
+        let answer = raw(&served.path, &request).await;
+        assert!(answer.contains("{\"published\":") && answer.contains(&format!("\"bytes\":{length}")), "{answer}");
+    }
+}
+
+/// A node that is busy with callers who do nothing is free again soon.
+#[tokio::test]
+async fn silent_uploads_end_and_are_told_why() {
+    let served = served_within(SHORT, Fake::default()).await;
+    let mut waiting = Vec::new();
+    for n in 0..OPERATIONS_MAX {
+        let mut stream = UnixStream::connect(&served.path).await.unwrap();
+        // Some send nothing, some a part, some all but the end.
+        let head = match n % 3 {
+            0 => "POST /v1/publish?length=5 HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\n",
+            1 => "POST /v1/publish HTTP/1.1\r\nhost: x\r\ncontent-length: 900\r\n\r\na",
+            _ => "POST /v1/publish?length=1 HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n",
+        };
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut first = [0; 12];
+        stream.read_exact(&mut first).await.unwrap();
+        waiting.push(stream);
+    }
+    let answer = raw(&served.path, &posted("/v1/publish", "abc")).await;
+    assert!(answer.starts_with("HTTP/1.1 429 "), "{answer}");
+    tokio::time::sleep(3 * SHORT).await;
+    let answer = raw(&served.path, &posted("/v1/publish", "abc")).await;
+    assert!(answer.contains("{\"published\":"), "{answer}");
+    for mut stream in waiting {
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.contains("nothing came for 1 seconds") && !answer.contains("published"), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn an_upload_that_is_slow_and_moves_is_not_silent() {
+    let served = served_within(SHORT, Fake::default()).await;
+    let mut stream = UnixStream::connect(&served.path).await.unwrap();
+    stream.write_all(b"POST /v1/publish HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 9\r\n\r\n").await.unwrap();
+    for _ in 0..9 {
+        tokio::time::sleep(SHORT / 2).await;
+        stream.write_all(b"a").await.unwrap();
+    }
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.contains("{\"published\":"), "{answer}");
+}
+
+/// Whatever a connection waits for, it does not wait for ever.
+#[tokio::test]
+async fn idle_connections_end() {
+    let served = served_within(SHORT, Fake::default()).await;
+    for sent in [
+        "",
+        "GET /v1/sta",
+        "GET /v1/status HTTP/1.1\r\nhost: x\r\n",
+        "GET /v1/status HTTP/1.1\r\nhost: x\r\n\r\n",
+        "POST /v1/get HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{",
+        "POST /v1/check HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n",
+    ] {
+        let began = tokio::time::Instant::now();
+        let mut stream = UnixStream::connect(&served.path).await.unwrap();
+        stream.write_all(sent.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        let ended = tokio::time::timeout(5 * SHORT, stream.read_to_end(&mut answer)).await;
+        assert!(ended.is_ok() && began.elapsed() >= SHORT, "{sent:?} {:?}", began.elapsed());
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(!sent.starts_with("POST") || answer.contains("nothing came for 1 seconds"), "{sent:?} {answer}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_nobody_takes_ends_and_a_slow_reader_gets_all() {
+    let served = served_within(SHORT, Fake::with(1, &document(4 << 20))).await;
+    let body = format!("{{\"key\":\"{}\"}}", key(1).to_text());
+    let ask = async || {
+        let mut stream = UnixStream::connect(&served.path).await.unwrap();
+        stream.write_all(posted("/v1/get", &body).as_bytes()).await.unwrap();
+        let mut some = vec![0; 1000];
+        stream.read_exact(&mut some).await.unwrap();
+        stream
+    };
+    let _stuck = ask().await;
+    let mut slow = ask().await;
+    let (mut taken, mut piece) = (1000, vec![0; 256 * 1024]);
+    loop {
+        tokio::time::sleep(SHORT / 2).await;
+        match slow.read(&mut piece).await.unwrap() {
+            0 => break,
+            n => taken += n,
+        }
+    }
+    assert!(taken > 4 << 20, "{taken}");
+    assert_eq!(served.fake.0.lock().unwrap().cancelled, 1);
 }
