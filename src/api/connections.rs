@@ -1,9 +1,10 @@
-//! Connections of the API: few, and each with a clock.
+//! Connections of the API: of this user alone, few, and each with a clock.
 //!
 //! A caller may be slow, and may not be silent: whoever neither sends what is asked of him nor takes what is sent to him holds an
 //! operation, and with it circuits and memory, that others want. So each step has [`SILENCE`]: the next request on a connection
 //! (the header's timer here), each piece of a request's body (`api`), each piece of an answer ([`Clocked`]).
 
+use crate::client::daemon::may_call;
 use axum::Router;
 use core::future::Future;
 use core::pin::Pin;
@@ -52,13 +53,14 @@ pub(super) async fn serve(listener: UnixListener, router: Router, silence: Durat
             () = &mut stop => break,
         };
         match accepted {
-            Ok((stream, _)) => {
+            Ok((stream, _)) if may_call(&stream) => {
                 let served = connection(stream, router.clone(), silence, stopped.clone());
                 connections.spawn(async move {
                     served.await;
                     drop(place);
                 });
             }
+            Ok(_) => tracing::debug!("a program of another user was not answered"),
             Err(error) => {
                 tracing::debug!(%error, "a caller could not be accepted");
                 tokio::time::sleep(REST).await;

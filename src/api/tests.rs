@@ -328,3 +328,34 @@ async fn an_answer_that_nobody_takes_ends_and_a_slow_reader_gets_all() {
     assert!(taken > 4 << 20, "{taken}");
     assert_eq!(served.fake.0.lock().unwrap().cancelled, 1);
 }
+
+/// Where the socket's mode does not keep others out, it is seen who calls.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_program_of_another_user_gets_no_answer() {
+    use std::io::Read;
+    use std::io::Write;
+    use std::os::unix::fs::PermissionsExt;
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let served = served(Fake::default()).await;
+    for (path, mode) in [(served.path.as_path(), 0o666), (served.path.parent().unwrap(), 0o755)] {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+    for (uid, answered) in [(1001, false), (0, true)] {
+        let path = served.path.clone();
+        let answer = tokio::task::spawn_blocking(move || {
+            let asking = std::thread::spawn(move || {
+                rustix::thread::set_thread_res_uid(None, rustix::process::Uid::from_raw(uid), None).unwrap();
+                let mut stream = std::os::unix::net::UnixStream::connect(path).unwrap();
+                let _ = stream.write_all(b"GET /v1/status HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+                let mut answer = Vec::new();
+                let _ = stream.read_to_end(&mut answer);
+                answer
+            });
+            asking.join().unwrap()
+        });
+        assert_eq!(answer.await.unwrap().starts_with(b"HTTP/1.1 200"), answered, "{uid}");
+    }
+}

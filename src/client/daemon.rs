@@ -34,6 +34,7 @@ use hyper::client::conn::http1::SendRequest;
 use hyper_util::rt::TokioIo;
 use std::fmt::Write as _;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::path::PathBuf;
 use tokio::net::UnixStream;
@@ -43,6 +44,8 @@ use tokio::task::JoinHandle;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Bytes of a document that are sent at a time.
 const PIECE: u64 = 64 * 1024;
+/// The user who may do everything.
+const ROOT: u32 = 0;
 /// Longest answer that is not a stream.
 const ANSWER_MAX: usize = 1 << 20;
 
@@ -77,9 +80,18 @@ impl Daemon {
         }
     }
 
+    /// Connects, and gives nothing to anybody but a process of this user: a key or a document is the other end's once it is sent.
     async fn dial(&self) -> Result<UnixStream, Failure> {
+        let strange = |why: String| {
+            let next = "Name a data directory of your own with --data-dir, or ask as the user whose node it is.";
+            failure(ErrorKind::Other, why, "Nothing was sent.", next)
+        };
+        if let Some(why) = standing(&self.socket, me()).await {
+            return Err(strange(why));
+        }
         match tokio::time::timeout(PATIENCE, UnixStream::connect(&self.socket)).await {
-            Ok(Ok(stream)) => Ok(stream),
+            Ok(Ok(stream)) if peer(&stream) == Some(me()) => Ok(stream),
+            Ok(Ok(_)) => Err(strange(format!("a process of another user listens at {}", self.socket.display()))),
             Ok(Err(e)) if e.kind() == io::ErrorKind::PermissionDenied => Err(failure(
                 ErrorKind::Other,
                 format!("this user may not open the socket {}", shown(&self.socket)),
@@ -221,6 +233,45 @@ impl Daemon {
     }
 }
 
+/// Who this process acts as.
+fn me() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
+/// Who is at the other end: of a listener, whoever began to listen.
+fn peer(stream: &UnixStream) -> Option<u32> {
+    stream.peer_cred().ok().map(|peer| peer.uid())
+}
+
+/// Whether the API answers this caller: one of its own user, or of the system's, who may read all of this process anyway.
+pub fn may_call(stream: &UnixStream) -> bool {
+    is_allowed(peer(stream), me())
+}
+
+const fn is_allowed(caller: Option<u32>, me: u32) -> bool {
+    matches!(caller, Some(caller) if caller == me || caller == ROOT)
+}
+
+/// What of a socket and its directory lets others put theirs in its place, if anything does. Nothing is wrong with one that is not
+/// there.
+async fn standing(socket: &Path, me: u32) -> Option<String> {
+    let meta = tokio::fs::metadata(socket).await.ok()?;
+    let directory = socket.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let around = tokio::fs::metadata(directory).await.ok()?;
+    if let Some(why) = doubt(around.uid(), around.mode(), &[me, ROOT]) {
+        return Some(format!("the directory {} {why}", directory.display()));
+    }
+    doubt(meta.uid(), meta.mode(), &[me]).map(|why| format!("the socket {} {why}", socket.display()))
+}
+
+/// Why a file of this owner and mode is not only ours to change.
+fn doubt(owner: u32, mode: u32, owners: &[u32]) -> Option<&'static str> {
+    if !owners.contains(&owner) {
+        return Some("belongs to another user");
+    }
+    (mode & 0o022 != 0).then_some("may be written by other users")
+}
+
 /// The messages of a streamed answer.
 struct Answer {
     body: Incoming,
@@ -283,4 +334,80 @@ fn percent(text: &str) -> String {
         }
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    const ME: u32 = 1000;
+    const OTHER: u32 = 1001;
+
+    #[test]
+    fn only_what_no_other_user_can_change_is_trusted() {
+        for mode in [0o40700, 0o40755, 0o40750, 0o42750] {
+            assert_eq!(doubt(ME, mode, &[ME, ROOT]), None, "{mode:o}");
+            assert_eq!(doubt(ROOT, mode, &[ME, ROOT]), None, "{mode:o}");
+            assert!(doubt(OTHER, mode, &[ME, ROOT]).is_some(), "{mode:o}");
+        }
+        for mode in [0o40770, 0o40777, 0o41777, 0o40702, 0o42770] {
+            assert!(doubt(ME, mode, &[ME, ROOT]).is_some(), "{mode:o}");
+        }
+        // Nobody but ourselves makes our socket.
+        assert!(doubt(ROOT, 0o140600, &[ME]).is_some());
+        assert!(is_allowed(Some(ME), ME) && is_allowed(Some(ROOT), ME));
+        assert!(!is_allowed(Some(OTHER), ME) && !is_allowed(Some(OTHER), ROOT) && !is_allowed(None, ME));
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_others_may_replace_is_not_used() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("api.sock");
+        let _listener = tokio::net::UnixListener::bind(&path).unwrap();
+        let set = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        set(&path, 0o600);
+        assert!(Daemon::find(&path).await.unwrap().is_some());
+        for (of, mode, good) in [(dir.path(), 0o777, 0o700), (dir.path(), 0o720, 0o700), (&path, 0o666, 0o600)] {
+            set(of, mode);
+            let why = Daemon::find(&path).await.unwrap_err();
+            assert!(why.what.contains("may be written by other users") && why.kept == "Nothing was sent.", "{why:?}");
+            set(of, good);
+        }
+        assert!(Daemon::find(&path).await.unwrap().is_some());
+        // One who may give files away shows the rest with real ones.
+        if me() == ROOT {
+            std::os::unix::fs::chown(&path, Some(OTHER), None).unwrap();
+            assert!(Daemon::find(&path).await.unwrap_err().what.contains("belongs to another user"));
+            std::os::unix::fs::chown(&path, Some(ROOT), None).unwrap();
+            set(dir.path(), 0o755);
+            std::os::unix::fs::chown(dir.path(), Some(OTHER), None).unwrap();
+            assert!(Daemon::find(&path).await.unwrap_err().what.contains("belongs to another user"));
+        }
+    }
+
+    /// Files can be ours while the process behind them is not.
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn a_process_of_another_user_is_given_nothing() {
+        if me() != ROOT {
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("api.sock");
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
+        let there = path.clone();
+        let listener = std::thread::spawn(move || {
+            rustix::thread::set_thread_res_uid(None, rustix::process::Uid::from_raw(OTHER), None).unwrap();
+            std::os::unix::net::UnixListener::bind(there).unwrap()
+        });
+        let _listener = listener.join().unwrap();
+        for file in [&path, dir.path()] {
+            std::os::unix::fs::chown(file, Some(ROOT), None).unwrap();
+            fs::set_permissions(file, fs::Permissions::from_mode(0o700)).unwrap();
+        }
+        let why = Daemon::find(&path).await.unwrap_err();
+        assert!(why.what.contains("a process of another user listens"), "{why:?}");
+    }
 }
