@@ -253,6 +253,53 @@ fn an_unknown_key_counts_hosts() {
     assert!((1..=6).contains(&asked), "the network has 6 hosts: {}", ran.stderr);
 }
 
+/// Damaged files stop nobody, unless without them the node would be another one; a client with none of its links knows relays.
+#[test]
+fn what_can_be_made_anew_stops_nobody() {
+    let mut net = Network::start(6, "1GiB");
+    net.place.write("words", WORDS.as_bytes());
+    let key = key_of(net.place.run("publish", &net.client("client", 0, &["publish", "words"]), PATIENCE));
+    let tear = |net: &Network, dir: &str, name: &str, bytes: &[u8]| {
+        let path = format!("{dir}/{name}");
+        assert!(net.place.path(&path).exists(), "{path}");
+        net.place.write(&path, bytes);
+    };
+    let get = |net: &Network, to: &str, torn: &[&str]| {
+        let ran = net.place.run(to, &["get", &key, "--data-dir", "client", "--local-network", "-o", to], PATIENCE).good();
+        assert_eq!(net.place.read(to), WORDS.as_bytes());
+        for name in torn {
+            assert!(ran.stderr.contains(&format!("client/{name}\"")), "{name} is named: {}", ran.stderr);
+        }
+    };
+    fs::remove_file(net.place.path("client/bootstrap")).unwrap();
+    get(&net, "without", &[]);
+    assert!(!net.place.path("client/bootstrap").exists());
+    tear(&net, "client", "state-paths", b"");
+    tear(&net, "client", "state-directories", &[0; 40]);
+    net.place.write("client/bootstrap", b"onionskin:ama5czqz7w\n");
+    get(&net, "torn", &["bootstrap", "state-paths", "state-directories"]);
+    assert_eq!(net.place.read("client/bootstrap.torn"), b"onionskin:ama5czqz7w\n");
+
+    let link = net.relays[3].link.clone();
+    net.kill(3);
+    for name in ["bootstrap", "convergent-secret", "state-keys"] {
+        tear(&net, "relay-3", name, b"");
+    }
+    net.launch(3);
+    net.greet(3);
+    assert_eq!(net.relays[3].link, link);
+    let said = net.relays[3].process.as_ref().unwrap().stderr();
+    for name in ["bootstrap", "convergent-secret", "state-keys"] {
+        assert!(said.contains(&format!("relay-3/{name}\"")), "{name} is named: {said}");
+    }
+    net.kill(3);
+    tear(&net, "relay-3", "identity", b"");
+    let listen = net.relays[3].listen.to_string();
+    let ran = net.place.run("again", &["relay", "--data-dir", "relay-3", "--listen", &listen, "--local-network"], PATIENCE);
+    fails(&ran, 1, "identity");
+    assert!(ran.stderr.contains("begins anew"), "{}", ran.stderr);
+}
+
 #[test]
 fn full_hosts_refuse() {
     let net = Network::start(6, "1MiB");

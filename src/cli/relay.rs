@@ -28,6 +28,7 @@ pub(super) async fn run(out: Out, config: &Config) -> Result<(), Failure> {
     let mut stop = Stop::listen();
     let relay =
         RelayConfig { listen: config.listen, advertise: config.advertised()?, family: config.family.clone(), quota: config.quota };
+    node::home::settle(&config.data_dir()?).map_err(node::StartError::from)?;
     let secret = session::local_secret(config)?;
     // First of all: whoever holds the socket owns the data directory.
     let (listener, socket) = socket::listen(&config.socket()?).await?;

@@ -15,10 +15,12 @@ use crate::crypto::secret::Secret;
 use crate::node;
 use crate::node::Handle;
 use crate::node::NodeConfig;
+use crate::node::home;
 use crate::proto::event::Failure;
 use crate::proto::event::NodeEvent;
 use crate::proto::event::Status;
 use crate::proto::event::count;
+use crate::proto::link_text::LinkText;
 use core::future::Future;
 use core::time::Duration;
 use rand::Rng;
@@ -59,7 +61,7 @@ impl Session {
             return Ok(Self { node: Node::Daemon(daemon) });
         }
         let bootstrap = links(config)?;
-        if bootstrap.is_empty() {
+        if bootstrap.is_empty() && !home::remembers(&config.data_dir()?) {
             return Err(failure(
                 ErrorKind::NoNetwork,
                 "this computer knows no relay to start from, and no node runs here",
@@ -186,7 +188,16 @@ fn saved_links(path: &Path) -> Result<Vec<String>, Failure> {
     match read(path) {
         Ok(Some(bytes)) => {
             let text = String::from_utf8_lossy(&bytes);
-            Ok(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect())
+            let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+            let links: Vec<String> =
+                lines.iter().filter(|line| LinkText::decode(line).is_ok()).map(|line| (*line).to_owned()).collect();
+            if links.is_empty() || links.len() < lines.len() {
+                home::set_aside(path).map_err(|e| io_failure("put aside", path, &e))?;
+                if !links.is_empty() {
+                    write(path, whole(&links).as_bytes()).map_err(|e| io_failure("write", path, &e))?;
+                }
+            }
+            Ok(links)
         }
         Ok(None) => Ok(Vec::new()),
         Err(e) => Err(io_failure("read", path, &e)),
@@ -196,15 +207,21 @@ fn saved_links(path: &Path) -> Result<Vec<String>, Failure> {
 /// Keeps links for later runs, behind them those of earlier ones: the node may have come in without the new.
 pub(super) fn keep_links(config: &Config, links: &[String]) -> Result<(), Failure> {
     let path = config.data_dir()?.join(BOOTSTRAP_FILE);
+    if links.is_empty() {
+        return Ok(());
+    }
     let mut links = links.to_vec();
     for earlier in saved_links(&path)? {
         if links.len() < LINKS_KEPT && !links.contains(&earlier) {
             links.push(earlier);
         }
     }
-    let mut text = links.join("\n");
-    text.push('\n');
-    write(&path, text.as_bytes()).map_err(|e| io_failure("write", &path, &e))
+    write(&path, whole(&links).as_bytes()).map_err(|e| io_failure("write", &path, &e))
+}
+
+/// The file of these links.
+fn whole(links: &[String]) -> String {
+    links.iter().flat_map(|link| [link, "\n"]).collect()
 }
 
 /// The secret behind convergent documents of this data directory; made when first needed.
@@ -212,14 +229,11 @@ pub(super) fn local_secret(config: &Config) -> Result<Secret<32>, Failure> {
     let path = config.data_dir()?.join(SECRET_FILE);
     let fail = |e: io::Error| io_failure("use", &path, &e);
     if let Some(bytes) = read(&path).map_err(fail)? {
-        return <[u8; 32]>::try_from(bytes).map(Secret::new).map_err(|_| {
-            failure(
-                ErrorKind::Other,
-                format!("{} is damaged", shown(&path)),
-                "It was left as it is.",
-                "Restore it, or remove it: convergent documents get new keys then.",
-            )
-        });
+        match <[u8; 32]>::try_from(bytes) {
+            Ok(secret) => return Ok(Secret::new(secret)),
+            // Convergent documents get new keys from here on; no other document has to do with it.
+            Err(_) => home::set_aside(&path).map_err(fail)?,
+        }
     }
     let mut secret = [0; 32];
     node::env::os_rng().fill_bytes(&mut secret);
@@ -246,10 +260,10 @@ pub(super) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
         private_dir(parent)?;
     }
     let young = path.with_extension(format!("new{}", std::process::id()));
-    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&young)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&young, path)
+    let file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&young);
+    let written = file.and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()));
+    // Half a file helps nobody, and a full disk needs the room.
+    written.and_then(|()| fs::rename(&young, path)).inspect_err(|_| drop(fs::remove_file(&young)))
 }
 
 #[cfg(test)]
@@ -263,5 +277,55 @@ mod tests {
         assert_eq!(waiting(&status), "1 relay known in 1 address group, 2 links; coverage is not measured yet, 97 % is needed ...");
         let status = Status { coverage: Some(80), ..status };
         assert!(waiting(&status).contains("coverage is 80 %, 97 % is needed"));
+    }
+
+    #[test]
+    fn damaged_files_of_the_command_line_are_made_anew_and_kept_aside() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = Config { data_dir: Some(dir.path().to_owned()), ..Config::default() };
+        let path = |name: &str| dir.path().join(name);
+        let first = *local_secret(&config).unwrap().expose();
+        assert_eq!(*local_secret(&config).unwrap().expose(), first);
+        for bad in [&first[..0], &first[..31], &[first, first].concat()] {
+            fs::write(path(SECRET_FILE), bad).unwrap();
+            let made = *local_secret(&config).unwrap().expose();
+            assert_ne!(made, first);
+            assert_eq!(*local_secret(&config).unwrap().expose(), made);
+            assert_eq!(fs::read(path("convergent-secret.torn")).unwrap(), bad);
+        }
+
+        let link = |n: u8| {
+            let node = crate::base::NodeId([n; 32]);
+            LinkText { network: crate::base::NetworkId([3; 32]), node, addrs: vec![([20, n, 0, 1], 443).into()] }.encode()
+        };
+        assert!(links(&config).unwrap().is_empty());
+        keep_links(&config, &[]).unwrap();
+        assert!(!path(BOOTSTRAP_FILE).exists());
+        keep_links(&config, &[link(1), link(2)]).unwrap();
+        assert_eq!(links(&config).unwrap(), [link(1), link(2)]);
+        let torn = |bad: &[u8], left: &[String]| {
+            fs::write(path(BOOTSTRAP_FILE), bad).unwrap();
+            assert_eq!(links(&config).unwrap(), left);
+            assert_eq!(fs::read(path("bootstrap.torn")).unwrap(), bad);
+            assert_eq!(links(&config).unwrap(), left, "once is enough");
+            fs::remove_file(path("bootstrap.torn")).unwrap();
+        };
+        let good = format!("{}\n{}\n", link(1), link(2));
+        torn(b"", &[]);
+        torn(b"\n", &[]);
+        torn(&[0; 200], &[]);
+        torn(&[0xff; 20], &[]);
+        torn(&good.as_bytes()[..good.len() - 9], &[link(1)]);
+        torn(&good.as_bytes()[9..], &[link(2)]);
+    }
+
+    #[test]
+    fn a_write_that_fails_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("bootstrap");
+        // A directory cannot be replaced by a file.
+        fs::create_dir(&path).unwrap();
+        assert!(write(&path, b"x").is_err());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 }

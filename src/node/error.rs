@@ -55,6 +55,15 @@ pub enum StartError {
     System(String),
 }
 
+/// What to do about a state file that cannot be made anew.
+fn way_out(file: &str) -> &'static str {
+    if file == crate::node::home::NETWORK {
+        "Bring back a copy, install the newer release, or give a link of a relay of that network with --bootstrap"
+    } else {
+        "Bring back a copy or install the newer release; if there is neither, move the file away, and this node begins anew as another one"
+    }
+}
+
 impl StartError {
     /// An error of listening, sorted by what can be done about it.
     pub(super) fn listen(addr: SocketAddr, source: io::Error) -> Self {
@@ -137,7 +146,7 @@ impl StartError {
             Self::State { file } => (
                 format!("the file {file} in the data directory is damaged or was written by a newer onionskin"),
                 UNCHANGED,
-                "Bring back a copy or install the newer release; without the file this node would be another one".to_owned(),
+                way_out(file).to_owned(),
             ),
             Self::Core(why) => return [why.what.clone(), why.kept.clone(), why.next.clone()],
             Self::System(why) => (

@@ -50,6 +50,7 @@ use crate::node::transport::Transport;
 use crate::proto::Core;
 use crate::proto::core::CoreConfig;
 use crate::proto::core::Role;
+use crate::proto::core::saved_is_whole;
 use crate::proto::event::Command;
 use crate::proto::event::Event;
 use crate::proto::event::NodeEvent;
@@ -324,7 +325,7 @@ impl Kept {
         clock: Clock,
     ) -> Result<Self, StartError> {
         let network = home.network(wished, founds)?;
-        let saved = home.saved()?;
+        let saved = home.saved(|name, bytes| saved_is_whole(&network, name, bytes))?;
         let identity = if is_relay { Some(home.identity()?) } else { None };
         let shares = match home.dir().filter(|_| quota > 0) {
             Some(dir) => {

@@ -38,12 +38,14 @@ use crate::proto::overlay::Overlay;
 use crate::proto::path::PathPolicy;
 use crate::proto::renewal;
 use crate::proto::renewal::Generation;
+use crate::proto::renewal::NodeKeys;
 use crate::proto::renewal::Renewal;
 use crate::proto::requests;
 use crate::proto::requests::RequestEvent;
 use crate::proto::requests::Requests;
 use crate::wire::cell;
 use crate::wire::cell::CELL;
+use crate::wire::codec::DecodeError;
 use bytes::BytesMut;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -122,6 +124,19 @@ pub struct Core {
 const WAKE_SECS: u64 = 5;
 /// Rounds of mutual notice in one `handle`; three are usual.
 const ROUNDS_MAX: usize = 32;
+
+/// Whether a core can read what an earlier one had saved under this name. What it cannot, it can do without: it is made anew.
+///
+/// # Errors
+/// Damaged, or written by a newer version.
+pub fn saved_is_whole(network: &NetworkId, name: &str, bytes: &[u8]) -> Result<(), DecodeError> {
+    match name {
+        renewal::SAVED => NodeKeys::decode(bytes).map(drop),
+        SAVED_PATHS => PathPolicy::decode(bytes, None).map(drop),
+        directories::SAVED => directories::decode(bytes).map(drop),
+        _ => overlay::whole(network, name, bytes),
+    }
+}
 
 impl Core {
     /// A node that has just been started.

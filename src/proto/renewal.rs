@@ -127,7 +127,7 @@ impl NodeKeys {
         Ok(Zeroizing::new(w.into_bytes()))
     }
 
-    fn decode(bytes: &[u8]) -> Result<Vec<Generation>, DecodeError> {
+    pub(in crate::proto) fn decode(bytes: &[u8]) -> Result<Vec<Generation>, DecodeError> {
         let mut r = Reader::new(bytes);
         r.head(KIND, VERSION)?;
         let count = usize::from(r.u8()?);

@@ -97,7 +97,7 @@ fn encode(list: &[Answer]) -> Vec<u8> {
     w.into_bytes()
 }
 
-fn decode(bytes: &[u8]) -> Result<Vec<Answer>, DecodeError> {
+pub(super) fn decode(bytes: &[u8]) -> Result<Vec<Answer>, DecodeError> {
     let mut r = Reader::new(bytes);
     r.head(KIND, VERSION)?;
     let count = usize::try_from(r.u32()?).ok().filter(|n| *n <= MAX).ok_or(DecodeError::TooLarge)?;

@@ -89,17 +89,23 @@ impl Kept {
         bytes
     }
 
-    /// Reads the lasting form.
-    ///
-    /// # Errors
-    /// Damaged, or written by a newer version.
-    pub fn decode(net: &NetworkId, bytes: &[u8]) -> Result<Self, DecodeError> {
+    /// What its sum says is as it was written, behind kind and version.
+    pub(super) fn body(bytes: &[u8]) -> Result<Reader<'_>, DecodeError> {
         let (body, sum) = bytes.split_last_chunk::<32>().ok_or(DecodeError::Short)?;
         let mut r = Reader::new(body);
         r.head(KIND, VERSION)?;
         if kdf::hash(Label::ViewSum, &[body]) != *sum {
             return Err(DecodeError::Invalid);
         }
+        Ok(r)
+    }
+
+    /// Reads the lasting form.
+    ///
+    /// # Errors
+    /// Damaged, or written by a newer version.
+    pub fn decode(net: &NetworkId, bytes: &[u8]) -> Result<Self, DecodeError> {
+        let mut r = Self::body(bytes)?;
         let taken = Wall(r.u64()?);
         let count = bounded(r.u32()?, limits::VIEW_MAX)?;
         let mut relays = Vec::new();

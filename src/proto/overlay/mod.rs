@@ -53,11 +53,13 @@ pub use io::Profile;
 use crate::base::Env;
 use crate::base::JobId;
 use crate::base::LinkId;
+use crate::base::NetworkId;
 use crate::base::NodeId;
 use crate::base::Time;
 use crate::proto::overlay::addresses::Addresses;
 use crate::proto::overlay::links::REQUESTS_MAX;
 use crate::proto::overlay::view::View;
+use crate::wire::codec::DecodeError;
 use crate::wire::freshness;
 use crate::wire::overlay::Message;
 use crate::wire::record as wire_record;
@@ -68,6 +70,23 @@ use std::collections::VecDeque;
 
 /// Names of all that an overlay saves: a client its view, a relay the rest.
 pub const SAVED: [&str; 4] = [kept::SAVED, announce::SAVED, addresses::SAVED, answered::SAVED];
+
+/// Whether what was saved under one of these names is as it was written. Linear in its size at the most.
+///
+/// # Errors
+/// Damaged, or written by a newer version.
+pub fn whole(network: &NetworkId, name: &str, bytes: &[u8]) -> Result<(), DecodeError> {
+    match name {
+        kept::SAVED => kept::Kept::body(bytes).map(drop),
+        announce::SAVED => record::Body::kept(network, bytes).map(drop).map_err(|error| match error {
+            record::RecordError::Format(error) => error,
+            record::RecordError::Signature | record::RecordError::NoFaces => DecodeError::Invalid,
+        }),
+        addresses::SAVED => Addresses::decode(bytes).map(drop),
+        answered::SAVED => answered::decode(bytes).map(drop),
+        _ => Ok(()),
+    }
+}
 
 /// Most verification jobs under way; further descriptors are dropped, to be asked for again.
 const JOBS_MAX: usize = 32;
