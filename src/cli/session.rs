@@ -3,7 +3,6 @@
 use crate::api::socket::private_dir;
 use crate::base::ErrorKind;
 use crate::base::limits;
-use crate::base::text::shown;
 use crate::cli::output::Out;
 use crate::client::Node;
 use crate::client::daemon::Daemon;
