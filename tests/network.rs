@@ -223,6 +223,7 @@ fn a_slow_line_is_filled_and_nobody_fails_for_it() {
 /// session is not begun before it can be opened.
 #[test]
 fn what_is_begun_over_a_slow_line_is_whole_before_its_host_gives_it_up() {
+    let mut failed = 0;
     for seed in 40..46 {
         let (mut world, publisher, _) = World::with_people(24, seed);
         world.line(publisher, 20_000);
@@ -230,8 +231,11 @@ fn what_is_begun_over_a_slow_line_is_whole_before_its_host_gives_it_up() {
         let (_, report) = world.publish(publisher, &document(300_000, 1)).unwrap();
         let took = world.now.since(began).as_secs();
         println!("published in {took} s, {} shares, {} failed", report.shares, report.shares_failed);
-        assert!(report.shares_failed <= 4 && report.shares >= report.chunks * 23, "{report:?}");
+        assert!(report.shares_failed <= 10 && report.shares >= report.chunks * 23 - 2, "{report:?}");
+        failed += report.shares_failed;
     }
+    // One in a hundred, of 1,440.
+    assert!(failed <= 21, "{failed}");
 }
 
 /// Where each chunk has hosts of its own, hundreds of them could be asked at once, and a slow reader's answers would wait at relays

@@ -60,6 +60,9 @@ const GIVE_UP_AFTER: (u64, u64) = (20_000, 30_000);
 /// An operation that has no circuit at all for so long ends: a change of networks, or a line that comes back, takes minutes.
 const LINE_DOWN_MAX: Duration = Duration::from_secs(300);
 
+/// Views of one region differ by less than this part of it: the coverage gate allows three in a hundred.
+const VIEWS_DIFFER: usize = 8;
+
 /// Hosts of a chunk's region.
 #[derive(Debug)]
 pub struct Place {
@@ -165,7 +168,10 @@ impl User<'_, '_, '_> {
         let region = Region::of(self.view, &address.0);
         let skip = self.guard_groups();
         let list = region.write_list(&mut *self.ctx.env.rng, &skip);
-        let place = self.place(&region, &list.hosts, &[]);
+        let mut place = self.place(&region, &list.hosts, &[]);
+        // Hosts see regions that are larger or smaller by a few: what all of these keep.
+        let size = region.members().len();
+        place.max_per_host = region::shares_kept(size + size.div_ceil(VIEWS_DIFFER));
         let takes = list.hosts.iter().map(|h| (h.node(), region::takes(address, &h.position(), place.max_per_host))).collect();
         (place, takes)
     }

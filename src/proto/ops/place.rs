@@ -33,7 +33,7 @@ pub const STORED_AT: usize = 16;
 /// Times that a share is offered to some other host after one refused or was silent.
 const ELSEWHERE_MAX: usize = 6;
 /// Places beyond those for all shares that quick hosts must have before slow ones are left out: not every share fits every host.
-const SPARE_PLACES: usize = 12;
+const SPARE_PLACES: usize = 6;
 /// Times that a host is asked again because the circuit to it died.
 const SAME_HOST_RETRIES: u8 = 3;
 

@@ -32,6 +32,8 @@ const SAME_HOST_RETRIES: u8 = 2;
 /// Times that a host which gave a share is asked for another: in the smallest networks it holds them all, and one that gives the
 /// same over and over must not keep a retrieval from its end.
 pub(super) const ASKS_PER_HOST: u8 = limits::SHARES_TOTAL as u8;
+/// Of a spare copy that exists, two of three hosts have a share: where so many have none there is none, and nobody waits for the rest.
+const SPARE_HEARD: usize = 5;
 /// Rounds in which a lean retrieval asks for what it lacks; then it asks all. With three of 24 hosts left out, 1 in 250 comes so
 /// far.
 const LEAN_ROUNDS: u8 = 3;
@@ -88,7 +90,13 @@ pub struct Retrieval {
     class: Class,
     /// Copies not tried yet; the last is tried next.
     copies: Vec<Copy>,
+    /// Spare copies, which may not exist; the last is tried next, after all others.
+    spares: Vec<Copy>,
     copy: Copy,
+    /// Whether that is a spare one.
+    at_spare: bool,
+    /// Answers that came for this copy.
+    heard: usize,
     region: RegionTag,
     members: Option<Arc<BTreeSet<NodeId>>>,
     /// Hosts of this copy's region that were not asked yet; the last is asked next.
@@ -122,17 +130,20 @@ impl Retrieval {
         root: [u8; 32],
         class: Class,
         mut copies: Vec<Copy>,
-        spares: Vec<Copy>,
+        mut spares: Vec<Copy>,
         breadth: Breadth,
     ) -> Self {
         copies.shuffle(&mut *user.ctx.env.rng);
-        copies.splice(0..0, spares.into_iter().rev());
+        spares.reverse();
         let copy = copies.pop().unwrap_or(Copy { address: Address([0; 32]), salt: [0; 16] });
         let mut retrieval = Self {
             root,
             class,
             copies,
+            spares,
             copy,
+            at_spare: false,
+            heard: 0,
             region: tag,
             members: None,
             hosts: Vec::new(),
@@ -231,6 +242,7 @@ impl Retrieval {
         if let Some(Asked { host, .. }) = self.asked.remove(&request) {
             user.pace.caught_up(&host);
             answer.host = host;
+            self.heard += 1;
             self.answers.push(answer);
         }
         self.proceed(user, tag)
@@ -296,6 +308,9 @@ impl Retrieval {
         if self.waits() {
             return Outcome::Pending;
         }
+        if self.at_spare && self.gave.is_empty() && self.heard >= SPARE_HEARD {
+            return self.next_copy(user, tag);
+        }
         if !self.hosts.is_empty() {
             let count = if self.lean > 0 { missing } else { self.hosts.len() };
             self.lean = self.lean.saturating_sub(1);
@@ -317,17 +332,20 @@ impl Retrieval {
             self.ask(user, tag, self.hosts.len());
             return Outcome::Pending;
         }
-        match self.copies.pop() {
-            Some(copy) => {
-                // Another copy of the same chunk has the same shares: what was found stays.
-                self.copy = copy;
-                self.again.clear();
-                self.gave.clear();
-                self.begin_copy(user, tag);
-                if self.asked.is_empty() { self.lost() } else { Outcome::Pending }
-            }
-            None => self.lost(),
-        }
+        self.next_copy(user, tag)
+    }
+
+    /// Another copy of the same chunk has the same shares: what was found stays.
+    fn next_copy(&mut self, user: &mut User<'_, '_, '_>, tag: u64) -> Outcome {
+        self.at_spare = self.copies.is_empty();
+        let Some(copy) = self.copies.pop().or_else(|| self.spares.pop()) else { return self.lost() };
+        self.copy = copy;
+        self.heard = 0;
+        self.asked.clear();
+        self.again.clear();
+        self.gave.clear();
+        self.begin_copy(user, tag);
+        if self.asked.is_empty() { self.lost() } else { Outcome::Pending }
     }
 
     fn lost(&self) -> Outcome {
