@@ -62,7 +62,8 @@ impl Figure {
 async fn raw_tcp(total: usize) -> Figure {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let to = listener.local_addr().unwrap();
-    let (start, before) = (Clock::start(), cpu());
+    let clock = Clock::start();
+    let (start, before) = (clock.now(), cpu());
     let writer = tokio::spawn(async move {
         let mut tcp = tokio::net::TcpStream::connect(to).await.unwrap();
         let piece = vec![7u8; 64 * 1024];
@@ -83,7 +84,7 @@ async fn raw_tcp(total: usize) -> Figure {
     });
     writer.await.unwrap();
     let bytes = reader.await.unwrap();
-    Figure { wall: start.now().since(Default::default()).as_secs_f64(), cpu: cpu() - before, bytes: bytes as f64 }
+    Figure { wall: clock.now().since(start).as_secs_f64(), cpu: cpu() - before, bytes: bytes as f64 }
 }
 
 /// The sending end of a link as a core would behave: at most `LINK_IN_FLIGHT` cells out, in batches.
@@ -121,7 +122,8 @@ async fn link(total: usize) -> Figure {
         let farewell = Farewell { link: LinkId(1), inbox: there };
         run(&farewell, pipe, &mut orders, None).await;
     });
-    let (start, before) = (Clock::start(), cpu());
+    let clock = Clock::start();
+    let (start, before) = (clock.now(), cpu());
     let feeder = tokio::spawn(feed(sent, tell, cells));
     let mut left = cells;
     let mut keep = None;
@@ -136,8 +138,7 @@ async fn link(total: usize) -> Figure {
             }
         }
     }
-    let figure =
-        Figure { wall: start.now().since(Default::default()).as_secs_f64(), cpu: cpu() - before, bytes: (cells * CELL) as f64 };
+    let figure = Figure { wall: clock.now().since(start).as_secs_f64(), cpu: cpu() - before, bytes: (cells * CELL) as f64 };
     feeder.await.unwrap();
     drop(keep);
     acceptor.abort();
@@ -157,7 +158,8 @@ async fn jobs(pool: Option<Pool>, window: usize) -> (f64, f64) {
         clock: Wall(0),
     };
     let (inbox, mut results) = Inbox::new();
-    let (start, before) = (Clock::start(), cpu());
+    let clock = Clock::start();
+    let (start, before) = (clock.now(), cpu());
     for n in 0..JOBS + window {
         if n >= window {
             results.recv().await;
@@ -177,7 +179,7 @@ async fn jobs(pool: Option<Pool>, window: usize) -> (f64, f64) {
         }
     }
     let each = 1e6 / JOBS as f64;
-    ((cpu() - before) * each, start.now().since(Default::default()).as_secs_f64() * each)
+    ((cpu() - before) * each, clock.now().since(start).as_secs_f64() * each)
 }
 
 fn main() {
