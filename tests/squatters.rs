@@ -3,9 +3,12 @@
 
 mod sim;
 
+use onionskin::base::Address;
+use onionskin::proto::doc::key::Key;
 use sim::World;
 use sim::disk::Manner;
 use sim::squatters::Squatters;
+use std::collections::BTreeSet;
 
 const HOSTS: usize = 60;
 
@@ -31,4 +34,30 @@ fn squatters_keep_nobody_from_publishing_and_false_words_store_nothing() {
             bad.forget(&mut world);
         }
     }
+}
+
+/// A chunk that its hosts do not take is kept at a spare place. There it is read, and counted by who checks.
+#[test]
+fn what_nobody_takes_at_its_own_place_is_kept_at_a_spare_one() {
+    let (mut world, publisher, reader) = World::with_people(HOSTS, 905);
+    let places = |world: &World| (0..HOSTS).flat_map(|host| world.nodes[host].disk.addresses()).collect::<BTreeSet<Address>>();
+    (0..HOSTS).for_each(|host| world.nodes[host].disk.manner = Manner::Denies);
+    let mut own = BTreeSet::new();
+    let published = world.publish_while(publisher, b"a small document", None, |world| {
+        let there = places(world);
+        if own.is_empty() {
+            own = there;
+        } else if there.len() > 1 && world.nodes[0].disk.manner == Manner::Denies {
+            for host in 0..HOSTS {
+                world.nodes[host].disk.clear();
+                world.nodes[host].disk.manner = Manner::Honest;
+            }
+        }
+    });
+    let (key, _) = published.expect("it is published");
+    let spare = places(&world);
+    assert!(spare.len() == 1 && own.len() == 1 && own.is_disjoint(&spare), "{own:?} {spare:?}");
+    assert!(world.get(reader, &key, 0).is_ok_and(|(got, _)| got == b"a small document"));
+    let check = world.check(reader, Key::Read(key)).unwrap();
+    assert!(check.chunks_lost == 0 && check.weakest >= 16, "{check:?}");
 }

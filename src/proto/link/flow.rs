@@ -364,14 +364,30 @@ impl Links {
             self.doomed.push(port.owner);
             return;
         }
+        self.wait(ctx, key, header, body, source, false);
+    }
+
+    /// Puts a cell into its port's queue.
+    fn wait(
+        &mut self,
+        ctx: &mut Ctx<'_, '_>,
+        key: PortKey,
+        header: Header,
+        body: &[u8; BODY],
+        source: Option<PortKey>,
+        opens: bool,
+    ) {
+        let Some(port) = self.ports.get_mut(key) else { return };
         let mut cell = self.spare.pop().unwrap_or_else(|| Box::new([0; CELL]));
         header.write(&mut cell);
         *cell::split_mut(&mut cell).1 = *body;
-        port.queue.push_back(Queued { cell, source, opens: false });
+        port.queue.push_back(Queued { cell, source, opens });
         self.queued += 1;
         if port.credit == 0 {
             self.timers.set_if_unset(LinkTimer::Stall(key), ctx.env.now + limits::STALL_DEADLINE);
-        } else if !port.in_ready {
+        } else if let Some(link) = self.links.get_mut(&port.link)
+            && !port.in_ready
+        {
             port.in_ready = true;
             link.ready.push_back(key);
         }
@@ -388,15 +404,7 @@ impl Links {
             port.last_out = link.out() + 1;
             return self.push(ctx, id, header, body);
         }
-        let mut cell = self.spare.pop().unwrap_or_else(|| Box::new([0; CELL]));
-        header.write(&mut cell);
-        *cell::split_mut(&mut cell).1 = *body;
-        port.queue.push_front(Queued { cell, source: None, opens: true });
-        self.queued += 1;
-        if !port.in_ready {
-            port.in_ready = true;
-            link.ready.push_back(key);
-        }
+        self.wait(ctx, key, header, body, None, true);
     }
 
     /// Dooms the circuits with the longest queues when too much is queued. Called once after each input.

@@ -371,6 +371,35 @@ mod tests {
     use rand::SeedableRng;
     use rand::rngs::StdRng;
 
+    /// Everybody is asked for what a chunk's own place should have. At its spare places few are, where these know nothing of it.
+    #[test]
+    fn spare_places_that_nobody_used_cost_few_questions() {
+        let mut rng = StdRng::seed_from_u64(1);
+        let mut view = testing::view_with_witnesses();
+        for n in 1..=30 {
+            view.insert(testing::host_at(&mut rng, ([30, n, 1, 1], 9).into(), Position([n; 32])), testing::NOW);
+        }
+        let mut requests = Requests::new(NetworkId([1; 32]), PathPolicy::new(None), 0);
+        requests.open(OpId(1), 1);
+        let (mut routes, mut pace, mut out) = (BTreeMap::new(), Pace::default(), Out::default());
+        let mut env = Env { now: Time(0), wall: Wall(0), rng: &mut rng };
+        let mut ctx = Ctx { env: &mut env, out: &mut out };
+        let (ctx, requests, routes, pace) = (&mut ctx, &mut requests, &mut routes, &mut pace);
+        let mut user = User { ctx, requests, view: &view, op: OpId(1), routes, pace };
+        let [own, first, second] = [1, 2, 3].map(|n| Copy { address: Address([n; 32]), salt: [n; 16] });
+        let mut retrieval = Retrieval::start(&mut user, 1, [0; 32], Class::Small, vec![own], vec![first, second], Breadth::Broad);
+        let (mut asks, mut outcome) = (BTreeMap::<Address, usize>::new(), Outcome::Pending);
+        while retrieval.asked.pop_first().is_some() {
+            *asks.entry(retrieval.copy.address).or_default() += 1;
+            retrieval.heard += 1;
+            let nothing = SharesFound { shares: Shares8::default(), givers: vec![], liars: 0, rebuilt: None };
+            outcome = retrieval.opened(&mut user, 1, nothing);
+        }
+        assert!(matches!(outcome, Outcome::Lost { found: 0, .. }), "{outcome:?}");
+        let few = limits::READ_FIRST;
+        assert_eq!(asks.into_iter().collect::<Vec<_>>(), [(own.address, 30), (first.address, few), (second.address, few)]);
+    }
+
     #[test]
     fn a_host_that_gives_one_share_over_and_over_ends_nobodys_retrieval() {
         let mut rng = StdRng::seed_from_u64(1);

@@ -274,6 +274,8 @@ impl Overlay {
         if is_client {
             this.begin(env);
         }
+        // All of it was read, or is of another role.
+        this.config.saved.clear();
         this
     }
 
