@@ -138,7 +138,7 @@ fn contacted(honest: usize, hours: u32, prefixes: usize, each: usize) -> [Row; 3
             holds: sum_dialled / looks <= share + ABOVE && all_bad == 0,
         },
         Row {
-            what: "eclipse (G4): most hosts of one /24 and of one /16 among the 24 of a region that are gone to first".into(),
+            what: "eclipse (G4): most hosts of one /24 and of one /16 among the hosts of a region that are gone to first".into(),
             setup: format!("{setup}; {KEYS} keys"),
             figure: format!("{of_24} and {of_16}"),
             bar: format!("{} and {}", limits::REGION_PER_PREFIX, limits::REGION_PER_GROUP),
@@ -147,17 +147,20 @@ fn contacted(honest: usize, hours: u32, prefixes: usize, each: usize) -> [Row; 3
     ]
 }
 
-/// Most of one /24, and of one /16, among the first hosts that a writer or a reader of some key goes to. Caps order hosts and shut
-/// nobody out: whoever stands beyond them belongs to the region, and is asked last (D10).
+/// Most of one /24, and of one /16, among the first hosts that a writer or a reader of some key goes to: those 24 that a region is
+/// made wide enough for, of which a writer leaves three out (D15). Caps order hosts and shut nobody out: whoever stands beyond them
+/// belongs to the region, and is asked last (D10).
 fn in_regions(world: &mut Machines, node: usize) -> (usize, usize) {
     let (mut most_24, mut most_16) = (0, 0);
     for _ in 0..KEYS {
         let mut key = [0; 32];
         world.rng.fill_bytes(&mut key);
         let Some(region) = world.view(node).map(|view| Region::of(view, &key)) else { continue };
-        for hosts in [region.write_list(&mut world.rng, &[]).hosts, region.read_list(&mut world.rng, &[]).hosts] {
+        let written = (region.write_list(&mut world.rng, &[]).hosts, limits::REGION_TARGET - limits::WRITE_LEFT_OUT);
+        let read = (region.read_list(&mut world.rng, &[]).hosts, limits::REGION_TARGET);
+        for (hosts, first) in [written, read] {
             let (mut of_24, mut of_16) = (BTreeMap::new(), BTreeMap::new());
-            for host in hosts.iter().take(limits::REGION_TARGET) {
+            for host in hosts.iter().take(first) {
                 *of_24.entry(host.prefix()).or_insert(0) += 1;
                 *of_16.entry(host.group()).or_insert(0) += 1;
             }
