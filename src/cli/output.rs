@@ -10,7 +10,6 @@ use crate::client::lines::error_json;
 use crate::client::lines::in_sentences;
 use crate::proto::event::Failure;
 use crate::proto::event::Progress;
-use crate::proto::event::count;
 use indicatif::ProgressBar;
 use indicatif::ProgressDrawTarget;
 use indicatif::ProgressStyle;
@@ -145,24 +144,6 @@ pub(super) fn hex_unless_text(path: &Path) -> Option<String> {
     path.to_str().is_none().then(|| data_encoding::HEXLOWER.encode(path.as_os_str().as_bytes()))
 }
 
-/// Bytes for people: `999 bytes`, `1.5 MiB`.
-pub(super) fn size(bytes: u64) -> String {
-    let units = ["KiB", "MiB", "GiB", "TiB"];
-    if bytes < 1024 {
-        return count(bytes, "byte");
-    }
-    let mut value = bytes as f64;
-    let mut unit = "";
-    for next in units {
-        if value < 1024.0 {
-            break;
-        }
-        value /= 1024.0;
-        unit = next;
-    }
-    format!("{value:.1} {unit}")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -172,13 +153,5 @@ mod tests {
     fn every_path_has_a_form_in_json() {
         assert_eq!(hex_unless_text(Path::new("a ü")), None);
         assert_eq!(hex_unless_text(Path::new(OsStr::from_bytes(b"caf\xe9"))).unwrap(), "636166e9");
-    }
-
-    #[test]
-    fn sizes_for_people() {
-        assert_eq!(size(1), "1 byte");
-        assert_eq!(size(1023), "1023 bytes");
-        assert_eq!(size(1536), "1.5 KiB");
-        assert_eq!(size(100 << 20), "100.0 MiB");
     }
 }

@@ -385,6 +385,24 @@ pub fn count(n: u64, thing: &str) -> String {
     format!("{n} {thing}{}", if n == 1 { "" } else { "s" })
 }
 
+/// Bytes for people: `999 bytes`, `1.5 MiB`.
+pub fn size(bytes: u64) -> String {
+    let units = ["KiB", "MiB", "GiB", "TiB"];
+    if bytes < 1024 {
+        return count(bytes, "byte");
+    }
+    let mut value = bytes as f64;
+    let mut unit = "";
+    for next in units {
+        if value < 1024.0 {
+            break;
+        }
+        value /= 1024.0;
+        unit = next;
+    }
+    format!("{value:.1} {unit}")
+}
+
 fn were(n: usize, thing: &str) -> String {
     format!("{} {}", count(n as u64, thing), if n == 1 { "was" } else { "were" })
 }
@@ -467,5 +485,13 @@ mod tests {
         {
             assert!(clock_differs(minutes).ends_with(&format!("by {words}")), "{minutes}");
         }
+    }
+
+    #[test]
+    fn sizes_for_people() {
+        assert_eq!(size(1), "1 byte");
+        assert_eq!(size(1023), "1023 bytes");
+        assert_eq!(size(1536), "1.5 KiB");
+        assert_eq!(size(100 << 20), "100.0 MiB");
     }
 }
