@@ -152,12 +152,7 @@ fn as_usage(why: Failure) -> Failure {
 }
 
 fn wrong(path: &Path, why: &str) -> Failure {
-    failure(
-        ErrorKind::Usage,
-        format!("the settings in {} cannot be used: {why}", shown(path)),
-        "",
-        "Correct the file. Nothing was started.",
-    )
+    failure(ErrorKind::Usage, format!("the settings in {} cannot be used: {why}", shown(path)), "", "Correct the file.")
 }
 
 /// Bytes from text: `1048576`, `500M`, `20 GiB`. Units are powers of 1024.

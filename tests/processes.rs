@@ -300,6 +300,60 @@ fn what_can_be_made_anew_stops_nobody() {
     assert!(ran.stderr.contains("begins anew"), "{}", ran.stderr);
 }
 
+/// SIGHUP makes a relay read its settings file again. What cannot be used changes nothing, and what waits for a restart is named.
+#[test]
+fn a_hangup_reloads_the_settings_of_a_relay() {
+    let mut net = Network::start(6, "1GiB");
+    net.place.write("doc", &document(4 * MIB, 8));
+    key_of(net.place.run("publish", &net.client("publisher", 0, &["publish", "doc"]), PATIENCE));
+    // The last one goes on with a file.
+    net.kill(5);
+    let (dir, listen) = (net.relays[5].dir.clone(), net.relays[5].listen.to_string());
+    net.place.write("settings", b"quota = \"1GiB\"\n");
+    let args = ["relay", "--config", "settings", "--data-dir", &dir, "--listen", &listen, "--local-network"];
+    let mut relay = net.place.start("reloads", &args);
+    relay.first_line();
+    assert!(!relay.stderr().contains("the quota is"), "{}", relay.stderr());
+    let mut reload = |settings: &str, told: &str| {
+        net.place.write("settings", settings.as_bytes());
+        let before = relay.stderr().len();
+        signal(relay.pid(), "HUP");
+        let until = Instant::now() + Duration::from_secs(20);
+        while !relay.stderr()[before..].contains(told) {
+            assert!(relay.runs() && Instant::now() < until, "{told}: {}", relay.stderr());
+            sleep(Duration::from_millis(5));
+        }
+        relay.stderr()[before..].to_owned()
+    };
+    let said = reload("quota = \"1GiB\"\n", "settings read again");
+    assert!(said.contains("nothing changed"), "{said}");
+    reload("quota = \"1MiB\"\n", "in force: quota");
+    let said = reload("quota = \"1MiB\n", "stay as they were");
+    assert!(said.contains("line 1"), "{said}");
+    // All or nothing.
+    let said = reload("quota = \"2GiB\"\nfamily = [\"x\"]\n", "stay as they were");
+    assert!(said.contains("family") && !said.contains("in force"), "{said}");
+    let said = reload("quota = \"3GiB\"\nadvertise = [\"127.99.0.1:1\"]\n", "need a restart: advertise");
+    assert!(said.contains("in force: quota"), "{said}");
+    let family = format!("quota = \"1MiB\"\nfamily = [\"{}\"]\n", net.relays[1].link);
+    reload(&family, "in force: family, quota");
+    assert_eq!(net.status(5)["relays"], 6, "the same node, at the same socket");
+    // What was stored stays, and the operator knows why the disk is no emptier.
+    let over = "the quota is 1.0 MiB and the shares held take ";
+    let until = Instant::now() + Duration::from_secs(20);
+    while relay.stderr().matches(over).count() < 2 {
+        assert!(Instant::now() < until, "{}", relay.stderr());
+        sleep(Duration::from_millis(5));
+    }
+    signal(relay.pid(), "TERM");
+    let ran = relay.end(Duration::from_secs(600));
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    // A start with a quota that is too low says the same.
+    let mut relay = net.place.start("again", &args);
+    relay.first_line();
+    assert!(relay.stderr().contains(over), "{}", relay.stderr());
+}
+
 #[test]
 fn full_hosts_refuse() {
     let net = Network::start(6, "1MiB");

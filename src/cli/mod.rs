@@ -24,6 +24,7 @@ use args::Cli;
 use args::Command;
 use args::Common;
 use args::Join;
+use args::Relay;
 use clap::Parser;
 use clap::error::ContextValue;
 use clap::error::ErrorKind as Mistake;
@@ -76,13 +77,8 @@ async fn command(out: Out, cli: &Cli) -> Result<u8, Failure> {
     match &cli.command {
         Command::Demo(args) => demo::run(out, args).await?,
         Command::Relay(args) => {
-            let mut config = settings(&cli.common, &args.join)?;
-            config.listen = args.listen.unwrap_or(config.listen);
-            config.quota = args.quota.unwrap_or(config.quota);
-            if !args.advertise.is_empty() {
-                config.advertise.clone_from(&args.advertise);
-            }
-            relay::run(out, &config).await?;
+            let read = || relay_settings(&cli.common, args);
+            relay::run(out, cli.common.config.is_some(), read).await?;
         }
         Command::Publish(args) => documents::publish(out, &settings(&cli.common, &args.join)?, args).await?,
         Command::Get(args) => documents::get(out, &settings(&cli.common, &args.join)?, args).await?,
@@ -103,6 +99,17 @@ fn settings(common: &Common, join: &Join) -> Result<Config, Failure> {
         config.bootstrap.clone_from(&join.bootstrap);
     }
     config.local_network |= join.local_network;
+    Ok(config)
+}
+
+/// The same for a relay.
+fn relay_settings(common: &Common, args: &Relay) -> Result<Config, Failure> {
+    let mut config = settings(common, &args.join)?;
+    config.listen = args.listen.unwrap_or(config.listen);
+    config.quota = args.quota.unwrap_or(config.quota);
+    if !args.advertise.is_empty() {
+        config.advertise.clone_from(&args.advertise);
+    }
     Ok(config)
 }
 

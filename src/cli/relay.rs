@@ -5,10 +5,14 @@ use crate::api::socket;
 use crate::base::ErrorKind;
 use crate::cli::output::Out;
 use crate::cli::session;
+use crate::cli::stop::Hangup;
+use crate::cli::stop::Heard;
 use crate::cli::stop::Stop;
 use crate::client::failure;
 use crate::config::Config;
 use crate::node;
+use crate::node::Changes;
+use crate::node::Handle;
 use crate::node::NodeConfig;
 use crate::node::RelayConfig;
 use crate::proto::event::Failure;
@@ -24,8 +28,12 @@ struct Started<'a> {
 }
 
 /// Runs a relay; the first line on standard output is its link.
-pub(super) async fn run(out: Out, config: &Config) -> Result<(), Failure> {
-    let mut stop = Stop::listen();
+///
+/// `read` gives the settings, now and after each SIGHUP; `from_file` says whether a file is among them.
+pub(super) async fn run(out: Out, from_file: bool, read: impl Fn() -> Result<Config, Failure>) -> Result<(), Failure> {
+    let (mut stop, mut hangup) = (Stop::but_hangup(), Hangup::listen());
+    let mut settings = read()?;
+    let config = &settings;
     let relay =
         RelayConfig { listen: config.listen, advertise: config.advertised()?, family: config.family.clone(), quota: config.quota };
     node::home::settle(&config.data_dir()?).map_err(node::StartError::from)?;
@@ -55,6 +63,11 @@ pub(super) async fn run(out: Out, config: &Config) -> Result<(), Failure> {
     let done = loop {
         tokio::select! {
             () = stop.asked() => break Ok(()),
+            heard = hangup.heard() => match heard {
+                Heard::Gone => break Ok(()),
+                Heard::Reload if from_file => reload(out, &handle, &mut settings, read()),
+                Heard::Reload => out.note("nothing to read again: the relay was started without a settings file"),
+            },
             event = events.recv() => match event {
                 Some(event) => session::log(&event),
                 None => break Err(failure(ErrorKind::Other, "the node stopped by itself: this is a bug", "", "Start it again; please report it.")),
@@ -70,4 +83,41 @@ pub(super) async fn run(out: Out, config: &Config) -> Result<(), Failure> {
     drop(socket);
     handle.shutdown().await;
     done
+}
+
+/// Takes over what may change while a relay runs, and says what became of the rest. Settings that cannot be used change nothing.
+fn reload(out: Out, handle: &Handle, now: &mut Config, read: Result<Config, Failure>) {
+    let changed = read.and_then(|new| {
+        let (family, quota) = (new.family != now.family, new.quota != now.quota);
+        handle.change(Changes { family: family.then(|| new.family.clone()), quota: quota.then_some(new.quota) })?;
+        Ok((new, family, quota))
+    });
+    let (new, family, quota) = match changed {
+        Ok(changed) => changed,
+        Err(why) => {
+            tracing::warn!("the settings were not read again, and stay as they were: {}. {}", why.what, why.next);
+            return;
+        }
+    };
+    let Config { data_dir, listen, advertise, bootstrap, family: _, local_network, quota: _, lease_days: _ } = &new;
+    let wait = [
+        ("data_dir", *data_dir != now.data_dir),
+        ("listen", *listen != now.listen),
+        ("advertise", *advertise != now.advertise),
+        ("bootstrap", *bootstrap != now.bootstrap),
+        ("local_network", *local_network != now.local_network),
+    ];
+    let named = |list: &[(&'static str, bool)]| -> Vec<&'static str> {
+        list.iter().filter(|(_, differs)| *differs).map(|(name, _)| *name).collect()
+    };
+    let (taken, wait) = (named(&[("family", family), ("quota", quota)]), named(&wait));
+    out.note(&match taken.as_slice() {
+        [] => "settings read again: nothing changed that can change while the relay runs".to_owned(),
+        taken => format!("settings read again, and in force: {}", taken.join(", ")),
+    });
+    if !wait.is_empty() {
+        tracing::warn!("these settings differ from those in force, and need a restart: {}", wait.join(", "));
+    }
+    // What waits for a restart is told again with the next reload.
+    (now.family, now.quota) = (new.family, new.quota);
 }

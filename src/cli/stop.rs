@@ -1,5 +1,5 @@
 //! How a person or the system stops a command: Ctrl-C, SIGTERM, and SIGHUP when the terminal goes. All three end it in the same
-//! way.
+//! way. To a relay SIGHUP says that its settings changed, unless its terminal has gone.
 
 use crate::base::ErrorKind;
 use crate::client::failure;
@@ -7,6 +7,8 @@ use crate::client::lines::keeps_nothing;
 use crate::proto::event::Failure;
 use core::future::Future;
 use core::future::pending;
+use std::io;
+use std::io::IsTerminal;
 use tokio::signal::unix::Signal;
 use tokio::signal::unix::SignalKind;
 use tokio::signal::unix::signal;
@@ -33,6 +35,11 @@ impl Stop {
         }
     }
 
+    /// The same for a relay, which hears SIGHUP on its own.
+    pub(super) fn but_hangup() -> Self {
+        Self { hangup: None, ..Self::listen() }
+    }
+
     /// Waits for one.
     pub(super) async fn asked(&mut self) {
         async fn wait(signals: &mut Option<Signal>) {
@@ -47,6 +54,43 @@ impl Stop {
             () = wait(&mut self.hangup) => {}
         }
     }
+}
+
+/// SIGHUP, as a relay hears it, also one that was started by `nohup`: it ends nothing then.
+pub(super) struct Hangup {
+    signal: Option<Signal>,
+    /// Whether there was a terminal.
+    terminal: bool,
+}
+
+/// What SIGHUP says to a relay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Heard {
+    /// The settings changed.
+    Reload,
+    /// The terminal that the relay was started in has gone.
+    Gone,
+}
+
+impl Hangup {
+    /// Hears it from now on.
+    pub(super) fn listen() -> Self {
+        Self { signal: signal(SignalKind::hangup()).ok(), terminal: has_terminal() }
+    }
+
+    /// Waits for it.
+    pub(super) async fn heard(&mut self) -> Heard {
+        match &mut self.signal {
+            Some(signal) => drop(signal.recv().await),
+            None => pending().await,
+        }
+        // One that hung up is none any more.
+        if self.terminal && !has_terminal() { Heard::Gone } else { Heard::Reload }
+    }
+}
+
+fn has_terminal() -> bool {
+    io::stdin().is_terminal() || io::stdout().is_terminal() || io::stderr().is_terminal()
 }
 
 /// The set of ignored signals in a process's status: bit 0 is signal 1.

@@ -5,10 +5,12 @@ use crate::node::env::Clock;
 use crate::node::home::STATE_PREFIX;
 use crate::node::rarely::Rarely;
 use crate::proto::doc::share::verify_share;
+use crate::proto::event::size;
 use crate::proto::job::PutOutcome;
 use crate::proto::job::Shares;
 use crate::store::Put;
 use crate::store::StateDir;
+use crate::store::Stats;
 use crate::store::Store;
 use crate::store::StoreError;
 use core::time::Duration;
@@ -45,6 +47,36 @@ impl HeldShares {
         if let Some(times) = self.failures.lock().unwrap_or_else(PoisonError::into_inner).again(self.clock.now()) {
             tracing::warn!(%error, times, "{what}");
         }
+    }
+
+    /// Sets the quota from now on ([`Store::set_quota`]), and tells what that means for what is held.
+    pub fn set_quota(&self, bytes: u64) {
+        self.store.set_quota(bytes);
+        self.tell_if_over();
+    }
+
+    /// Warns if more is held than the quota has room for.
+    pub fn tell_if_over(&self) {
+        if let Some(words) = self.over_quota() {
+            tracing::warn!("{words}");
+        }
+    }
+
+    /// In words, if more is held than the quota has room for.
+    pub fn over_quota(&self) -> Option<String> {
+        let stats = self.store.stats();
+        (stats.bytes > stats.quota).then(|| {
+            format!(
+                "the quota is {} and the shares held take {}: nothing new is taken, and they leave as their leases end",
+                size(stats.quota),
+                size(stats.bytes)
+            )
+        })
+    }
+
+    /// The store's figures.
+    pub fn stats(&self) -> Stats {
+        self.store.stats()
     }
 
     /// Waits for what is being written.

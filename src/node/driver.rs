@@ -9,6 +9,7 @@ use crate::base::OpId;
 use crate::base::Time;
 use crate::base::limits;
 use crate::node::disk::Files;
+use crate::node::disk::HeldShares;
 use crate::node::env;
 use crate::node::env::Clock;
 use crate::node::env::OsChance;
@@ -70,7 +71,7 @@ pub struct Driver {
     /// Threads for jobs.
     pub pool: Pool,
     /// The shares that jobs serve.
-    pub shares: Option<Arc<dyn Shares>>,
+    pub shares: Option<Arc<HeldShares>>,
     /// State files; without them nothing is kept.
     pub files: Option<Arc<Files>>,
     /// Whom to tell of the node.
@@ -162,6 +163,12 @@ impl Loop {
                 self.ops.insert(op, events);
                 self.handle(Input::Command(op, command));
             }
+            Arrival::Settings(quota, settings) => {
+                if let (Some(bytes), Some(shares)) = (quota, &self.driver.shares) {
+                    shares.set_quota(bytes);
+                }
+                self.handle(Input::Settings(settings));
+            }
             Arrival::Stop => return false,
         }
         true
@@ -176,7 +183,12 @@ impl Loop {
             Input::LinkDown { link } => {
                 self.links.remove(link);
             }
-            Input::LinkUp { .. } | Input::Cells { .. } | Input::Done { .. } | Input::Command(..) | Input::Tick => {}
+            Input::LinkUp { .. }
+            | Input::Cells { .. }
+            | Input::Done { .. }
+            | Input::Command(..)
+            | Input::Settings(_)
+            | Input::Tick => {}
         }
         self.handle(input);
     }
@@ -204,7 +216,8 @@ impl Loop {
             Output::Close { link } => self.close(link),
             Output::Job { job, work } => {
                 let driver = &self.driver;
-                driver.pool.run(job, work, driver.shares.clone(), &driver.inbox);
+                let shares = driver.shares.clone().map(|shares| shares as Arc<dyn Shares>);
+                driver.pool.run(job, work, shares, &driver.inbox);
             }
             Output::Event(op, event) => self.event(op, event),
             Output::Node(event) => self.node_event(event),

@@ -9,6 +9,7 @@ use crate::base::LinkId;
 use crate::base::OpId;
 use crate::node::link::Order;
 use crate::proto::Input;
+use crate::proto::Settings;
 use crate::proto::event::Command;
 use crate::proto::event::Event;
 use core::net::SocketAddr;
@@ -39,6 +40,8 @@ pub enum Arrival {
     },
     /// A person wants something new.
     Submit(OpId, Command, mpsc::Sender<Event>),
+    /// The operator changed settings: the quota in bytes, and what the core is told of the rest.
+    Settings(Option<u64>, Settings),
     /// The node shall stop.
     Stop,
 }

@@ -48,13 +48,13 @@ use crate::node::tls::Tls;
 use crate::node::transport::Listener;
 use crate::node::transport::Transport;
 use crate::proto::Core;
+use crate::proto::Settings;
 use crate::proto::core::CoreConfig;
 use crate::proto::core::Role;
 use crate::proto::core::saved_is_whole;
 use crate::proto::event::Command;
 use crate::proto::event::Event;
 use crate::proto::event::NodeEvent;
-use crate::proto::job::Shares;
 use crate::proto::link_text::LinkText;
 use crate::store::Options;
 use crate::store::Store;
@@ -103,6 +103,15 @@ pub struct RelayConfig {
     pub quota: u64,
 }
 
+/// What may change while a relay runs. What is `None` stays as it is.
+#[derive(Debug, Default)]
+pub struct Changes {
+    /// See [`RelayConfig::family`].
+    pub family: Option<Vec<String>>,
+    /// See [`RelayConfig::quota`]; a relay that was started with none goes on without.
+    pub quota: Option<u64>,
+}
+
 /// A running node. Clones are the same node; it runs on until [`Handle::shutdown`], or until the runtime ends.
 #[derive(Clone, Debug)]
 pub struct Handle {
@@ -110,6 +119,7 @@ pub struct Handle {
     next_op: Arc<AtomicU64>,
     link: Option<String>,
     node: Option<NodeId>,
+    network: NetworkId,
     /// Closed when the node has ended.
     ended: watch::Receiver<()>,
     abort: AbortHandle,
@@ -138,6 +148,18 @@ impl Handle {
     /// A relay's identity.
     pub const fn node_id(&self) -> Option<NodeId> {
         self.node
+    }
+
+    /// Changes settings of a running relay: all that are given, or, after an error, none.
+    ///
+    /// # Errors
+    /// A family that cannot be used.
+    pub fn change(&self, changes: Changes) -> Result<(), StartError> {
+        let Changes { family, quota } = changes;
+        let named = |texts: Vec<String>| family_of(self.network, self.node, &family_links(&texts)?);
+        let family = family.map(named).transpose()?;
+        self.inbox.push(Arrival::Settings(quota, Settings { family }));
+        Ok(())
     }
 
     /// Closes links, writes everything down, and ends the node. Takes a second or two, and eight at the very most.
@@ -213,7 +235,7 @@ pub async fn start(config: NodeConfig) -> Result<(Handle, mpsc::Receiver<NodeEve
         dials: Arc::new(Semaphore::new(handles.dialled)),
         inbox: inbox.clone(),
         pool,
-        shares: kept.shares.clone().map(|shares| shares as Arc<dyn Shares>),
+        shares: kept.shares.clone(),
         files: kept.files.clone(),
         events,
         link_text: link.clone(),
@@ -228,7 +250,7 @@ pub async fn start(config: NodeConfig) -> Result<(Handle, mpsc::Receiver<NodeEve
             tracing::error!("the node failed and has ended: this is a bug, please report it");
         }
     });
-    Ok((Handle { inbox, next_op: Arc::default(), link, node, ended, abort }, receiver))
+    Ok((Handle { inbox, next_op: Arc::default(), link, node, network: kept.network, ended, abort }, receiver))
 }
 
 /// A node's whole life, and its end in order: no new links, links closed, files and shares written.
@@ -330,7 +352,9 @@ impl Kept {
         let shares = match home.dir().filter(|_| quota > 0) {
             Some(dir) => {
                 let options = Options { quota_bytes: quota, network, verify: disk::verify };
-                Some(Arc::new(HeldShares::new(Store::open(&dir.path(home::SHARES), options)?, clock)))
+                let shares = HeldShares::new(Store::open(&dir.path(home::SHARES), options)?, clock);
+                shares.tell_if_over();
+                Some(Arc::new(shares))
             }
             None => None,
         };

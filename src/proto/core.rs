@@ -18,6 +18,7 @@ use crate::crypto::keys::IdentityKey;
 use crate::crypto::secret::Secret;
 use crate::proto::Input;
 use crate::proto::Output;
+use crate::proto::Settings;
 use crate::proto::circuit::hop::Hops;
 use crate::proto::event::Command;
 use crate::proto::event::Event;
@@ -235,6 +236,7 @@ impl Core {
             Input::Command(op, command) => self.with(env, |core, ctx| {
                 core.ops.command(ctx, &mut core.requests, &mut core.links, core.overlay.view(), op, command);
             }),
+            Input::Settings(settings) => self.with(env, |core, ctx| core.settings(ctx, settings)),
             Input::Tick => {}
         }
         self.with(env, Self::settle);
@@ -472,6 +474,14 @@ impl Core {
                 self.overlay.handle(ctx.env, overlay::Input::Profile(Box::new(profile)));
             }
         }
+    }
+
+    /// The operator changed what this relay says of itself: its descriptor tells it with the next one.
+    fn settings(&mut self, ctx: &mut Ctx<'_, '_>, settings: Settings) {
+        let Some(mut profile) = self.overlay.own_profile().cloned() else { return };
+        let Some(family) = settings.family.filter(|family| *family != profile.family) else { return };
+        profile.family = family;
+        self.overlay.handle(ctx.env, overlay::Input::Profile(Box::new(profile)));
     }
 
     fn link_event(&mut self, ctx: &mut Ctx<'_, '_>, event: LinkEvent) {

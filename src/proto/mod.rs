@@ -36,6 +36,7 @@ pub use job::{Job, JobResult, Shares};
 
 use crate::base::JobId;
 use crate::base::LinkId;
+use crate::base::NodeId;
 use crate::base::OpId;
 use bytes::BytesMut;
 use std::net::SocketAddr;
@@ -84,8 +85,17 @@ pub enum Input {
     },
     /// A person (through the command line or the API) wants something.
     Command(OpId, Command),
+    /// The operator changed settings of a relay that runs.
+    Settings(Settings),
     /// Time passed. Also implied by every other input, but at a relay [`Input::Sent`].
     Tick,
+}
+
+/// Settings that may change while a relay runs. What is `None` stays as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// Other relays of the same people, sorted, at most [`crate::base::limits::FAMILY_MAX`].
+    pub family: Option<Vec<NodeId>>,
 }
 
 /// What a core wants of the world.

@@ -67,7 +67,8 @@ pub type Verify = fn(&[u8]) -> Option<(Address, u8)>;
 /// How to open a store.
 #[derive(Clone, Copy)]
 pub struct Options {
-    /// Bytes that shares may take on disk, slots counted whole. The index comes on top: under 2 % at most.
+    /// Bytes that shares may take on disk, slots counted whole. The index comes on top: under 2 % at most. May change later:
+    /// [`Store::set_quota`].
     pub quota_bytes: u64,
     /// The network whose shares these are; a store never changes it.
     pub network: NetworkId,
@@ -145,6 +146,7 @@ pub struct Store {
     index: RwLock<Option<Index>>,
     writer: Mutex<Writer>,
     queue: Queue,
+    quota: AtomicU64,
     shares: AtomicU64,
     bytes: AtomicU64,
     damaged: AtomicU64,
@@ -190,6 +192,7 @@ impl Store {
             index: RwLock::new(None),
             writer: Mutex::default(),
             queue: Queue::default(),
+            quota: AtomicU64::new(options.quota_bytes),
             shares: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             damaged: AtomicU64::new(0),
@@ -356,12 +359,22 @@ impl Store {
         Ok(rows.iter().fold(0, |mask, (index, _)| mask | 1u32.checked_shl(u32::from(*index)).unwrap_or(0)))
     }
 
+    fn quota(&self) -> u64 {
+        self.quota.load(Ordering::Relaxed)
+    }
+
+    /// Sets the quota from now on. What is held beyond a lower one was acknowledged and stays until its lease ends (T37); until then
+    /// nothing new is taken, and no lease renewed: else whoever publishes again would keep the disk full for ever.
+    pub fn set_quota(&self, bytes: u64) {
+        self.quota.store(bytes, Ordering::Relaxed);
+    }
+
     /// Figures of this moment.
     pub fn stats(&self) -> Stats {
         Stats {
             shares: self.shares.load(Ordering::Relaxed),
             bytes: self.bytes.load(Ordering::Relaxed),
-            quota: self.options.quota_bytes,
+            quota: self.quota(),
             damaged: self.damaged.load(Ordering::Relaxed),
         }
     }

@@ -106,6 +106,36 @@ fn limits_of_chunk_quota_and_size() {
     store.check();
 }
 
+/// Lowering the quota breaks no promise that was given, and gives none anew.
+#[test]
+fn what_a_lowered_quota_has_no_room_for_leaves_as_its_leases_end() {
+    let place = Place::new();
+    let store = place.small(1 << 30);
+    let put = |store: &Store, day, lease, chunk| {
+        let (address, share) = blob(chunk, 0, 8_369);
+        store.put(day, lease, &address, 0, &share, 2).unwrap()
+    };
+    for (chunk, lease) in [(1, 10), (2, 10), (3, 20)] {
+        assert_eq!(put(&store, 100, lease, chunk), Put::Stored);
+    }
+    store.set_quota(2 * 17 * 512);
+    assert_eq!((store.stats().bytes, store.stats().quota), (3 * 17 * 512, 2 * 17 * 512));
+    assert_eq!(put(&store, 101, 90, 4), Put::Full);
+    assert_eq!(put(&store, 101, 90, 1), Put::Full, "no lease is renewed");
+    let held = |store: &Store| (1..=4).filter(|chunk| store.held(&blob(*chunk, 0, 8_369).0).unwrap() != 0).collect::<Vec<u64>>();
+    while !store.expire(110).unwrap().finished {}
+    assert_eq!(held(&store), [1, 2, 3], "all was promised until then");
+    while !store.expire(111).unwrap().finished {}
+    assert_eq!(held(&store), [3]);
+    assert_eq!(put(&store, 111, 90, 4), Put::Stored);
+    assert_eq!(put(&store, 111, 90, 3), Put::AlreadyHeld);
+    store.check();
+    drop(store);
+    // The same when a store is opened with a lower one.
+    let store = place.small(17 * 512);
+    assert_eq!((put(&store, 111, 90, 3), held(&store)), (Put::Full, vec![3, 4]));
+}
+
 #[test]
 fn a_share_too_many_renews_the_leases_of_the_others() {
     let place = Place::new();

@@ -142,6 +142,11 @@ impl Store {
         freed: &mut Vec<(SlabId, u32)>,
     ) -> Result<Put, StoreError> {
         let io = |e| StoreError::io("writing shares", e);
+        let (taken, quota) = (writer.maps.totals().1, self.quota());
+        // The quota was lowered: what is held leaves as its leases end.
+        if taken > quota {
+            return Ok(Put::Full);
+        }
         let this = key(&share.address, share.index);
         let rows = change.rows(&share.address)?;
         let old = rows.iter().find(|(index, _)| *index == share.index).map(|(_, row)| *row);
@@ -167,7 +172,7 @@ impl Store {
             && let Some(held) = self.renew(change, share, rows, touched, freed)?
         {
             return Ok(Put::HoldsEnough { held });
-        } else if writer.maps.totals().1.saturating_add(u64::from(class_of(share.blob.len())) * 512) > self.options.quota_bytes {
+        } else if taken.saturating_add(u64::from(class_of(share.blob.len())) * 512) > quota {
             return Ok(Put::Full);
         }
         let Some(row) = self.place(writer, share, end)? else { return Ok(Put::Full) };
