@@ -134,7 +134,7 @@ async fn link(total: usize) -> Figure {
             match arrival {
                 Arrival::Cells(Input::Cells { cells, .. }, _room) => left -= cells.len() / CELL,
                 Arrival::Up { orders, .. } => keep = orders,
-                Arrival::Input(_) | Arrival::Cells(..) | Arrival::Submit(..) | Arrival::Stop => {}
+                Arrival::Input(_) | Arrival::Cells(..) | Arrival::Submit(..) | Arrival::Settings(..) | Arrival::Stop => {}
             }
         }
     }
