@@ -46,7 +46,8 @@ fn time(mut f: impl FnMut()) -> f64 {
 fn encode_group(layout: &Layout, k_r: &Secret<32>, plain: &[u8]) -> Vec<Arc<EncodedChunk>> {
     let mut data = Vec::new();
     for number in 0..limits::GROUP_DATA as u64 {
-        let job = DocJob::EncodeChunk { k_r: k_r.clone(), layout: layout.clone(), number, plain: plain.to_vec().into() };
+        let job =
+            DocJob::EncodeChunk { k_r: k_r.clone(), layout: layout.clone(), number, plain: plain.to_vec().into(), expected: None };
         let DocJobResult::Encoded(Some(chunks)) = job.run() else { unreachable!("encodes") };
         data.extend(chunks);
     }

@@ -3,7 +3,7 @@
 mod sim;
 
 use onionskin::base::ErrorKind;
-use onionskin::proto::doc::key::Key;
+use onionskin::proto::doc::key::{Key, ReadKey};
 use onionskin::proto::overlay::record::Verified;
 use onionskin::wire::cell::CELL;
 use onionskin::wire::request::{Kind, SessionType, Store, TICKET_NONE};
@@ -271,6 +271,34 @@ fn a_document_is_published_again_and_again() {
             assert!(key.to_text() == first.to_text() && report.shares >= report.chunks * 22, "{report:?}");
         }
         assert!(world.get(reader, &first, 0).unwrap().0 == doc);
+    }
+}
+
+/// Who has a key twice for two texts of one length has the sum of both texts (T24): so nobody gets it, and of a document that changes
+/// between its two readings nothing leaves that was sealed.
+#[test]
+fn two_texts_never_get_one_convergent_key() {
+    use onionskin::crypto::secret::Secret;
+    use onionskin::proto::doc::key::decode_text;
+    let secret = || Some(Secret::new([9; 32]));
+    for len in [1000, 300_000] {
+        let (mut world, publisher, reader) = World::with_people(24, 45);
+        let (one, two) = (document(len, 1), document(len, 2));
+        let key = world.publish_under(publisher, &one, secret()).unwrap().0;
+        let other = world.publish_under(publisher, &two, secret()).unwrap().0;
+        // Flags, then K_r.
+        let k_r = |key: &ReadKey| decode_text(&key.to_text()).unwrap().1[1..33].to_vec();
+        assert_ne!(k_r(&key), k_r(&other));
+        assert!(world.get(reader, &key, 0).unwrap().0 == one);
+        let mut last = one.clone();
+        *last.last_mut().unwrap() ^= 1;
+        for changed in [&two, &last] {
+            let held = world.chunks_held();
+            let why = world.publish_texts(publisher, [&one, changed], secret(), |_| {}).unwrap_err();
+            assert!(why.what.contains("changed while"), "{}", why.what);
+            // What did not change is held already.
+            assert_eq!(world.chunks_held(), held, "a chunk of another text left");
+        }
     }
 }
 

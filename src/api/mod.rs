@@ -3,12 +3,13 @@
 //! ```text
 //! GET  /v1/status                                          how the node is, as one object
 //! POST /v1/publish?length=N&name=..&type=..&lease=DAYS     body: the document, raw. Answer: a stream that ends in `published`
+//!                 &convergent=true                         body: the document twice, one right behind the other
 //! POST /v1/get      {"key":"..","offset":0}                answer: a stream that ends in `fetched`
 //! POST /v1/check    {"key":"..","sample":N}                answer: a stream that ends in `checked`
 //! ```
 //! Streams are what [`crate::client::lines`] says. An error is `{"error":{"kind","what","kept","next"}}`: with a status of its own
 //! when it comes before anything else, as the last line of a stream otherwise. `length` may be left out when there is a
-//! `content-length`; a document of another length than was said gets no key. Keys travel in bodies only, never in URLs. A caller
+//! `content-length`; a document of another length than was said gets no key, nor does one whose second copy is not the first. Keys travel in bodies only, never in URLs. A caller
 //! that hangs up cancels what it asked for, and one that is silent for two minutes is taken for one: that neither sends what is
 //! missing, nor takes what it is sent, nor asks for anything on an open connection.
 
@@ -23,8 +24,7 @@ use crate::client::Publish;
 use crate::client::Publishing;
 use crate::client::Sink;
 use crate::client::Source;
-use crate::client::convergent_key;
-use crate::client::daemon::CONVERGENT_HEADER;
+use crate::client::daemon::readings;
 use crate::client::drive;
 use crate::client::failure;
 use crate::client::lines::ChannelBody;
@@ -159,6 +159,8 @@ struct PublishQuery {
     #[serde(rename = "type")]
     media_type: Option<String>,
     lease: Option<u16>,
+    #[serde(default)]
+    convergent: bool,
 }
 
 async fn publish<H: Operations>(
@@ -170,26 +172,25 @@ async fn publish<H: Operations>(
     let Ok(Query(query)) = query else {
         return refuse_by_kind(&usage("the query of this publication is not understood"));
     };
-    let announced = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok());
-    let Some(length) = query.length.or(announced) else {
+    let announced: Option<u64> = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok());
+    let readings = readings(query.convergent);
+    let Some(length) = query.length.or(announced.map(|n| n / readings)) else {
         return refuse_by_kind(&usage("a publication needs its length in bytes"));
     };
-    if length > limits::DOCUMENT_MAX || announced.is_some_and(|n| n != length) {
-        return refuse_by_kind(&usage("the length of this publication cannot be right"));
+    if length > limits::DOCUMENT_MAX || announced.is_some_and(|n| n != readings * length) {
+        let what = if query.convergent {
+            "the length of this publication cannot be right: a convergent document is sent twice"
+        } else {
+            "the length of this publication cannot be right"
+        };
+        return refuse_by_kind(&usage(what));
     }
-    let convergent = match headers.get(CONVERGENT_HEADER) {
-        None => None,
-        Some(digest) => match data_encoding::HEXLOWER_PERMISSIVE.decode(digest.as_bytes()).map(<[u8; 32]>::try_from) {
-            Ok(Ok(digest)) => Some(digest),
-            Ok(Err(_)) | Err(_) => return refuse_by_kind(&usage("the digest of this convergent document is not understood")),
-        },
-    };
     let lease_days = query.lease.unwrap_or(limits::LEASE_DAYS);
     if !(1..=limits::LEASE_MAX_DAYS).contains(&lease_days) {
         let most = limits::LEASE_MAX_DAYS;
         return refuse_by_kind(&usage(&format!("hosts keep a document at least 1 day and at most {most}")));
     }
-    let ask = Publish { length, name: query.name, media_type: query.media_type, lease_days, convergent };
+    let ask = Publish { length, name: query.name, media_type: query.media_type, lease_days, convergent: query.convergent };
     if let Err(why) = ask.fits() {
         return refuse_by_kind(&why);
     }
@@ -200,8 +201,8 @@ async fn publish<H: Operations>(
     let (tx, answer) = Lines::new();
     tokio::spawn(async move {
         let _slot = slot;
-        let mut source = BodySource { body, ready: BytesMut::new(), left: length, silence: service.silence };
-        let key = ask.convergent.map(|digest| convergent_key(&service.secret, &ask, &digest));
+        let mut source = BodySource { body, ready: BytesMut::new(), left: readings * length, silence: service.silence };
+        let local = ask.convergent.then(|| Secret::clone(&service.secret));
         // A place for the one line that must not be left out.
         let mut place = tx.0.clone().reserve_owned().await.ok();
         let mut progress = tx.watch();
@@ -217,7 +218,7 @@ async fn publish<H: Operations>(
             if length == 0 {
                 source.end().await?;
             }
-            drive::publish(&service.node, ask, key, &mut source, &mut watch).await
+            drive::publish(&service.node, ask, local, &mut source, &mut watch).await
         };
         let Some(done) = tx.unless_gone(work).await else { return };
         let line = match done {
@@ -353,11 +354,11 @@ impl Lines {
     }
 }
 
-/// A document that arrives as a request body.
+/// A document that arrives as a request body, twice if it is to be read twice.
 struct BodySource {
     body: Body,
     ready: BytesMut,
-    /// What is still to be read of the announced length.
+    /// What is still to be read of all copies of the announced length.
     left: u64,
     silence: Duration,
 }
@@ -408,6 +409,10 @@ impl Source for BodySource {
             self.end().await?;
         }
         Ok(bytes)
+    }
+
+    async fn rewind(&mut self) -> Result<(), Failure> {
+        Ok(())
     }
 }
 

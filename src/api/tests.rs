@@ -39,7 +39,7 @@ async fn served_within(silence: Duration, fake: Fake) -> Served {
 }
 
 fn ask(length: u64) -> Publish {
-    Publish { length, name: Some("ä & b?=.txt".into()), media_type: None, lease_days: 3, convergent: None }
+    Publish { length, name: Some("ä & b?=.txt".into()), media_type: None, lease_days: 3, convergent: false }
 }
 
 fn document(len: usize) -> Vec<u8> {
@@ -90,11 +90,33 @@ async fn documents_go_through_the_socket_and_back() {
 #[tokio::test]
 async fn convergent_keys_come_from_the_nodes_own_secret() {
     let served = served(Fake::default()).await;
-    let mut source = FileSource::spool(&b"abc"[..]).await.unwrap();
-    let digest = source.digest().await.unwrap();
-    served.node.publish(Publish { convergent: Some(digest), ..ask(3) }, None, &mut source, &mut |_| {}).await.unwrap();
-    let expected = *convergent_key(&Secret::new([7; 32]), &ask(3), &digest).expose();
-    assert_eq!(served.fake.0.lock().unwrap().asked.as_ref().unwrap().2, Some(expected));
+    for len in [0, 3, 200_000] {
+        let mut source = FileSource::spool(&document(len)[..]).await.unwrap();
+        let ask = Publish { convergent: true, ..ask(len as u64) };
+        let done = served.node.publish(ask, None, &mut source, &mut |_| {}).await.unwrap();
+        let world = served.fake.0.lock().unwrap();
+        assert_eq!(world.asked.as_ref().unwrap().2, Some([7; 32]));
+        assert_eq!(world.documents.get(&done.key.to_text()).unwrap(), &document(len));
+    }
+}
+
+/// Nobody tells the node which key a document shall have: it reads all of it first, and again (T24).
+#[tokio::test]
+async fn a_convergent_document_is_sent_twice_and_alike() {
+    let served = served(Fake::default()).await;
+    for (query, body, answered) in [
+        ("", "abcabc", "{\"published\":"),
+        ("&length=3", "abcabc", "{\"published\":"),
+        ("", "abcabd", "changed while"),
+        ("", "abcab", "sent twice"),
+        ("&length=3", "abc", "sent twice"),
+        ("&length=6", "abcabc", "sent twice"),
+    ] {
+        let answer = raw(&served.path, &posted(&format!("/v1/publish?convergent=true{query}"), body)).await;
+        assert!(answer.contains(answered), "{query} {body}: {answer}");
+    }
+    let world = served.fake.0.lock().unwrap();
+    assert!(world.documents.len() == 2 && world.documents.values().all(|text| text == b"abc"));
 }
 
 #[tokio::test]
@@ -120,6 +142,10 @@ async fn a_source_that_fails_cancels_the_publication() {
             self.0 += 1;
             // Late enough that the request has left this end.
             if self.0 > 12 { Err(usage("changed")) } else { Ok(vec![0; len].into()) }
+        }
+
+        async fn rewind(&mut self) -> Result<(), Failure> {
+            Ok(())
         }
     }
     let served = served(Fake::default()).await;

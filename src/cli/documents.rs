@@ -69,26 +69,22 @@ pub(super) async fn publish(out: Out, config: &Config, args: &Publish) -> Result
         } else {
             FileSource::open(&args.path).await?
         };
-        let convergent = if args.convergent { Some(source.digest().await?) } else { None };
         let ask = client::Publish {
             length: source.length(),
             name: args.name.clone(),
             media_type: args.media_type.clone(),
             lease_days: args.lease.unwrap_or(config.lease_days),
-            convergent,
+            convergent: args.convergent,
         };
         let session = Session::open(out, config).await?;
-        let key = match convergent {
-            Some(digest) if !session.is_daemon() => Some(client::convergent_key(&session::local_secret(config)?, &ask, &digest)),
-            Some(_) | None => None,
-        };
+        let local = (args.convergent && !session.is_daemon()).then(|| session::local_secret(config)).transpose()?;
         let bar = out.bar("publishing");
         begun.store(true, Ordering::Relaxed);
         let mut watch = |told: Publishing<'_>| match told {
             Publishing::At(progress) => bar.show(progress),
             Publishing::Key(key) => keeper.keep(key),
         };
-        let done = session.node.publish(ask, key, &mut source, &mut watch).await;
+        let done = session.node.publish(ask, local, &mut source, &mut watch).await;
         drop(bar);
         match done {
             Ok(done) => Ok((session, done)),

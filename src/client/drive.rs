@@ -79,17 +79,20 @@ fn confused() -> Failure {
     failure(ErrorKind::Other, "the node and its client disagree: this is a bug in Onionskin", "", "Please report it.")
 }
 
-/// Publishes what the source gives. `convergent_key` is K_r of a convergent document, derived by the caller.
+/// Publishes what the source gives. `local` is the secret that a convergent document needs.
 pub async fn publish<H: Operations, S: Source>(
     node: &H,
     ask: Publish,
-    convergent_key: Option<Secret<32>>,
+    local: Option<Secret<32>>,
     source: &mut S,
     watch: PublishWatch<'_>,
 ) -> Result<Published, Failure> {
     ask.fits()?;
+    if ask.convergent != local.is_some() {
+        return Err(confused());
+    }
     let length = ask.length;
-    let mut given = 0_u64;
+    let (mut given, mut again) = (0_u64, ask.convergent);
     let mut run = Running::start(
         node,
         Command::Publish(PublishWish {
@@ -97,13 +100,17 @@ pub async fn publish<H: Operations, S: Source>(
             name: ask.name,
             media_type: ask.media_type,
             lease_days: ask.lease_days,
-            convergent: convergent_key,
+            convergent: local,
         }),
     );
     loop {
         match run.next().await? {
             Event::Need { offset, len } => {
-                // Sources are read once and in order, so a pipe is as good as a file.
+                if again && offset == 0 && given == length {
+                    source.rewind().await?;
+                    (given, again) = (0, false);
+                }
+                // Sources are read in order, so a pipe is as good as a file.
                 if offset != given || len as u64 > length - given {
                     return Err(confused());
                 }

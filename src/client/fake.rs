@@ -58,8 +58,15 @@ impl Fake {
         fake
     }
 
-    async fn publish(self, length: u64, mut commands: mpsc::UnboundedReceiver<Command>, tell: mpsc::Sender<Event>) {
-        let mut document = Vec::new();
+    async fn publish(
+        self,
+        length: u64,
+        convergent: bool,
+        mut commands: mpsc::UnboundedReceiver<Command>,
+        tell: mpsc::Sender<Event>,
+    ) {
+        let (mut document, mut first) = (Vec::new(), Vec::new());
+        let mut again = convergent;
         while (document.len() as u64) < length {
             let len = PIECE.min(length as usize - document.len());
             let _ = tell.send(Event::Need { offset: document.len() as u64, len }).await;
@@ -70,6 +77,14 @@ impl Fake {
             document.extend_from_slice(&bytes);
             let progress = Progress { bytes: document.len() as u64, total: length, shares: 0 };
             let _ = tell.send(Event::Progress(progress)).await;
+            if again && document.len() as u64 == length {
+                first = core::mem::take(&mut document);
+                again = false;
+            }
+        }
+        if convergent && first != document {
+            let _ = tell.send(Event::Failed(Failure::file_changed())).await;
+            return;
         }
         let n = {
             let mut world = self.0.lock().unwrap();
@@ -134,9 +149,9 @@ impl Operations for Fake {
         let fake = self.clone();
         match command {
             Command::Publish(wish) => {
-                let convergent = wish.convergent.map(|key| *key.expose());
+                let convergent = wish.convergent.map(|local| *local.expose());
                 self.0.lock().unwrap().asked = Some((wish.name, wish.lease_days, convergent));
-                tokio::spawn(fake.publish(wish.length, commands, tell));
+                tokio::spawn(fake.publish(wish.length, convergent.is_some(), commands, tell));
             }
             Command::Get { key, offset } => {
                 tokio::spawn(fake.get(key.to_text(), offset, commands, tell));

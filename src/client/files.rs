@@ -28,8 +28,6 @@ use crate::proto::event::Report;
 use bytes::Bytes;
 use bytes::BytesMut;
 use rustix::io::Errno;
-use sha2::Digest;
-use sha2::Sha256;
 use std::fs;
 use std::io;
 use std::io::Read;
@@ -102,7 +100,7 @@ pub(in crate::client) fn usage(what: String, next: &str) -> Failure {
 
 // --- publishing
 
-/// A file that is read once, in order, and must stay as it was.
+/// A file that is read in order, and must stay as it was.
 #[derive(Debug)]
 pub struct FileSource {
     file: tokio::fs::File,
@@ -172,22 +170,6 @@ impl FileSource {
         self.length
     }
 
-    /// SHA-256 of the document; the file stands at its beginning again afterwards.
-    pub async fn digest(&mut self) -> Result<[u8; 32], Failure> {
-        let mut hasher = Sha256::new();
-        let mut buffer = vec![0; 256 * 1024];
-        loop {
-            let n = self.file.read(&mut buffer).await.map_err(|e| io_failure_of("read", &self.shown, &e))?;
-            let (piece, _) = buffer.split_at(n);
-            if piece.is_empty() {
-                break;
-            }
-            hasher.update(piece);
-        }
-        self.file.rewind().await.map_err(|e| io_failure_of("read", &self.shown, &e))?;
-        Ok(hasher.finalize().into())
-    }
-
     fn changed(&self) -> Failure {
         failure(
             ErrorKind::Other,
@@ -226,6 +208,12 @@ impl Source for FileSource {
             }
         }
         Ok(bytes.freeze())
+    }
+
+    async fn rewind(&mut self) -> Result<(), Failure> {
+        self.file.rewind().await.map_err(|e| io_failure_of("read", &self.shown, &e))?;
+        self.left = self.length;
+        Ok(())
     }
 }
 

@@ -20,8 +20,6 @@ pub mod target;
 
 use crate::base::ErrorKind;
 use crate::base::OpId;
-use crate::crypto::kdf::Label;
-use crate::crypto::kdf::derive;
 use crate::crypto::secret::Secret;
 use crate::node::Handle;
 use crate::proto::doc::key::Key;
@@ -76,8 +74,9 @@ pub struct Publish {
     pub media_type: Option<String>,
     /// Days the hosts are asked to keep it.
     pub lease_days: u16,
-    /// SHA-256 of the content, if the document shall be convergent: the node derives K_r from it and its local secret (D13).
-    pub convergent: Option<[u8; 32]>,
+    /// Whether the same document, published again from the same data directory, shall get the same key (D13). It is read twice: its
+    /// key follows from all of it, and must be known before any of it is sealed.
+    pub convergent: bool,
 }
 
 impl Publish {
@@ -132,6 +131,8 @@ pub trait Source: Send {
     /// The next `len` bytes, all of them. Fails when there are fewer, or when the document is seen to have changed since it was
     /// opened.
     fn read(&mut self, len: usize) -> impl Future<Output = Result<Bytes, Failure>> + Send;
+    /// Back to the beginning, once all was read.
+    fn rewind(&mut self) -> impl Future<Output = Result<(), Failure>> + Send;
 }
 
 /// Where a fetched document goes, in order.
@@ -158,16 +159,17 @@ pub type PublishWatch<'a> = &'a mut (dyn FnMut(Publishing<'_>) + Send);
 pub type Watch<'a> = &'a mut (dyn FnMut(Progress) + Send);
 
 impl<H: Operations> Node<H> {
-    /// Publishes what the source gives.
+    /// Publishes what the source gives. `local` is the secret of the data directory, for a convergent document of a node in this
+    /// process; a running node has its own.
     pub async fn publish<S: Source>(
         &self,
         ask: Publish,
-        convergent_key: Option<Secret<32>>,
+        local: Option<Secret<32>>,
         source: &mut S,
         watch: PublishWatch<'_>,
     ) -> Result<Published, Failure> {
         match self {
-            Self::InProcess(node) => drive::publish(node, ask, convergent_key, source, watch).await,
+            Self::InProcess(node) => drive::publish(node, ask, local, source, watch).await,
             Self::Daemon(node) => node.publish(ask, source, watch).await,
         }
     }
@@ -200,13 +202,4 @@ impl<H: Operations> Node<H> {
 /// A failure in words: what happened, what was kept (empty: nothing was at stake), what to do next.
 pub fn failure(kind: ErrorKind, what: impl Into<String>, kept: impl Into<String>, next: impl Into<String>) -> Failure {
     Failure { kind, what: what.into(), kept: kept.into(), next: next.into() }
-}
-
-/// K_r of a convergent document: from the node's local secret, the SHA-256 of the content, and everything else that is sealed under
-/// it, so that one key never seals two texts (D13). Without the secret nobody can tell whether a guessed document was published.
-pub fn convergent_key(local: &Secret<32>, ask: &Publish, digest: &[u8; 32]) -> Secret<32> {
-    let text = |t: &Option<String>| t.clone().unwrap_or_default().into_bytes();
-    let parts = [digest.to_vec(), ask.length.to_be_bytes().to_vec(), text(&ask.name), text(&ask.media_type)];
-    let parts: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
-    derive(Label::Convergent, local.expose(), &parts)
 }

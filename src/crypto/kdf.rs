@@ -50,8 +50,10 @@ labels! {
     ManifestPrivate = "manifest private",
     /// Commitment of the root to K_r.
     RootCommit = "root commitment",
-    /// K_r of a convergent document, from the local secret and the content.
+    /// K_r of a convergent document, from the local secret and all that is sealed under it.
     Convergent = "convergent document",
+    /// Plaintext of one chunk of a convergent document.
+    ChunkDigest = "chunk digest",
     /// Checksum of a key or link that people paste.
     TextChecksum = "text checksum",
     /// File-name tag of a partial download.

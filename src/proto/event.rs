@@ -49,7 +49,8 @@ pub struct PublishWish {
     pub media_type: Option<String>,
     /// Days the hosts are asked to keep it.
     pub lease_days: u16,
-    /// K_r of a convergent document, from the local secret and the content.
+    /// The secret of the data directory, if the document shall be convergent: its key then follows from this and from the document,
+    /// which is asked for twice, from the beginning again.
     pub convergent: Option<Secret<32>>,
 }
 
@@ -288,7 +289,7 @@ impl Failure {
         )
     }
 
-    /// Fewer or more bytes came than were announced.
+    /// Fewer or more bytes came than were announced, or, at a second reading, others.
     pub fn file_changed() -> Self {
         Self::new(
             ErrorKind::Other,

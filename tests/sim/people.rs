@@ -17,7 +17,7 @@ impl World {
         self.publish_under(node, document, None)
     }
 
-    /// The same, under a key of its own for the same content again.
+    /// The same, under a key that the same content gets again.
     pub fn publish_under(
         &mut self,
         node: usize,
@@ -33,8 +33,20 @@ impl World {
         node: usize,
         document: &[u8],
         convergent: Option<Secret<32>>,
+        happens: impl FnMut(&mut Self),
+    ) -> Result<(ReadKey, Report), Failure> {
+        self.publish_texts(node, [document, document], convergent, happens)
+    }
+
+    /// The same, of a document of which the second reading, if there is one, gives another text of its length.
+    pub fn publish_texts(
+        &mut self,
+        node: usize,
+        [document, second]: [&[u8]; 2],
+        convergent: Option<Secret<32>>,
         mut happens: impl FnMut(&mut Self),
     ) -> Result<(ReadKey, Report), Failure> {
+        let mut readings = 0;
         let wish = PublishWish { length: document.len() as u64, name: None, media_type: None, lease_days: 90, convergent };
         let op = self.command(node, Command::Publish(wish));
         let mut early: Option<String> = None;
@@ -43,7 +55,9 @@ impl World {
             for event in world.news_of(node, op) {
                 match event {
                     Event::Need { offset, len } => {
-                        let part = &document[offset as usize..offset as usize + len];
+                        readings += usize::from(offset == 0);
+                        let text = if readings > 1 { second } else { document };
+                        let part = &text[offset as usize..offset as usize + len];
                         world.tell(node, op, Command::Plain(part.to_vec().into()));
                     }
                     Event::Key(key) => assert!(early.replace(key.to_text()).is_none(), "the key comes once"),
@@ -110,6 +124,11 @@ impl World {
             outcome.is_some()
         });
         outcome.expect("a check ends in time, one way or the other")
+    }
+
+    /// The chunks of which any host holds a share.
+    pub fn chunks_held(&self) -> std::collections::BTreeSet<onionskin::base::Address> {
+        self.nodes.iter().flat_map(|node| node.disk.addresses()).collect()
     }
 
     fn news_of(&mut self, node: usize, op: OpId) -> Vec<Event> {

@@ -272,7 +272,7 @@ async fn a_document_without_room_moves_no_byte() {
 // --- publishing
 
 async fn publish(fake: &Fake, source: &mut FileSource) -> Result<crate::client::Published, Failure> {
-    let ask = Publish { length: source.length(), name: None, media_type: None, lease_days: 1, convergent: None };
+    let ask = Publish { length: source.length(), name: None, media_type: None, lease_days: 1, convergent: false };
     Node::InProcess(fake.clone()).publish(ask, None, source, &mut |_| {}).await
 }
 
@@ -283,8 +283,6 @@ async fn files_and_pipes_are_published_whole() {
         file.write_all(&document(len)).unwrap();
         let fake = Fake::default();
         let mut source = FileSource::open(file.path()).await.unwrap();
-        let digest = source.digest().await.unwrap();
-        assert_eq!(digest[..], Sha256::digest(document(len))[..]);
         let one = publish(&fake, &mut source).await.unwrap();
         let mut source = FileSource::spool(&document(len)[..]).await.unwrap();
         let two = publish(&fake, &mut source).await.unwrap();

@@ -1,9 +1,11 @@
 //! Documents: from bytes to chunks to shares, and back. Pure functions; heavy ones run as [`DocJob`]s beside the core.
 //!
 //! [`layout`] says where a document's bytes lie, [`code`] does the erasure coding, [`share`] makes and checks shares, [`node`]
-//! makes and opens manifest nodes, [`key`] is what people pass on. `proto::ops` decides when which of them is needed.
+//! makes and opens manifest nodes, [`key`] is what people pass on, [`convergent`] says which key the same document gets again.
+//! `proto::ops` decides when which of them is needed.
 
 pub mod code;
+pub mod convergent;
 pub mod key;
 pub mod layout;
 pub mod node;
@@ -80,6 +82,11 @@ pub enum DocJob {
         /// Roots of all chunks of the group, in order.
         roots: Vec<[u8; 32]>,
     },
+    /// Reads a chunk of a convergent document for the first time.
+    Digest {
+        /// Its bytes.
+        plain: Bytes,
+    },
     /// Seals and codes a data chunk.
     EncodeChunk {
         /// K_r.
@@ -90,6 +97,8 @@ pub enum DocJob {
         number: u64,
         /// Its bytes; short or empty ones are padded with zeros.
         plain: Bytes,
+        /// Of a convergent document: what it was when it was first read.
+        expected: Option<[u8; 32]>,
     },
     /// Codes the parity chunks of a group.
     EncodeParity {
@@ -106,6 +115,8 @@ pub enum DocJob {
         private: Private,
         /// The document.
         plain: Bytes,
+        /// Of a convergent document: what it was when it was first read.
+        expected: Option<[u8; 32]>,
     },
     /// Seals and codes a manifest node.
     EncodeNode {
@@ -126,8 +137,12 @@ pub enum DocJobResult {
     Plain(Option<Vec<u8>>),
     /// Of [`DocJob::RepairGroup`]: sealed chunks that were lost, by slot, each verified against its root.
     Repaired(Option<Vec<(u64, Vec<u8>)>>),
+    /// Of [`DocJob::Digest`].
+    Digest([u8; 32]),
     /// Of the encoding jobs: one chunk, or the parity chunks in order.
     Encoded(Option<Vec<Arc<EncodedChunk>>>),
+    /// Of the encoding jobs: not what was expected, and not sealed.
+    Changed,
 }
 
 impl core::fmt::Debug for Single {
@@ -162,12 +177,19 @@ impl DocJob {
             Self::RepairGroup { layout, group, have, roots } => {
                 DocJobResult::Repaired(repair_group(&layout, group, &have, &roots).ok())
             }
-            Self::EncodeChunk { k_r, layout, number, plain } => {
+            Self::Digest { plain } => DocJobResult::Digest(convergent::digest(&plain)),
+            Self::EncodeChunk { plain, expected: Some(expected), .. }
+            | Self::EncodeSingle { plain, expected: Some(expected), .. }
+                if convergent::digest(&plain) != expected =>
+            {
+                DocJobResult::Changed
+            }
+            Self::EncodeChunk { k_r, layout, number, plain, .. } => {
                 let key = chunk_key(&k_r, number);
                 DocJobResult::Encoded(encode(&key, layout.class, &plain).ok().map(|c| vec![c]))
             }
             Self::EncodeParity { data, count } => DocJobResult::Encoded(encode_parity(&data, count).ok()),
-            Self::EncodeSingle { k_r, private, plain } => {
+            Self::EncodeSingle { k_r, private, plain, .. } => {
                 DocJobResult::Encoded(encode_single(&k_r, &private, &plain).ok().map(|c| vec![c]))
             }
             Self::EncodeNode { k_r, node } => DocJobResult::Encoded(node::encode(&k_r, &node).ok().map(|c| vec![c])),
@@ -263,7 +285,7 @@ mod tests {
     fn work_and_its_results_print_nothing_of_the_document() {
         let private = Private { length: 4, name: Some("observatory".into()), media_type: Some("text/observed".into()) };
         let plain = Bytes::from_static(b"observed");
-        let job = DocJob::EncodeSingle { k_r: k_r(), private: private.clone(), plain: plain.clone() };
+        let job = DocJob::EncodeSingle { k_r: k_r(), private: private.clone(), plain: plain.clone(), expected: None };
         let single = Single { plain: plain.to_vec(), name: private.name.clone(), media_type: private.media_type.clone() };
         let mut printed = format!("{private:?} {job:?} {single:?} {:?}", DocJobResult::Plain(Some(plain.to_vec())));
         printed.push_str(&format!("{:?}", crate::proto::Job::Document(job)));
@@ -274,6 +296,23 @@ mod tests {
         let shares = crate::proto::job::Shares8(vec![(0, [111; 32], plain.to_vec())]);
         printed.push_str(&format!("{shares:?}"));
         assert!(!printed.contains("obs") && !printed.contains("111"), "{printed}");
+    }
+
+    /// One key stream over two texts would give away both (T24).
+    #[test]
+    fn no_chunk_is_sealed_that_is_not_what_it_was_first() {
+        let (first, second) = (Bytes::from_static(b"first"), Bytes::from_static(b"secnd"));
+        let DocJobResult::Digest(digest) = DocJob::Digest { plain: first.clone() }.run() else { panic!("no digest") };
+        for (plain, is_sealed) in [(first, true), (second, false), (Bytes::new(), false)] {
+            let expected = Some(digest);
+            let (layout, private) = (Layout::new(300_000), Private::default());
+            let chunk = DocJob::EncodeChunk { k_r: k_r(), layout, number: 1, plain: plain.clone(), expected }.run();
+            let single = DocJob::EncodeSingle { k_r: k_r(), private, plain, expected }.run();
+            for result in [chunk, single] {
+                assert_eq!(matches!(result, DocJobResult::Encoded(Some(_))), is_sealed);
+                assert_eq!(matches!(result, DocJobResult::Changed), !is_sealed);
+            }
+        }
     }
 
     #[test]

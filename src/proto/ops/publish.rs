@@ -6,6 +6,7 @@ use crate::base::limits;
 use crate::crypto::secret::Secret;
 use crate::proto::doc::DocJob;
 use crate::proto::doc::DocJobResult;
+use crate::proto::doc::convergent;
 use crate::proto::doc::key::ReadKey;
 use crate::proto::doc::layout;
 use crate::proto::doc::layout::Layout;
@@ -29,6 +30,7 @@ use crate::proto::ops::retrieve::Copy;
 use crate::wire::manifest::Private;
 use crate::wire::request::Stored;
 use bytes::Bytes;
+use core::ops::Range;
 use rand::CryptoRng;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -56,6 +58,8 @@ enum Part {
 /// A job under way.
 #[derive(Debug)]
 enum Coding {
+    /// The digest of a chunk that was read for the first time.
+    Digest(u64),
     One(Part),
     /// The parity chunks of a group, from this slot on.
     Parity(u64),
@@ -64,7 +68,13 @@ enum Coding {
 /// A publication under way.
 pub struct Publish {
     wish: PublishWish,
+    /// Of a convergent document: one by chance while it is read for the first time, so that nothing could be sealed under less than
+    /// all of it.
     k_r: Secret<32>,
+    /// Of a convergent document: of its chunks with content.
+    digests: Option<Vec<[u8; 32]>>,
+    /// Whether it is being read only to know its key.
+    reads: bool,
     layout: Layout,
     single: bool,
     tags: u64,
@@ -97,12 +107,14 @@ impl core::fmt::Debug for Publish {
 impl Publish {
     /// A publication that has not begun.
     pub fn new(wish: PublishWish, rng: &mut dyn CryptoRng) -> Self {
-        let k_r = wish.convergent.clone().unwrap_or_else(|| Secret::random(rng));
         let layout = Layout::new(wish.length);
         let single = layout::is_single(wish.length);
         let slots = if single { 0 } else { usize::try_from(layout.slots()).unwrap_or(0) };
+        let contents = usize::try_from(contents(&layout, single)).unwrap_or(0);
         Self {
-            k_r,
+            k_r: Secret::random(rng),
+            digests: wish.convergent.is_some().then(|| vec![[0; 32]; contents]),
+            reads: wish.convergent.is_some(),
             single,
             tags: 0,
             next: 0,
@@ -140,6 +152,8 @@ impl Publish {
                 self.placed(user, tag, &outcome)
             }
             Heard::Job(tag, JobResult::Document(DocJobResult::Encoded(Some(chunks)))) => self.coded(user, tag, chunks),
+            Heard::Job(tag, JobResult::Document(DocJobResult::Digest(digest))) => self.digested(user, tag, digest),
+            Heard::Job(_, JobResult::Document(DocJobResult::Changed)) => self.fail(user, Failure::file_changed()),
             Heard::Job(..) => self.fail(user, Failure::bug("coding a chunk failed")),
         }
     }
@@ -154,10 +168,12 @@ impl Publish {
 
     /// Wants the next bytes, or codes the next padding chunk or manifest level, while there is room.
     fn advance(&mut self, user: &mut User<'_, '_, '_>) -> Goes {
+        if self.reads && !self.read(user) {
+            return Goes::On;
+        }
         if self.single {
-            if self.next == 0 {
-                self.next = 1;
-                self.need(user, 0, self.wish.length);
+            if self.next == 0 && !self.needs {
+                self.need(user);
             }
         } else {
             while !self.needs
@@ -165,13 +181,12 @@ impl Publish {
                 && self.coding.len() < CODING_MAX
                 && self.waiting.len() < PLACING_MAX
             {
-                let range = self.layout.plain_range(self.next);
-                if range.is_empty() {
+                if self.layout.plain_range(self.next).is_empty() {
                     let number = self.next;
                     self.next += 1;
                     self.code_data(user, number, Bytes::new());
                 } else {
-                    self.need(user, range.start, range.end - range.start);
+                    self.need(user);
                 }
             }
         }
@@ -191,6 +206,39 @@ impl Publish {
         if idle { self.next_level(user) } else { Goes::On }
     }
 
+    /// Reads a convergent document for the first time. True: its key is known, and its bytes are wanted again.
+    fn read(&mut self, user: &mut User<'_, '_, '_>) -> bool {
+        if self.needs || self.coding.len() >= CODING_MAX {
+            return false;
+        }
+        if self.next < contents(&self.layout, self.single) {
+            self.need(user);
+            return false;
+        }
+        let (Some(local), Some(digests), true) = (&self.wish.convergent, &self.digests, self.coding.is_empty()) else {
+            return false;
+        };
+        self.k_r = convergent::k_r(local, &self.private(), digests);
+        (self.reads, self.next) = (false, 0);
+        true
+    }
+
+    fn digested(&mut self, user: &mut User<'_, '_, '_>, tag: u64, digest: [u8; 32]) -> Goes {
+        if let Some(Coding::Digest(number)) = self.coding.remove(&tag)
+            && let Some(to) = self.digests.as_mut().and_then(|all| all.get_mut(usize::try_from(number).ok()?))
+        {
+            *to = digest;
+        }
+        self.advance(user)
+    }
+
+    /// What a chunk of a convergent document was when it was first read; those without content are empty.
+    fn expected(&self, number: u64) -> Option<[u8; 32]> {
+        let digests = self.digests.as_ref()?;
+        let known = usize::try_from(number).ok().and_then(|n| digests.get(n)).copied();
+        Some(known.unwrap_or_else(|| convergent::digest(&[])))
+    }
+
     fn key(&self, root: [u8; 32]) -> ReadKey {
         ReadKey::new(self.k_r.clone(), root, !self.single)
     }
@@ -206,27 +254,31 @@ impl Publish {
         begun
     }
 
-    fn need(&mut self, user: &mut User<'_, '_, '_>, offset: u64, len: u64) {
+    /// The bytes of the document that are wanted next.
+    fn wanted(&self) -> Range<u64> {
+        if self.single { 0..self.wish.length } else { self.layout.plain_range(self.next) }
+    }
+
+    fn need(&mut self, user: &mut User<'_, '_, '_>) {
         self.needs = true;
-        user.event(Event::Need { offset, len: usize::try_from(len).unwrap_or(usize::MAX) });
+        let Range { start: offset, end } = self.wanted();
+        user.event(Event::Need { offset, len: usize::try_from(end - offset).unwrap_or(usize::MAX) });
     }
 
     fn plain(&mut self, user: &mut User<'_, '_, '_>, plain: Bytes) -> Goes {
-        let wanted = if self.single {
-            self.wish.length
-        } else {
-            let range = self.layout.plain_range(self.next);
-            range.end - range.start
-        };
-        if !core::mem::take(&mut self.needs) || plain.len() as u64 != wanted {
+        let wanted = self.wanted();
+        if !core::mem::take(&mut self.needs) || plain.len() as u64 != wanted.end - wanted.start {
             return self.fail(user, Failure::file_changed());
         }
-        if self.single {
-            let work = DocJob::EncodeSingle { k_r: self.k_r.clone(), private: self.private(), plain };
+        let number = self.next;
+        self.next += 1;
+        if self.reads {
+            self.code(user, Coding::Digest(number), DocJob::Digest { plain });
+        } else if self.single {
+            let (private, expected) = (self.private(), self.expected(number));
+            let work = DocJob::EncodeSingle { k_r: self.k_r.clone(), private, plain, expected };
             self.code(user, Coding::One(Part::Single), work);
         } else {
-            let number = self.next;
-            self.next += 1;
             self.code_data(user, number, plain);
         }
         self.advance(user)
@@ -237,7 +289,8 @@ impl Publish {
     }
 
     fn code_data(&mut self, user: &mut User<'_, '_, '_>, number: u64, plain: Bytes) {
-        let work = DocJob::EncodeChunk { k_r: self.k_r.clone(), layout: self.layout.clone(), number, plain };
+        let expected = self.expected(number);
+        let work = DocJob::EncodeChunk { k_r: self.k_r.clone(), layout: self.layout.clone(), number, plain, expected };
         self.code(user, Coding::One(Part::Slot(self.layout.slot_of(number))), work);
     }
 
@@ -249,7 +302,7 @@ impl Publish {
 
     fn coded(&mut self, user: &mut User<'_, '_, '_>, tag: u64, chunks: Vec<Arc<EncodedChunk>>) -> Goes {
         match self.coding.remove(&tag) {
-            None => return Goes::On,
+            None | Some(Coding::Digest(_)) => return Goes::On,
             Some(Coding::One(part)) => {
                 let Some(chunk) = chunks.into_iter().next() else { return self.fail(user, Failure::bug("an empty coding")) };
                 let copies = match part {
@@ -378,6 +431,11 @@ impl Publish {
         user.event(Event::Failed(failure));
         Goes::Over
     }
+}
+
+/// Chunks with bytes of the document in them.
+const fn contents(layout: &Layout, single: bool) -> u64 {
+    if single { 1 } else { layout.data_with_content() }
 }
 
 /// A host's word on a store; `None` if it does not open.
