@@ -20,6 +20,8 @@ pub const STANDING: usize = 8;
 /// Its part in places that are held for moments only: a burst of one busy relay fits, and whoever comes next waits for moments
 /// only.
 pub const PASSING: usize = 2;
+/// The part where nobody needs to be kept from anything, as among a client's own links: each takes what there is.
+pub const ALONE: usize = 0;
 /// How much more a group may hold than a prefix.
 const GROUP: usize = 4;
 
@@ -36,15 +38,26 @@ pub struct Crowd {
     groups: BTreeMap<Group, usize>,
 }
 
-/// One place, to be given back with [`Crowd::leave`].
+/// Places of one holder, most often one, to be given back with [`Crowd::leave`].
 #[derive(Debug)]
 #[must_use = "a place that is not given back is lost"]
 pub struct Seat {
     prefix: Prefix,
     group: Group,
+    places: usize,
 }
 
 impl Seat {
+    /// No place yet, of somebody at this address: see [`Crowd::widen`].
+    pub fn empty(addr: &SocketAddr) -> Self {
+        Self { prefix: Prefix::of(addr), group: Group::of(addr), places: 0 }
+    }
+
+    /// How many places it has.
+    pub const fn places(&self) -> usize {
+        self.places
+    }
+
     /// Whose it is.
     pub const fn prefix(&self) -> Prefix {
         self.prefix
@@ -57,7 +70,7 @@ impl Seat {
 }
 
 impl Crowd {
-    /// So many places, all free, of which a prefix may hold one `part`th: [`STANDING`] or [`PASSING`].
+    /// So many places, all free, of which a prefix may hold one `part`th: [`STANDING`], [`PASSING`], or [`ALONE`].
     pub const fn new(total: usize, part: usize) -> Self {
         Self { total, part, taken: 0, prefixes: BTreeMap::new(), groups: BTreeMap::new() }
     }
@@ -79,18 +92,44 @@ impl Crowd {
     }
 
     fn take(&mut self, addr: &SocketAddr) -> Seat {
-        let seat = Seat { prefix: Prefix::of(addr), group: Group::of(addr) };
-        self.taken += 1;
-        *self.prefixes.entry(seat.prefix).or_default() += 1;
-        *self.groups.entry(seat.group).or_default() += 1;
+        let mut seat = Seat::empty(addr);
+        self.add(&mut seat, 1);
         seat
     }
 
-    /// A place is free again.
-    pub fn leave(&mut self, seat: Seat) {
-        self.taken = self.taken.saturating_sub(1);
-        less(&mut self.prefixes, seat.prefix);
-        less(&mut self.groups, seat.group);
+    fn add(&mut self, seat: &mut Seat, places: usize) {
+        if places > 0 {
+            seat.places += places;
+            self.taken += places;
+            *self.prefixes.entry(seat.prefix).or_default() += places;
+            *self.groups.entry(seat.group).or_default() += places;
+        }
+    }
+
+    /// Gives a holder as many of the places it wants as it would get one by one. Returns how many.
+    pub fn widen(&mut self, seat: &mut Seat, wanted: usize) -> usize {
+        let free = self.total - self.taken;
+        let (of_group, of_prefix) = self.held(seat.group, seat.prefix);
+        // The place after n more is given while part * (held + n) is less than what is free then, or than four times that.
+        let by_prefix = free.saturating_sub(self.part * of_prefix).div_ceil(self.part + 1);
+        let by_group = (GROUP * free).saturating_sub(self.part * of_group).div_ceil(self.part + GROUP);
+        let more = wanted.min(by_prefix).min(by_group);
+        self.add(seat, more);
+        more
+    }
+
+    /// So many places of a holder are free again.
+    pub fn narrow(&mut self, seat: &mut Seat, places: usize) {
+        let places = places.min(seat.places);
+        seat.places -= places;
+        self.taken = self.taken.saturating_sub(places);
+        less(&mut self.prefixes, seat.prefix, places);
+        less(&mut self.groups, seat.group, places);
+    }
+
+    /// All places of a holder are free again.
+    pub fn leave(&mut self, mut seat: Seat) {
+        self.narrow(&mut seat, usize::MAX);
     }
 
     /// What a group and a prefix hold.
@@ -116,9 +155,9 @@ impl Crowd {
     }
 }
 
-fn less<K: Ord>(counts: &mut BTreeMap<K, usize>, key: K) {
+fn less<K: Ord>(counts: &mut BTreeMap<K, usize>, key: K, places: usize) {
     if let Some(count) = counts.get_mut(&key) {
-        *count -= 1;
+        *count -= places;
         if *count == 0 {
             counts.remove(&key);
         }
@@ -152,6 +191,27 @@ mod tests {
 
         assert_eq!(fill(&mut Crowd::new(128, PASSING), ([198, 51, 7, 1], 1)).len(), 43);
         assert_eq!(fill(&mut Crowd::new(1, STANDING), ([198, 51, 7, 1], 1)).len(), 1);
+    }
+
+    #[test]
+    fn many_places_at_once_are_as_many_as_one_by_one() {
+        for part in [ALONE, PASSING, 3, STANDING] {
+            for total in [0, 1, 7, 100, 2048] {
+                let (mut single, mut many) = (Crowd::new(total, part), Crowd::new(total, part));
+                // Two prefixes of a group, and others.
+                for at in [[198, 51, 7, 1], [198, 51, 8, 1], [198, 51, 7, 9], [192, 0, 2, 1], [203, 0, 113, 1]] {
+                    let addr = SocketAddr::from((at, 1));
+                    let mut seat = Seat::empty(&addr);
+                    let seats = fill(&mut single, addr);
+                    assert_eq!(many.widen(&mut seat, usize::MAX), seats.len(), "{part} {total} {at:?}");
+                    assert_eq!(many.widen(&mut seat, 1), 0);
+                    let back = seats.len() / 2;
+                    seats.into_iter().take(back).for_each(|seat| single.leave(seat));
+                    many.narrow(&mut seat, back);
+                    assert_eq!((many.taken(), many.prefixes.clone()), (single.taken(), single.prefixes.clone()));
+                }
+            }
+        }
     }
 
     #[test]

@@ -28,6 +28,7 @@ use crate::wire::cell::Command;
 use crate::wire::cell::Header;
 use bytes::BytesMut;
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 
 /// Room for this many cells is made at a time in a link's batch.
 const BATCH_CELLS: usize = 30;
@@ -143,6 +144,7 @@ impl Links {
                     return Arrived::Nothing;
                 }
                 port.granted -= 1;
+                port.moved = port.moved.saturating_add(1);
                 link.used = ctx.env.now;
                 Arrived::Relay { port: key, owner: port.owner, early: header.command == Command::RelayEarly }
             }
@@ -223,7 +225,9 @@ impl Links {
     }
 
     fn insert_port(&mut self, id: LinkId, circuit: CircuitId, owner: Owner) -> PortKey {
-        let key = self.ports.insert(Port::new(id, circuit, owner));
+        let nowhere = SocketAddr::from(([0; 4], 0));
+        let remote = self.links.get(&id).map_or(nowhere, |link| link.remote);
+        let key = self.ports.insert(Port::new(id, circuit, owner, &remote));
         if let Some(link) = self.links.get_mut(&id) {
             link.circuits.insert(circuit.get(), key);
         }
@@ -273,7 +277,7 @@ impl Links {
     pub(super) fn drop_port(&mut self, ctx: &mut Ctx<'_, '_>, key: PortKey) -> Option<Owner> {
         let port = self.ports.remove(key)?;
         self.queued -= port.queue.len();
-        self.promised = self.promised.saturating_sub(port.window - limits::WINDOW_MIN);
+        self.promised.leave(port.seat);
         self.timers.stop(&LinkTimer::Stall(key));
         for queued in port.queue {
             if let Some(source) = queued.source {
@@ -353,6 +357,7 @@ impl Links {
         let Some(link) = self.links.get_mut(&id) else { return };
         if port.credit > 0 && port.queue.is_empty() && link.room() {
             port.credit -= 1;
+            port.went = port.went.saturating_add(1);
             port.last_out = link.out() + 1;
             self.push(ctx, id, header, body);
             if let Some(source) = source {
@@ -501,6 +506,7 @@ impl Links {
         }
         let Some(Queued { cell, source, .. }) = port.queue.pop_front() else { return true };
         port.credit -= u32::from(!opens);
+        port.went = port.went.saturating_add(1);
         port.last_out = self.links.get(&id).map_or(0, |link| link.out() + 1);
         self.queued -= 1;
         if port.queue.is_empty() {

@@ -26,8 +26,10 @@ use crate::base::Wall;
 use crate::base::limits;
 use crate::crypto::keys::IdentityKey;
 use crate::proto::Output;
+use crate::proto::crowd::ALONE;
 use crate::proto::crowd::Crowd;
 use crate::proto::crowd::PASSING;
+use crate::proto::crowd::STANDING;
 use crate::proto::crowd::Seat;
 use crate::proto::job::Job;
 use crate::proto::out::Ctx;
@@ -122,6 +124,10 @@ struct Link {
     received: Time,
     sent: Time,
     probe: probe::Probe,
+    /// When its ports were last looked over for credit that lies unused.
+    looked_over: Time,
+    /// How often, modulo how often the other end's part is looked at.
+    looks: u8,
 }
 
 /// What a link tells the core when its state changes.
@@ -189,8 +195,8 @@ pub struct Links {
     #[expect(clippy::vec_box, reason = "cells of 2 KiB move between the queues and here without a copy")]
     spare: Vec<Box<[u8; CELL]>>,
     queued: usize,
-    /// Credit granted beyond the first window of each port.
-    promised: u32,
+    /// Credit granted beyond the first window of each port, in quanta.
+    promised: Crowd,
     dirty: Vec<LinkId>,
     next_link: u64,
     events: VecDeque<LinkEvent>,
@@ -201,6 +207,8 @@ pub struct Links {
 impl Links {
     /// No links yet. A relay gives its identity; a client has none.
     pub fn new(network: NetworkId, identity: Option<Arc<IdentityKey>>) -> Self {
+        // A client's links are all its own: nobody takes anything from anybody.
+        let part = if identity.is_some() { STANDING } else { ALONE };
         Self {
             network,
             identity,
@@ -212,7 +220,7 @@ impl Links {
             timers: TimerTable::default(),
             spare: Vec::new(),
             queued: 0,
-            promised: 0,
+            promised: Crowd::new(credit::PROMISED_PLACES, part),
             dirty: Vec::new(),
             next_link: 0,
             events: VecDeque::new(),
@@ -454,7 +462,9 @@ impl Links {
         if unused || now.since(link.received) > DEAD {
             return self.close(ctx, id);
         }
-        if now.since(link.sent) >= Duration::from_secs(1) {
+        let quiet = now.since(link.sent) >= Duration::from_secs(1);
+        self.look_over(ctx, id);
+        if quiet {
             self.push_control(ctx, id, Command::Padding, &[0; BODY]);
         }
         self.schedule_keep(ctx, id);
@@ -500,14 +510,16 @@ impl Links {
     /// Checks what must always hold. For tests and the simulator.
     #[doc(hidden)]
     pub fn check(&self) {
-        let mut queued = 0;
+        let (mut queued, mut promised) = (0, 0);
         for (key, port) in self.ports.iter() {
             assert!(port.granted <= port.window && port.window <= limits::WINDOW_MAX);
+            assert_eq!(port.window, limits::WINDOW_MIN + port.seat.places() as u32 * limits::CREDIT_QUANTUM);
+            promised += port.seat.places();
             let link = self.links.get(&port.link);
             assert!(link.is_some_and(|l| l.circuits.get(&port.circuit.get()) == Some(&key)), "a port without its link");
             queued += port.queue.len();
         }
-        assert_eq!(queued, self.queued);
+        assert_eq!((queued, promised), (self.queued, self.promised.taken()));
     }
 }
 
@@ -537,12 +549,19 @@ impl Link {
             received: now,
             sent: now,
             probe: probe::Probe::new(now),
+            looked_over: now,
+            looks: 0,
         }
     }
 
     /// Most circuits that the other end may open here.
     fn circuits_max(&self) -> usize {
         if self.peer.is_some() { CIRCUITS_MAX } else { CIRCUITS_OF_CLIENT_MAX }
+    }
+
+    /// Whether so much waits for the transport that the link's own cells should wait too.
+    fn is_behind(&self) -> bool {
+        self.out_now() > limits::LINK_IN_FLIGHT + limits::LINK_CONTROL_MAX / 2
     }
 
     fn room(&self) -> bool {

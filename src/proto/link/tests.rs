@@ -21,6 +21,12 @@ impl Bench {
         Self { links: Links::new(NetworkId([1; 32]), None), out: Out::default(), now: Time(0), rng: StdRng::seed_from_u64(1) }
     }
 
+    /// The same of a relay.
+    fn of_relay() -> Self {
+        let identity = Some(Arc::new(IdentityKey::generate(&mut StdRng::seed_from_u64(2))));
+        Self { links: Links::new(NetworkId([1; 32]), identity), ..Self::new() }
+    }
+
     fn with<T>(&mut self, step: impl FnOnce(&mut Links, &mut Ctx<'_, '_>) -> T) -> T {
         let mut env = Env { now: self.now, wall: Wall(0), rng: &mut self.rng };
         step(&mut self.links, &mut Ctx { env: &mut env, out: &mut self.out })
@@ -221,7 +227,8 @@ fn credit_is_granted_at_once_by_quarters_of_the_window_and_soon_by_quanta() {
     assert!(!grants(&mut bench, 31, tick * 20) && grants(&mut bench, 1, tick), "a narrow window by quanta");
     let wide = bench.links.ports.get_mut(port).unwrap();
     (wide.window, wide.granted) = (1024, 1024);
-    bench.links.promised += 1024 - limits::WINDOW_MIN;
+    let quanta = ((1024 - limits::WINDOW_MIN) / limits::CREDIT_QUANTUM) as usize;
+    assert_eq!(bench.links.promised.widen(&mut wide.seat, quanta), quanta);
     assert!(!grants(&mut bench, 255, tick * 5) && grants(&mut bench, 1, tick), "a wide one by quarters");
     assert!(!grants(&mut bench, 31, tick * 20) && !grants(&mut bench, 1, tick) && grants(&mut bench, 0, tick * 10), "or soon");
     bench.links.check();
@@ -241,6 +248,107 @@ fn a_credit_of_nothing_is_a_violation() {
     credit[CELL - BODY + 6] = 0;
     bench.with(|links, ctx| links.arrived(ctx, link, &credit));
     assert_eq!(bench.outputs(|o| matches!(o, Output::Close { .. })), 1);
+}
+
+/// All that was granted on a port comes and is used up at once, again and again, as a hop does that drops cells.
+fn is_busy(bench: &mut Bench, port: PortKey, rounds: usize) -> u32 {
+    for _ in 0..rounds {
+        let it = bench.links.ports.get_mut(port).unwrap();
+        let (link, granted) = (it.link, core::mem::take(&mut it.granted));
+        it.moved = it.moved.saturating_add(granted);
+        for _ in 0..granted {
+            bench.with(|links, ctx| links.consumed(ctx, port));
+        }
+        bench.now = bench.now + Duration::from_millis(200);
+        bench.with(|links, ctx| {
+            links.grant(ctx, link);
+            links.flush(ctx);
+            links.sent(ctx, link, 10);
+        });
+        bench.out.queue.clear();
+    }
+    bench.links.ports.get(port).unwrap().window
+}
+
+/// A handful of circuits that were busy once, and hold all credit while they idle, would throttle everybody else's: a cheap way to
+/// find out which relays a circuit uses (T34).
+#[test]
+fn idle_circuits_keep_nobody_at_the_first_window() {
+    let mut bench = Bench::of_relay();
+    let [client, honest, beside] = [1, 2, 3].map(LinkId);
+    bench.links.open_unshaken_from(client, None, ([198, 51, 100, 1], 1).into());
+    bench.links.open_unshaken_from(honest, None, ([203, 0, 113, 1], 1).into());
+    bench.links.open_unshaken_from(beside, None, ([198, 51, 100, 2], 1).into());
+    let port = |bench: &mut Bench, link, n| bench.links.accept_port(link, theirs(n), Owner::HopPrev(key())).unwrap();
+    let busy = port(&mut bench, honest, 1);
+    assert_eq!(is_busy(&mut bench, busy, 8), limits::WINDOW_MAX);
+    let windows: Vec<u32> = (1..=21)
+        .map(|n| {
+            let idle = port(&mut bench, client, n);
+            is_busy(&mut bench, idle, 8)
+        })
+        .collect();
+    println!("of one client: {windows:?}");
+    assert_eq!(windows[..2], [limits::WINDOW_MAX; 2], "its first are as fast as any");
+    assert_eq!(is_busy(&mut bench, busy, 8), limits::WINDOW_MAX, "who is busy is not throttled");
+    let newcomer = port(&mut bench, honest, 2);
+    assert_eq!(is_busy(&mut bench, newcomer, 8), limits::WINDOW_MAX, "nor a newcomer of another prefix");
+    // Who shares the client's prefix waits until its idle circuits give back what they hold, or end.
+    let neighbour = port(&mut bench, beside, 1);
+    assert_eq!(is_busy(&mut bench, neighbour, 8), limits::WINDOW_MIN);
+    let look = |bench: &mut Bench| {
+        bench.now = bench.now + Duration::from_secs(60);
+        bench.with(|links, ctx| links.look_over(ctx, client));
+        core::iter::from_fn(|| bench.links.poll_doomed()).count()
+    };
+    let ended: Vec<usize> = (0..10).map(|_| look(&mut bench)).collect();
+    let held = windows.iter().filter(|window| **window > limits::WINDOW_MIN).count();
+    assert_eq!((ended[4], ended[9], ended.iter().sum::<usize>()), (0, held, held), "the first look counts all there was");
+    bench.links.check();
+}
+
+#[test]
+fn credit_that_is_given_back_is_free_for_others_and_too_much_is_a_violation() {
+    let mut bench = Bench::of_relay();
+    let link = LinkId(1);
+    bench.links.open_unshaken(link, None);
+    let port = bench.links.accept_port(link, theirs(1), Owner::HopPrev(key())).unwrap();
+    is_busy(&mut bench, port, 8);
+    let back = |bench: &mut Bench, quanta: u8| {
+        let mut credit = [0; CELL];
+        Header { circuit: None, command: Command::Credit }.write(&mut credit);
+        credit[CELL - BODY..][..9].copy_from_slice(&[0, 0, 0, 1, 0x80, 0, 0, 1, quanta]);
+        bench.with(|links, ctx| links.arrived(ctx, link, &credit));
+        bench.links.check();
+    };
+    assert_eq!(bench.links.promised.taken(), 94);
+    back(&mut bench, 90);
+    assert_eq!(bench.links.promised.taken(), 4);
+    back(&mut bench, 4);
+    assert_eq!((bench.links.promised.taken(), bench.links.ports.get(port).unwrap().window), (0, limits::WINDOW_MIN));
+    assert!(bench.links.knows(link));
+    back(&mut bench, 1);
+    assert!(!bench.links.knows(link));
+}
+
+/// The other end's part of the same: what was not used for a minute goes back, once.
+#[test]
+fn a_link_gives_back_what_lies_unused() {
+    let mut bench = Bench::of_relay();
+    let link = LinkId(1);
+    bench.links.open_unshaken(link, None);
+    let port = bench.links.accept_port(link, theirs(1), Owner::HopPrev(key())).unwrap();
+    bench.links.ports.get_mut(port).unwrap().credit = limits::WINDOW_MAX;
+    let mut look = || {
+        bench.now = bench.now + Duration::from_secs(60);
+        bench.with(|links, ctx| {
+            links.look_over(ctx, link);
+            links.flush(ctx);
+        });
+        bench.outputs(|o| matches!(o, Output::Send { .. }))
+    };
+    assert_eq!([look(), look(), look()], [0, 1, 0]);
+    assert_eq!(bench.links.ports.get(port).unwrap().credit, limits::WINDOW_MIN);
 }
 
 #[test]
