@@ -113,7 +113,7 @@ async fn link(total: usize) -> Figure {
     let listener = transport.listen("127.0.0.1:0".parse().unwrap()).unwrap();
     let to = listener.local().unwrap();
     let (here, mut arrivals) = Inbox::new();
-    let acceptor = tokio::spawn(accept(listener, Doors::new(), here));
+    let acceptor = tokio::spawn(accept(listener, Doors::new(), tokio::runtime::Handle::current(), here));
 
     let pipe = transport.dial(to, None).await.unwrap();
     let (there, sent) = Inbox::new();

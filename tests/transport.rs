@@ -36,7 +36,7 @@ fn listen(doors: Doors) -> (SocketAddr, UnboundedReceiver<Arrival>, JoinHandle<(
     let listener = transport().listen("127.0.0.1:0".parse().unwrap()).unwrap();
     let at = listener.local().unwrap();
     let (inbox, arrivals) = Inbox::new();
-    (at, arrivals, tokio::spawn(accept(listener, doors, inbox)))
+    (at, arrivals, tokio::spawn(accept(listener, doors, tokio::runtime::Handle::current(), inbox)))
 }
 
 /// A dialling end: its exporter value, its orders, what arrives there.

@@ -56,8 +56,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 /// Threads that move cells: a quarter of the processors. One moves about 300 MiB/s through a relay, more than most lines, and cells
-/// that stay with one thread cost a tenth less. TLS handshakes run there too; the public-key work of circuits and requests, coding
-/// and disk have threads of their own (`node::pool`).
+/// that stay with one thread cost a tenth less. The TLS handshakes of links that come in, the public-key work of circuits and
+/// requests, coding and disk have threads of their own (`node::pool`).
 fn workers() -> usize {
     std::thread::available_parallelism().map_or(1, |processors| processors.get().div_ceil(4))
 }

@@ -18,8 +18,8 @@ use crate::node::link::Accepted;
 use crate::node::link::Farewell;
 use crate::node::link::HalfOpen;
 use crate::node::rarely::Rarely;
-use crate::node::transport::Incoming;
 use crate::node::transport::Listener;
+use crate::node::transport::Pipe;
 use crate::proto::crowd::Crowd;
 use crate::proto::crowd::STANDING;
 use crate::proto::crowd::Seat;
@@ -31,6 +31,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::runtime;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 
@@ -222,19 +223,23 @@ impl Drop for Place {
     }
 }
 
-/// Accepts until dropped. Links that stand by then live on.
-pub async fn accept(mut listener: Box<dyn Listener>, doors: Doors, inbox: Inbox) {
-    let mut handshakes = JoinSet::new();
+/// Accepts until dropped. Links that stand by then live on. `handshakes` is where connections are secured: public-key work for whoever
+/// knocks, which is to delay no cell (T36).
+pub async fn accept(mut listener: Box<dyn Listener>, doors: Doors, handshakes: runtime::Handle, inbox: Inbox) {
+    let mut newcomers = JoinSet::new();
     let mut failures = Rarely::every(TELL_EVERY);
     loop {
         let accepted = tokio::select! {
             accepted = poll_fn(|cx| listener.poll_accept(cx)) => accepted,
-            Some(_) = handshakes.join_next() => continue,
+            Some(_) = newcomers.join_next() => continue,
         };
         match accepted {
             Ok(incoming) => {
                 if let Some(admitted) = doors.admit(&incoming.remote, doors.clock.now()) {
-                    handshakes.spawn(welcome(incoming, admitted, doors.link(), doors.clock, inbox.clone()));
+                    // Ends with whoever waits for it.
+                    let mut securing = JoinSet::new();
+                    securing.spawn_on(incoming.secure, &handshakes);
+                    newcomers.spawn(welcome(securing, admitted, doors.link(), doors.clock, inbox.clone()));
                 }
             }
             // The other end's doing, and over.
@@ -250,11 +255,11 @@ pub async fn accept(mut listener: Box<dyn Listener>, doors: Doors, inbox: Inbox)
 }
 
 /// Secures a connection and starts its link. One deadline covers both and the first cell.
-async fn welcome(incoming: Incoming, admitted: Admitted, link: LinkId, clock: Clock, inbox: Inbox) {
+async fn welcome(mut securing: JoinSet<io::Result<Box<dyn Pipe>>>, admitted: Admitted, link: LinkId, clock: Clock, inbox: Inbox) {
     let Admitted { half_open, open, put_out } = admitted;
     let mut deadline = Box::pin(tokio::time::sleep(limits::HANDSHAKE_DEADLINE));
     let secured = tokio::select! {
-        secured = incoming.secure => secured,
+        secured = securing.join_next() => secured.and_then(Result::ok).unwrap_or_else(|| Err(io::ErrorKind::Other.into())),
         () = &mut deadline => return,
         () = put_out.notified() => return,
     };
@@ -287,6 +292,7 @@ async fn welcome(incoming: Incoming, admitted: Admitted, link: LinkId, clock: Cl
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::node::transport::Incoming;
 
     struct World {
         doors: Doors,
@@ -425,6 +431,52 @@ mod tests {
         assert!(people.iter().all(|(place, _)| there(place)));
     }
 
+    /// A listener to whom somebody comes again and again, and whose handshakes keep a thread busy; it notes which.
+    struct Slow(Arc<Mutex<Vec<String>>>);
+
+    impl Listener for Slow {
+        fn local(&self) -> io::Result<SocketAddr> {
+            Err(io::ErrorKind::Other.into())
+        }
+
+        fn poll_accept(&mut self, _: &mut core::task::Context<'_>) -> core::task::Poll<io::Result<Incoming>> {
+            let seen = Arc::clone(&self.0);
+            if seen.lock().unwrap().len() >= 4 {
+                return core::task::Poll::Pending;
+            }
+            seen.lock().unwrap().push(String::new());
+            let secure = Box::pin(async move {
+                std::thread::sleep(Duration::from_millis(500));
+                let name = std::thread::current().name().unwrap_or_default().to_owned();
+                let mut seen = seen.lock().unwrap();
+                let _ = seen.iter_mut().find(|name| name.is_empty()).map(|empty| *empty = name);
+                Err(io::ErrorKind::Other.into())
+            });
+            core::task::Poll::Ready(Ok(Incoming { remote: ([203, 0, 113, 7], 9).into(), secure }))
+        }
+    }
+
+    /// The threads that move cells go on while others come in (T36): here the one of the test.
+    #[tokio::test]
+    async fn connections_are_secured_beside_the_threads_that_move_cells() {
+        let pool = crate::node::Pool::new(std::num::NonZeroUsize::new(1)).unwrap();
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let accepting = accept(Box::new(Slow(Arc::clone(&seen))), Doors::new(), pool.handshakes(), Inbox::new().0);
+        let accepting = tokio::spawn(accepting);
+        let done = || {
+            let seen = seen.lock().unwrap();
+            seen.len() == 4 && seen.iter().all(|name| !name.is_empty())
+        };
+        let mut turns = 0;
+        while !done() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            turns += 1;
+        }
+        accepting.abort();
+        assert!(seen.lock().unwrap().iter().all(|name| name == "handshakes"), "{:?}", seen.lock().unwrap());
+        assert!(turns > 20, "{turns} turns in two seconds");
+    }
+
     /// A listener of a process that has no handle left.
     struct Full(Arc<AtomicU64>);
 
@@ -462,7 +514,7 @@ mod tests {
             tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).with_writer(move || writer.clone()).finish();
         let _logs = tracing::subscriber::set_default(subscriber);
         let asked = Arc::new(AtomicU64::new(0));
-        let accepting = accept(Box::new(Full(Arc::clone(&asked))), Doors::new(), Inbox::new().0);
+        let accepting = accept(Box::new(Full(Arc::clone(&asked))), Doors::new(), runtime::Handle::current(), Inbox::new().0);
         assert!(tokio::time::timeout(REST * 7 / 2, accepting).await.is_err(), "it goes on");
         assert!((2..=4).contains(&asked.load(Ordering::Relaxed)));
         let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();

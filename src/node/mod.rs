@@ -264,7 +264,7 @@ async fn live(
 ) {
     let mut beside = tokio::task::JoinSet::new();
     if let Some((listener, doors)) = listener {
-        beside.spawn(doors::accept(listener, doors, driver.inbox.clone()));
+        beside.spawn(doors::accept(listener, doors, driver.pool.handshakes(), driver.inbox.clone()));
     }
     if let Some(shares) = &shares {
         beside.spawn(disk::expire(Arc::clone(shares)));

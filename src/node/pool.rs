@@ -1,7 +1,8 @@
 //! The threads that do what would hold a core up: public-key work, coding, shares on disk. One pool serves all nodes of a process.
 //!
 //! Jobs that wait for the disk have threads of their own: many, so that the store can make many shares durable with one sync, and
-//! apart, so that no circuit waits behind a sync.
+//! apart, so that no circuit waits behind a sync. One thread secures the connections that come in, which takes turns between
+//! reading and public-key work: however many come, they keep one processor busy, and no thread that moves cells (T36).
 //!
 //! Most jobs are short, some tens of microseconds. Handing one over costs some 10 us of CPU, as much as with the runtime's own
 //! blocking pool (`benches/transport.rs`), but that one starts hundreds of threads in a burst, and here they are as many as is
@@ -28,12 +29,16 @@ use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use tokio::runtime;
+use tokio::runtime::Runtime;
 
 /// Most jobs of each lane that wait, over all nodes of the process: some seconds of work for one core.
 const JOBS_MAX: usize = 16_384;
 
 /// Threads that wait for the disk: as many puts share a sync.
 const DISK_THREADS: usize = 32;
+/// Name of the thread that secures connections.
+const HANDSHAKES: &str = "handshakes";
 
 /// One job on its way.
 struct Task {
@@ -106,6 +111,10 @@ struct Owner {
     work: Arc<Inner>,
     disk: Arc<Inner>,
     clock: Clock,
+    /// Secures connections.
+    handshakes: runtime::Handle,
+    /// What is behind it; taken out when this is dropped.
+    runtime: Option<Runtime>,
 }
 
 impl Drop for Owner {
@@ -113,6 +122,10 @@ impl Drop for Owner {
         for inner in [&self.work, &self.disk] {
             inner.lock().closed = true;
             inner.work.notify_all();
+        }
+        if let Some(runtime) = self.runtime.take() {
+            // Waiting for it could block a thread of the runtime that drops this.
+            runtime.shutdown_background();
         }
     }
 }
@@ -134,7 +147,10 @@ impl Pool {
     /// The system does not give that many threads.
     pub fn new(threads: Option<NonZeroUsize>) -> std::io::Result<Self> {
         let count = threads.or_else(|| thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
-        let owner = Owner { work: Arc::default(), disk: Arc::default(), clock: Clock::start() };
+        let runtime = runtime::Builder::new_multi_thread().worker_threads(1).thread_name(HANDSHAKES).enable_all().build()?;
+        let handshakes = runtime.handle().clone();
+        let (clock, runtime) = (Clock::start(), Some(runtime));
+        let owner = Owner { work: Arc::default(), disk: Arc::default(), clock, handshakes, runtime };
         for (name, inner, count) in [("job", &owner.work, count), ("disk", &owner.disk, DISK_THREADS)] {
             for i in 0..count {
                 let inner = Arc::clone(inner);
@@ -142,6 +158,11 @@ impl Pool {
             }
         }
         Ok(Self(Arc::new(owner)))
+    }
+
+    /// Where connections that come in are secured.
+    pub fn handshakes(&self) -> runtime::Handle {
+        self.0.handshakes.clone()
     }
 
     /// Has a job done; the result goes to `answer`.
