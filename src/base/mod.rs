@@ -6,10 +6,12 @@ pub mod error;
 pub mod ids;
 pub mod limits;
 pub mod net;
+pub mod rarely;
 pub mod redact;
 pub mod text;
 pub mod time;
 
 pub use error::{Blame, ErrorKind};
 pub use ids::{Address, CircuitId, JobId, LinkId, NetworkId, NodeId, OpId, Position, StreamId};
+pub use rarely::Rarely;
 pub use time::{Env, Time, Wall};

@@ -1,9 +1,9 @@
 //! What a node keeps: its state files, written beside the core, and its shares, served to the jobs.
 
 use crate::base::Address;
+use crate::base::Rarely;
 use crate::node::env::Clock;
 use crate::node::home::STATE_PREFIX;
-use crate::node::rarely::Rarely;
 use crate::proto::doc::share::verify_share;
 use crate::proto::event::size;
 use crate::proto::job::PutOutcome;

@@ -6,6 +6,7 @@
 //! connection is dropped before it costs a handshake.
 
 use crate::base::LinkId;
+use crate::base::Rarely;
 use crate::base::Time;
 use crate::base::limits;
 use crate::base::net::Group;
@@ -17,7 +18,6 @@ use crate::node::link;
 use crate::node::link::Accepted;
 use crate::node::link::Farewell;
 use crate::node::link::HalfOpen;
-use crate::node::rarely::Rarely;
 use crate::node::transport::Listener;
 use crate::node::transport::Pipe;
 use crate::proto::crowd::Crowd;

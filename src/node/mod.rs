@@ -20,7 +20,6 @@ pub mod home;
 pub mod inbox;
 pub mod link;
 pub mod pool;
-mod rarely;
 pub mod tcp;
 pub mod tls;
 pub mod transport;

@@ -14,11 +14,11 @@
 //! and an operation of this node's user ends with an error.
 
 use crate::base::JobId;
+use crate::base::Rarely;
 use crate::node::env::Clock;
 use crate::node::env::os_rng;
 use crate::node::inbox::Arrival;
 use crate::node::inbox::Inbox;
-use crate::node::rarely::Rarely;
 use crate::proto::Input;
 use crate::proto::job::Job;
 use crate::proto::job::JobResult;

@@ -1,4 +1,5 @@
-//! What may happen often and is told rarely: a log that strangers can fill tells nothing.
+//! What may happen often and is told rarely: a log that strangers can fill tells nothing. Every warning that can be caused again and
+//! again from outside is told through this.
 
 use crate::base::Time;
 use core::time::Duration;
@@ -8,7 +9,7 @@ const TELL_EVERY: Duration = Duration::from_secs(60);
 
 /// One kind of thing: how often it happened since it was told, and when that was.
 #[derive(Debug)]
-pub(super) struct Rarely {
+pub struct Rarely {
     every: Duration,
     since_told: u64,
     told: Option<Time>,
@@ -22,12 +23,12 @@ impl Default for Rarely {
 
 impl Rarely {
     /// What is told no more often than this.
-    pub(super) const fn every(every: Duration) -> Self {
+    pub const fn every(every: Duration) -> Self {
         Self { every, since_told: 0, told: None }
     }
 
     /// It happened once more. Gives how often since it was told last, if it is time to tell.
-    pub(super) fn again(&mut self, now: Time) -> Option<u64> {
+    pub fn again(&mut self, now: Time) -> Option<u64> {
         self.since_told += 1;
         if self.told.is_some_and(|told| now.since(told) < self.every) {
             return None;
