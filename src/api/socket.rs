@@ -5,6 +5,7 @@ use crate::base::text::shown;
 use crate::client::daemon::Daemon;
 use crate::client::failure;
 use crate::client::files::io_failure;
+use crate::client::files::refuses_modes;
 use crate::proto::event::Failure;
 use std::fs;
 use std::io;
@@ -37,7 +38,7 @@ pub async fn listen(path: &Path) -> Result<(UnixListener, Socket), Failure> {
             "Stop it first, or give this one a data directory of its own with --data-dir.",
         ));
     }
-    let fail = |e: io::Error| io_failure("listen at", path, &e);
+    let fail = |e: io::Error| no_socket(path, &e);
     if fs::symlink_metadata(path).is_ok_and(|meta| !meta.file_type().is_socket()) {
         return Err(fail(io::ErrorKind::AlreadyExists.into()));
     }
@@ -59,6 +60,17 @@ pub async fn listen(path: &Path) -> Result<(UnixListener, Socket), Failure> {
     Ok((bound?, Socket { path: path.to_owned() }))
 }
 
+/// Explains why there is no socket at `path`.
+fn no_socket(path: &Path, error: &io::Error) -> Failure {
+    let why = io_failure("listen at", path, error);
+    if !refuses_modes(error) {
+        return why;
+    }
+    let next = "The socket needs a file system with sockets and modes, in a directory of your own. Name such a directory with \
+                --data-dir; without --data-dir the socket is in $XDG_RUNTIME_DIR, if that is set.";
+    Failure { next: next.to_owned(), ..why }
+}
+
 /// Makes a directory that only its owner may enter. One that exists keeps its mode: it may be somebody's home.
 pub fn private_dir(path: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
@@ -67,6 +79,7 @@ pub fn private_dir(path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::io::Errno;
 
     #[tokio::test]
     async fn stale_is_replaced_and_living_is_not() {
@@ -82,6 +95,17 @@ mod tests {
         let (_listener, socket) = listen(&path).await.unwrap();
         drop(socket);
         assert!(!path.exists());
+    }
+
+    /// exFAT, SMB and some others take neither sockets nor modes.
+    #[test]
+    fn a_place_that_takes_no_socket_is_told_with_the_way_out() {
+        let next = |errno: Errno| no_socket(Path::new("d/api.sock"), &errno.into()).next;
+        for errno in [Errno::OPNOTSUPP, Errno::PERM, Errno::NOSYS] {
+            let next = next(errno);
+            assert!(next.contains("--data-dir") && next.contains("XDG_RUNTIME_DIR"), "{errno}: {next}");
+        }
+        assert!(next(Errno::NOSPC).contains("Make room"));
     }
 
     #[tokio::test]

@@ -37,6 +37,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::path::PathBuf;
+use std::sync::Once;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 use std::time::SystemTime;
@@ -346,20 +347,45 @@ fn prove(part: &mut impl Read, sums: &mut impl Read, first: [u8; 32]) -> (u64, [
     }
 }
 
-/// Opens or makes a private file.
+/// Opens or makes a private file. One that is made is private from its first moment; one that was there is closed, if its file
+/// system has modes (exFAT, SMB and some others have none, and refuse).
 fn open_private(path: &Path) -> Result<fs::File, Failure> {
     if fs::symlink_metadata(path).is_ok_and(|meta| !meta.is_file()) {
         return Err(usage(format!("{} is in the way", shown(path)), "Remove it, then repeat the command."));
     }
-    fs::OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(path)
-        .and_then(|file| file.set_permissions(fs::Permissions::from_mode(0o600)).map(|()| file))
-        .map_err(|e| io_failure("write", path, &e))
+    let options = || {
+        let mut options = fs::OpenOptions::new();
+        options.read(true).write(true).mode(0o600);
+        options
+    };
+    let opened = match options().create_new(true).open(path) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+            options().open(path).and_then(|file| close_to_others(&file).map(|()| file))
+        }
+        opened => opened,
+    };
+    let file = opened.map_err(|e| io_failure("write", path, &e))?;
+    if file.metadata().is_ok_and(|meta| meta.mode() & 0o077 != 0) {
+        // Each get has two of them.
+        static TOLD: Once = Once::new();
+        TOLD.call_once(|| tracing::warn!("the file system of the target keeps no modes: other users may be able to read the file"));
+    }
+    Ok(file)
+}
+
+/// Takes a file from everyone but its owner. Where the file system refuses that for a file of ours, it has no modes.
+fn close_to_others(file: &fs::File) -> io::Result<()> {
+    let meta = file.metadata()?;
+    match file.set_permissions(fs::Permissions::from_mode(0o600)) {
+        Err(e) if refuses_modes(&e) && meta.uid() == rustix::process::geteuid().as_raw() => Ok(()),
+        done => done,
+    }
+}
+
+/// Whether this is how a file system says that it has no modes (or no sockets).
+pub fn refuses_modes(error: &io::Error) -> bool {
+    let errno = Errno::from_io_error(error);
+    errno.is_some_and(|errno| [Errno::PERM, Errno::ACCESS, Errno::OPNOTSUPP, Errno::NOSYS, Errno::INVAL].contains(&errno))
 }
 
 impl Part {

@@ -192,7 +192,12 @@ pub fn settle(path: &Path) -> Result<(), StoreError> {
     if !ours || !is_empty(path).map_err(|e| StoreError::io(doing, e))? {
         return Err(StoreError::Exposed { path: path.to_path_buf(), mode: mode & 0o777 });
     }
-    std::fs::set_permissions(path, PermissionsExt::from_mode(0o700)).map_err(|e| StoreError::io(doing, e))?;
+    // A file system without modes refuses, or only seems to do it: secrets go nowhere else than into a closed directory.
+    let _ = std::fs::set_permissions(path, PermissionsExt::from_mode(0o700));
+    let now = std::fs::metadata(path).map_err(|e| StoreError::io(doing, e))?.mode() & 0o777;
+    if now & 0o077 != 0 {
+        return Err(StoreError::Exposed { path: path.to_path_buf(), mode: now });
+    }
     tracing::info!("the empty data directory was open to other users (mode {mode:o}): it is closed now");
     Ok(())
 }

@@ -112,7 +112,11 @@ impl StoreError {
             Self::Exposed { path, mode } => (
                 format!("{} can be read by other users of this machine (mode {mode:o})", shown(path)),
                 "Nothing was read",
-                format!("Run: chmod 700 {}", shown(path)),
+                format!(
+                    "Run: chmod 700 {}. Where the file system has no modes (exFAT, SMB), mount it with the option umask=077, or name \
+                     another directory with --data-dir",
+                    shown(path)
+                ),
             ),
             Self::Bounds { len, index } => (
                 format!("a share of {len} bytes with index {index} cannot be stored"),

@@ -219,6 +219,8 @@ mod tests {
             std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();
             let said = StateDir::open(&path).unwrap_err().to_string();
             assert!(said.contains(&format!("chmod 700 {}", path.display())), "{said}");
+            // Where there are no modes, that changes nothing.
+            assert!(said.contains("exFAT") && said.contains("umask=077"), "{said}");
         }
     }
 

@@ -68,6 +68,18 @@ async fn a_get_gives_a_private_whole_file_and_leaves_nothing_else() {
     }
 }
 
+/// `/proc` refuses every mode, like exFAT and SMB: that is no reason to end.
+#[test]
+fn a_file_system_that_refuses_modes_ends_nothing() {
+    let file = Path::new("/proc/self/comm");
+    assert!(fs::set_permissions(file, fs::Permissions::from_mode(0o600)).is_err());
+    open_private(file).unwrap();
+    for errno in [Errno::OPNOTSUPP, Errno::NOTSUP, Errno::NOSYS, Errno::PERM] {
+        assert!(refuses_modes(&errno.into()), "{errno}");
+    }
+    assert!(!refuses_modes(&Errno::IO.into()) && !refuses_modes(&io::ErrorKind::Other.into()));
+}
+
 #[tokio::test]
 async fn an_interrupted_get_goes_on_from_its_part() {
     let dir = tempfile::tempdir().unwrap();
