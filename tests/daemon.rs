@@ -330,6 +330,39 @@ async fn a_key_that_cannot_be_handed_out_is_kept_until_it_is_forgotten() {
     assert_eq!(text(&place.run(&["keys", "forget"]).await.stdout), "no key was kept\n");
 }
 
+/// Work that takes long says so, to people who asked for more and to programs, although nothing moves.
+#[tokio::test(flavor = "multi_thread")]
+async fn long_work_says_how_far_it_is() {
+    let place = Place::new().await;
+    place.write("doc", &document(100));
+    for (args, tells) in
+        [(&["-v", "publish", "doc"][..], "publishing: "), (&["publish", "doc", "--progress", "json", "--json"], "{\"progress\":")]
+    {
+        place.node.0.lock().unwrap().waits = true;
+        let err = place.dir.path().join("err");
+        let child = place.program(args).stdout(Stdio::piped()).stderr(fs::File::create(&err).unwrap()).spawn().unwrap();
+        let mut told = 0;
+        for _ in 0..2000 {
+            told = fs::read_to_string(&err).unwrap().matches(tells).count();
+            if told > 0 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        place.node.0.lock().unwrap().waits = false;
+        let out = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap()).await.unwrap();
+        let said = fs::read_to_string(&err).unwrap();
+        assert!(out.status.success() && told > 0, "{said}");
+        if args.contains(&"--progress") {
+            for line in said.lines() {
+                let object: serde_json::Value = serde_json::from_str(line).unwrap();
+                assert_eq!(object["progress"]["doing"], "publishing", "{line}");
+                assert!(object["progress"]["bytes"].is_u64() && object["progress"]["total"].is_u64(), "{line}");
+            }
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_publication_that_ends_behind_its_key_keeps_it() {
     let place = Place::new().await;

@@ -38,9 +38,18 @@ pub(super) struct Common {
     /// Tell more on standard error (twice: more still)
     #[arg(display_order = 104, short, long, global = true, action = clap::ArgAction::Count)]
     pub(super) verbose: u8,
+    /// Tell how far long work is on standard error, as a JSON object a second
+    #[arg(display_order = 106, long, global = true, value_name = "FORM")]
+    pub(super) progress: Option<Progress>,
     /// Tell nothing but errors on standard error
     #[arg(display_order = 105, short, long, global = true, conflicts_with = "verbose")]
     pub(super) quiet: bool,
+}
+
+/// How far long work is, for programs. (A comment on the form would make every help text a long one.)
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Progress {
+    Json,
 }
 
 /// Options of everything that joins a network.

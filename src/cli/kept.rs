@@ -141,7 +141,7 @@ mod tests {
     use crate::crypto::secret::Secret;
     use std::os::unix::fs::PermissionsExt;
 
-    const OUT: Out = Out { json: false, quiet: true };
+    const OUT: Out = Out { json: false, quiet: true, progress: false };
 
     fn key(n: u8) -> ReadKey {
         ReadKey::new(Secret::new([n; 32]), [9; 32], false)

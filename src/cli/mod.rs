@@ -41,7 +41,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(cli) => cli,
         Err(mistake) => return usage(&arguments, mistake),
     };
-    let out = Out { json: cli.common.json, quiet: cli.common.quiet };
+    let out = Out { json: cli.common.json, quiet: cli.common.quiet, progress: cli.common.progress.is_some() };
     logs(&cli.common);
     match start(out, &cli) {
         Ok(code) => ExitCode::from(code),
@@ -156,6 +156,6 @@ fn usage(arguments: &[OsString], mut mistake: clap::Error) -> ExitCode {
         (what, "Correct the command; `--help` after it shows what it takes.".to_owned())
     };
     let json = arguments.iter().any(|a| a == "--json");
-    Out { json, quiet: false }.error(&failure(ErrorKind::Usage, what, "Nothing was started or sent.", next));
+    Out { json, quiet: false, progress: false }.error(&failure(ErrorKind::Usage, what, "Nothing was started or sent.", next));
     ExitCode::from(ErrorKind::Usage.exit_code())
 }

@@ -10,6 +10,9 @@ use crate::client::lines::error_json;
 use crate::client::lines::in_sentences;
 use crate::proto::event::Failure;
 use crate::proto::event::Progress;
+use crate::proto::event::count;
+use crate::proto::event::size;
+use core::time::Duration;
 use indicatif::ProgressBar;
 use indicatif::ProgressDrawTarget;
 use indicatif::ProgressStyle;
@@ -29,9 +32,18 @@ use std::io::Write;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use tokio::task::AbortHandle;
 
 /// Bytes of a file that are set aside for a result before it is there: a key with its report, or a line with a path.
 const RESULT: u64 = 4096;
+
+/// How often long work says how far it is, where no bar shows it: seldom enough for a log.
+pub(super) const TELL_EVERY: Duration = Duration::from_secs(5);
+/// The same for a program that draws a bar of its own.
+const OBJECT_EVERY: Duration = Duration::from_secs(1);
 
 /// Where a command's words go.
 #[derive(Clone, Copy, Debug)]
@@ -40,6 +52,8 @@ pub(super) struct Out {
     pub(super) json: bool,
     /// Nothing but errors on standard error.
     pub(super) quiet: bool,
+    /// How far long work is, as JSON objects on standard error.
+    pub(super) progress: bool,
 }
 
 impl Out {
@@ -88,36 +102,87 @@ impl Out {
         }
     }
 
-    /// A progress bar on standard error, if that is a terminal.
+    /// Shows how far long work is: with a bar if standard error is a terminal, else with a line now and then for whoever asked with
+    /// `-v`; and with objects for a program that asked. Work that stands still is told as well.
     pub(super) fn bar(self, doing: &'static str) -> Bar {
-        let show = !self.quiet && !self.json && io::stderr().is_terminal();
+        let terminal = io::stderr().is_terminal();
+        let show = !self.quiet && !self.json && !self.progress && terminal;
         let bar =
             ProgressBar::with_draw_target(None, if show { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() });
         if let Ok(style) = ProgressStyle::with_template("{msg:9} {bar:30} {bytes}/{total_bytes} {binary_bytes_per_sec} {eta}") {
             bar.set_style(style);
         }
         bar.set_message(doing);
-        Bar(bar)
+        let at = Arc::new(Mutex::new(Progress::default()));
+        let lines = !terminal && tracing::enabled!(tracing::Level::INFO);
+        let teller = (self.progress || lines).then(|| tokio::spawn(self.tell(doing, Arc::clone(&at))).abort_handle());
+        Bar { bar, at, teller }
     }
+
+    async fn tell(self, doing: &'static str, at: Arc<Mutex<Progress>>) {
+        loop {
+            tokio::time::sleep(if self.progress { OBJECT_EVERY } else { TELL_EVERY }).await;
+            let progress = *at.lock().unwrap_or_else(PoisonError::into_inner);
+            if self.progress {
+                self.object(doing, &progress);
+            } else {
+                tracing::info!("{doing}: {}", so_far(progress));
+            }
+        }
+    }
+
+    /// One object of `--progress json`: what is being done, and how far it is.
+    pub(super) fn object(self, doing: &str, at: &impl Serialize) {
+        if self.progress
+            && let Ok(object) = serde_json::to_string(&Object { progress: Doing { doing, at } })
+        {
+            let _ = writeln!(io::stderr().lock(), "{}", harmless_json(&object));
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Object<'a, T> {
+    progress: Doing<'a, T>,
+}
+
+#[derive(Serialize)]
+struct Doing<'a, T> {
+    doing: &'a str,
+    #[serde(flatten)]
+    at: &'a T,
+}
+
+fn so_far(progress: Progress) -> String {
+    let of = if progress.total > 0 { format!(" of {}", size(progress.total)) } else { String::new() };
+    format!("{}{of}, {}", size(progress.bytes), count(progress.shares, "share"))
 }
 
 /// Shows how far an operation is; wiped when dropped.
 #[derive(Debug)]
-pub(super) struct Bar(ProgressBar);
+pub(super) struct Bar {
+    bar: ProgressBar,
+    at: Arc<Mutex<Progress>>,
+    teller: Option<AbortHandle>,
+}
 
 impl Bar {
     /// Shows this.
     pub(super) fn show(&self, progress: Progress) {
+        *self.at.lock().unwrap_or_else(PoisonError::into_inner) = progress;
         if progress.total > 0 {
-            self.0.set_length(progress.total);
+            self.bar.set_length(progress.total);
         }
-        self.0.set_position(progress.bytes);
+        self.bar.set_position(progress.bytes);
     }
 }
 
 impl Drop for Bar {
     fn drop(&mut self) {
-        self.0.finish_and_clear();
+        if let Some(teller) = &self.teller {
+            teller.abort();
+        }
+        self.bar.finish_and_clear();
     }
 }
 

@@ -4,6 +4,7 @@ use crate::api::socket::private_dir;
 use crate::base::ErrorKind;
 use crate::base::limits;
 use crate::cli::output::Out;
+use crate::cli::output::TELL_EVERY;
 use crate::client::Node;
 use crate::client::daemon::Daemon;
 use crate::client::drive;
@@ -21,7 +22,6 @@ use crate::proto::event::Status;
 use crate::proto::event::count;
 use crate::proto::link_text::LinkText;
 use core::future::Future;
-use core::time::Duration;
 use rand::Rng;
 use std::fs;
 use std::io;
@@ -38,8 +38,6 @@ const BOOTSTRAP_FILE: &str = "bootstrap";
 const LINKS_KEPT: usize = 8;
 /// Makes keys of convergent documents; whoever has it can tell whether a guessed document was published from here.
 const SECRET_FILE: &str = "convergent-secret";
-/// How often a command that waits for the network says how far it is.
-const TELL_EVERY: Duration = Duration::from_secs(10);
 /// Longest of these files that is read.
 const FILE_MAX: u64 = 64 * 1024;
 
@@ -106,6 +104,13 @@ async fn telling<T>(out: Out, handle: &Handle, wait: impl Future<Output = T>) ->
             tokio::time::sleep(TELL_EVERY).await;
             let Ok(status) = drive::status(handle).await else { continue };
             let text = waiting(&status);
+            out.object(
+                "looking for the network",
+                &serde_json::json!({ "relays": status.relays, "links": status.links, "coverage": status.coverage }),
+            );
+            if out.progress {
+                continue;
+            }
             if tracing::enabled!(tracing::Level::INFO) {
                 tracing::info!("{text}");
             } else if io::stderr().is_terminal() {
