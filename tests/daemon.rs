@@ -16,9 +16,12 @@ use onionskin::proto::doc::key::ReadKey;
 use onionskin::proto::event::CheckReport;
 use onionskin::proto::event::Command;
 use onionskin::proto::event::Event;
+use onionskin::proto::event::Handles;
 use onionskin::proto::event::NO_KEY;
 use onionskin::proto::event::Report;
 use onionskin::proto::event::Status;
+use onionskin::proto::event::StoreStatus;
+use onionskin::proto::overlay::reach::Reach;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
@@ -58,6 +61,7 @@ struct World {
     fails_late: bool,
     /// Publications that began.
     publications: usize,
+    status: Status,
     running: BTreeMap<u64, mpsc::UnboundedSender<Command>>,
 }
 
@@ -130,7 +134,7 @@ impl Operations for Memory {
                 tell.try_send(Event::Checked(report)).unwrap();
             }
             Command::Plain(_) | Command::Consumed(_) | Command::Cancel | Command::Status => {
-                tell.try_send(Event::Status(Status { relays: 24, ready: true, ..Status::default() })).unwrap()
+                tell.try_send(Event::Status(world.status.clone())).unwrap()
             }
         }
         (OpId(op), events)
@@ -153,6 +157,7 @@ impl Place {
     async fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let node = Memory::default();
+        node.0.lock().unwrap().status = Status { relays: 24, ready: true, ..Status::default() };
         let (listener, socket) = socket::listen(&dir.path().join("d/api.sock")).await.unwrap();
         tokio::spawn(api::serve(listener, node.clone(), Secret::new([1; 32]), core::future::pending()));
         Self { dir, node, _socket: socket }
@@ -328,6 +333,53 @@ async fn a_key_that_cannot_be_handed_out_is_kept_until_it_is_forgotten() {
     assert!(place.run(&["publish", "doc"]).await.status.success());
     assert!(!place.dir.path().join("d/kept-keys").exists());
     assert_eq!(text(&place.run(&["keys", "forget"]).await.stdout), "no key was kept\n");
+}
+
+/// How a relay is, for people: whether others reach it, what it holds, what others think of its clock, what its disk said.
+#[tokio::test(flavor = "multi_thread")]
+async fn status_tells_an_operator_what_is_wrong() {
+    let place = Place::new().await;
+    let set = |status: Status| place.node.0.lock().unwrap().status = status;
+    let reach = Reach {
+        holds: false,
+        fails: true,
+        came_back: 1,
+        needed: 3,
+        in_vain: 4,
+        address: "203.0.113.5:7443".parse().unwrap(),
+        elsewhere: Some("203.0.113.6:7443".parse().unwrap()),
+    };
+    let bad = Status {
+        relays: 22,
+        answering: Some(11),
+        silent: Some(10),
+        reach: Some(reach),
+        store: Some(StoreStatus { shares: 1, bytes: 3 << 20, quota: 10 << 30, damaged: 0 }),
+        handles: Some(Handles { open: 40, limit: 1024 }),
+        clock_offset_secs: Some(-61),
+        warnings: vec!["the disk failed: no space is left".into()],
+        ..Status::default()
+    };
+    set(bad.clone());
+    let said = text(&place.run(&["status"]).await.stdout).to_owned();
+    for line in [
+        "ready      no\n",
+        "relays     22 known, 0 of them hosts, in 0 address groups; 11 answered within the last hour, 10 did not when last dialled\n",
+        "reached    no, at 203.0.113.5:7443, by 1 relay (3 needed); found at 203.0.113.6:7443 instead\n",
+        "store      3.0 MiB of 10.0 GiB, 1 share\n",
+        "handles    40 of 1024\n",
+        "clock      61 seconds ahead of that of others\n",
+        "warning    the disk failed: no space is left\n",
+    ] {
+        assert!(said.contains(line), "{line:?} is not in {said}");
+    }
+    let json: Status = serde_json::from_slice(&place.run(&["status", "--json"]).await.stdout).unwrap();
+    assert_eq!(json, bad);
+    let good = Reach { holds: true, fails: false, came_back: 5, in_vain: 0, elsewhere: None, ..reach };
+    set(Status { ready: true, reach: Some(good), clock_offset_secs: Some(0), ..Status::default() });
+    let said = text(&place.run(&["status"]).await.stdout).to_owned();
+    assert!(said.contains("reached    yes, at 203.0.113.5:7443, by 5 relays (3 needed)\n"), "{said}");
+    assert!(said.contains("clock      as others have it\n") && !said.contains("store") && !said.contains("handles"), "{said}");
 }
 
 /// Work that takes long says so, to people who asked for more and to programs, although nothing moves.

@@ -361,6 +361,66 @@ fn a_hangup_reloads_the_settings_of_a_relay() {
     assert!(relay.stderr().contains(over), "{}", relay.stderr());
 }
 
+/// A relay where nobody can reach it says so, and what to check; one that is reached says that.
+#[test]
+fn a_relay_that_nobody_reaches_says_so() {
+    let net = Network::start(6, "1GiB");
+    for i in 0..6 {
+        let status = net.status(i);
+        assert_eq!(
+            (&status["reach"]["holds"], &status["reach"]["address"]),
+            (&true.into(), &net.relays[i].listen.to_string().into())
+        );
+    }
+    let listen = free(ip(61));
+    let other = free(ip(61)).to_string();
+    let at = listen.to_string();
+    let args = net.client("lost", 0, &["relay", "--listen", &at, "--advertise", &other]);
+    let mut relay = net.place.start("lost", &args);
+    relay.first_line();
+    let until = Instant::now() + Duration::from_secs(60);
+    let status = loop {
+        let status = net.place.run("status", &["status", "--json", "--data-dir", "lost"], PATIENCE).good().json();
+        assert_eq!(status["ready"], false, "{status}");
+        if status["reach"]["fails"] == true && status["relays"].as_u64() >= Some(6) {
+            break status;
+        }
+        assert!(relay.runs() && Instant::now() < until, "{status}");
+        sleep(Duration::from_millis(100));
+    };
+    assert_eq!((&status["reach"]["came_back"], &status["reach"]["address"]), (&0.into(), &other.into()));
+    let said = relay.stderr();
+    assert!(said.contains("listens on another port than it advertises"), "{said}");
+    assert!(!said.contains("announced") && !said.contains(" ready: "), "{said}");
+    assert_eq!(said.matches("others do not reach this relay").count(), 1, "{said}");
+    let people = net.place.run("status", &["status", "--data-dir", "lost"], PATIENCE).good().text();
+    assert!(people.contains("ready      no") && people.contains("reached    no, at "), "{people}");
+    assert!(people.contains("forwards") && people.contains("handles    "), "{people}");
+}
+
+/// A warning that others cause again and again comes once.
+#[test]
+fn a_wrong_address_is_one_warning() {
+    let net = Network::start(6, "1GiB");
+    let (listen, wrong) = (free(ip(62)), SocketAddr::from(([0xfd00, 0, 0, 0, 0, 0, 0, 1], 7443)));
+    let (at, wrong) = (listen.to_string(), SocketAddr::new(wrong.ip(), listen.port()).to_string());
+    let mut relay = net.place.start("wrong", &net.client("wrong", 0, &["relay", "--listen", &at, "--advertise", &wrong]));
+    relay.first_line();
+    let until = Instant::now() + Duration::from_secs(60);
+    // Each of six relays says it once every few seconds.
+    let status = loop {
+        let status = net.place.run("status", &["status", "--json", "--data-dir", "wrong"], PATIENCE).good().json();
+        if status["reach"]["in_vain"].as_u64() >= Some(10) {
+            break status;
+        }
+        assert!(relay.runs() && Instant::now() < until, "{status}");
+        sleep(Duration::from_millis(100));
+    };
+    let said = relay.stderr();
+    assert_eq!(said.matches("others see this relay at another address").count(), 1, "{said}");
+    assert_eq!((&status["ready"], &status["reach"]["elsewhere"]), (&false.into(), &at.into()));
+}
+
 #[test]
 fn full_hosts_refuse() {
     let net = Network::start(6, "1MiB");

@@ -29,6 +29,7 @@ use crate::proto::event::CheckReport;
 use crate::proto::event::Failure;
 use crate::proto::event::NO_KEY;
 use crate::proto::event::Report;
+use crate::proto::event::Status;
 use crate::proto::event::count;
 use crate::proto::event::size;
 use serde::Serialize;
@@ -299,6 +300,24 @@ pub(super) async fn check(out: Out, config: &Config, args: &Check) -> Result<u8,
 
 // --- status
 
+/// How many of the relays known answer. Those of which nothing is known lately are in neither figure.
+fn answering(status: &Status) -> String {
+    match (status.answering, status.silent) {
+        (Some(answering), Some(silent)) => {
+            format!("; {answering} answered within the last hour, {silent} did not when last dialled")
+        }
+        _ => String::new(),
+    }
+}
+
+/// The own clock against those of others, whose difference this is.
+fn clock(secs: i64) -> String {
+    match secs {
+        0 => "as others have it".to_owned(),
+        _ => format!("{} {} that of others", count(secs.unsigned_abs(), "second"), if secs > 0 { "behind" } else { "ahead of" }),
+    }
+}
+
 /// Shows how the running node is.
 pub(super) async fn status(out: Out, config: &Config) -> Result<(), Failure> {
     let socket = config.socket()?;
@@ -314,16 +333,38 @@ pub(super) async fn status(out: Out, config: &Config) -> Result<(), Failure> {
     let people = || {
         let coverage = status.coverage.map_or_else(|| "not measured yet".to_owned(), |c| format!("{c} %"));
         let mut text = format!(
-            "ready      {}\nrelays     {} known, {} of them hosts, in {} address groups\ncoverage   {coverage}\nlinks      {}\n\
+            "ready      {}\nrelays     {} known, {} of them hosts, in {} address groups{}\ncoverage   {coverage}\nlinks      {}\n\
              circuits   {} own, {} carried for others",
             if status.ready { "yes" } else { "no" },
             status.relays,
             status.hosts,
             status.groups,
+            answering(&status),
             status.links,
             status.circuits_own,
             status.circuits_carried,
         );
+        if let Some(reach) = &status.reach {
+            text.push_str(&format!("\nreached    {} at {}", if reach.holds { "yes," } else { "no," }, reach.address));
+            text.push_str(&format!(", by {} ({} needed)", count(u64::from(reach.came_back), "relay"), reach.needed));
+            if let Some(there) = reach.elsewhere {
+                text.push_str(&format!("; found at {there} instead"));
+            }
+        }
+        if let Some(store) = &status.store {
+            text.push_str(&format!(
+                "\nstore      {} of {}, {}",
+                size(store.bytes),
+                size(store.quota),
+                count(store.shares, "share")
+            ));
+        }
+        if let Some(handles) = &status.handles {
+            text.push_str(&format!("\nhandles    {} of {}", handles.open, handles.limit));
+        }
+        if let Some(secs) = status.clock_offset_secs {
+            text.push_str(&format!("\nclock      {}", clock(secs)));
+        }
         for warning in &status.warnings {
             text.push_str("\nwarning    ");
             text.push_str(&harmless(warning));

@@ -174,7 +174,9 @@ pub(super) fn log(event: &NodeEvent) {
         NodeEvent::Note(text) => tracing::info!("{text}"),
         NodeEvent::NotReady(why) => tracing::warn!("{}", why.what),
         NodeEvent::Ready => tracing::info!("ready: enough of the network is known"),
-        NodeEvent::Announced(_) => tracing::info!("announced: other relays know this one"),
+        NodeEvent::Announced(witnesses) => {
+            tracing::info!("announced: {} reached this one where it says that it is", count(u64::from(*witnesses), "relay"));
+        }
     }
 }
 

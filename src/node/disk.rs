@@ -34,12 +34,14 @@ pub struct HeldShares {
     store: Store,
     clock: Clock,
     failures: Mutex<Rarely>,
+    /// What the disk said last, until it keeps a share again.
+    fault: Mutex<Option<String>>,
 }
 
 impl HeldShares {
     /// Over an open store.
     pub fn new(store: Store, clock: Clock) -> Self {
-        Self { store, clock, failures: Mutex::default() }
+        Self { store, clock, failures: Mutex::default(), fault: Mutex::default() }
     }
 
     /// Strangers decide how often it comes to this.
@@ -47,6 +49,12 @@ impl HeldShares {
         if let Some(times) = self.failures.lock().unwrap_or_else(PoisonError::into_inner).again(self.clock.now()) {
             tracing::warn!(%error, times, "{what}");
         }
+        *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
+    }
+
+    /// What the disk said last, if it kept no share since.
+    pub fn fault(&self) -> Option<String> {
+        self.fault.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Sets the quota from now on ([`Store::set_quota`]), and tells what that means for what is held.
@@ -91,7 +99,10 @@ impl HeldShares {
 impl Shares for HeldShares {
     fn put(&self, lease_days: u16, address: &Address, index: u8, blob: &[u8], max_per_chunk: usize) -> PutOutcome {
         match self.store.put(self.clock.wall().day(), lease_days, address, index, blob, max_per_chunk) {
-            Ok(Put::Stored) => PutOutcome::Stored,
+            Ok(Put::Stored) => {
+                self.fault.lock().unwrap_or_else(PoisonError::into_inner).take();
+                PutOutcome::Stored
+            }
             Ok(Put::AlreadyHeld) => PutOutcome::AlreadyHeld,
             Ok(Put::HoldsEnough { held }) => PutOutcome::HoldsEnough { held },
             Ok(Put::Full) => PutOutcome::Full,
@@ -139,7 +150,9 @@ struct Pending {
     /// The newest content of each file that waits. Bounded by the few names that a core uses.
     files: BTreeMap<&'static str, Zeroizing<Vec<u8>>>,
     writing: bool,
-    failed: Option<StoreError>,
+    /// Why the last write failed, if it did.
+    fault: Option<StoreError>,
+    failures: Rarely,
 }
 
 /// Writes state files, one at a time, the newest content of each. A file that is saved faster than the disk writes is written less
@@ -147,14 +160,15 @@ struct Pending {
 #[derive(Debug)]
 pub struct Files {
     dir: StateDir,
+    clock: Clock,
     pending: Mutex<Pending>,
     idle: Condvar,
 }
 
 impl Files {
     /// Into this directory.
-    pub fn new(dir: StateDir) -> Self {
-        Self { dir, pending: Mutex::default(), idle: Condvar::new() }
+    pub fn new(dir: StateDir, clock: Clock) -> Self {
+        Self { dir, clock, pending: Mutex::default(), idle: Condvar::new() }
     }
 
     /// The directory itself.
@@ -166,7 +180,7 @@ impl Files {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Saves soon. A failure is logged, and told by [`Files::take_failure`]; the old content is then still there.
+    /// Saves soon. A failure is logged, and told by [`Files::fault`]; the old content is then still there.
     pub fn save(self: &Arc<Self>, name: &'static str, bytes: Zeroizing<Vec<u8>>) {
         let mut pending = self.lock();
         pending.files.insert(name, bytes);
@@ -183,18 +197,20 @@ impl Files {
             drop(pending);
             let done = self.dir.write(&format!("{STATE_PREFIX}{name}"), &bytes);
             pending = self.lock();
-            if let Err(error) = done {
-                tracing::warn!(%error, name, "a state file was not saved");
-                pending.failed = Some(error);
+            if let Err(error) = &done
+                && let Some(times) = pending.failures.again(self.clock.now())
+            {
+                tracing::warn!(%error, name, times, "a state file was not saved");
             }
+            pending.fault = done.err();
         }
         pending.writing = false;
         self.idle.notify_all();
     }
 
-    /// The last failure that nobody was told of.
-    pub fn take_failure(&self) -> Option<StoreError> {
-        self.lock().failed.take()
+    /// Why the last write failed, if it did.
+    pub fn fault(&self) -> Option<String> {
+        self.lock().fault.as_ref().map(ToString::to_string)
     }
 
     /// Waits until everything is written. Blocks.
@@ -203,5 +219,34 @@ impl Files {
         while pending.writing {
             pending = self.idle.wait(pending).unwrap_or_else(PoisonError::into_inner);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the disk refuses is told until it takes something again.
+    #[tokio::test]
+    async fn a_disk_that_fails_is_told_until_it_works_again() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("d");
+        let files = Arc::new(Files::new(StateDir::open(&path).unwrap(), Clock::start()));
+        let save = async || {
+            files.save("view", Zeroizing::new(b"what is known".to_vec()));
+            let files = Arc::clone(&files);
+            tokio::task::spawn_blocking(move || files.flush()).await.unwrap();
+        };
+        save().await;
+        assert_eq!(files.fault(), None);
+        let name = path.join(format!("{STATE_PREFIX}view"));
+        std::fs::remove_file(&name).unwrap();
+        std::fs::create_dir_all(name.join("in the way")).unwrap();
+        save().await;
+        save().await;
+        assert!(files.fault().is_some());
+        std::fs::remove_dir_all(&name).unwrap();
+        save().await;
+        assert_eq!(files.fault(), None);
     }
 }

@@ -13,6 +13,7 @@ use crate::node::disk::HeldShares;
 use crate::node::env;
 use crate::node::env::Clock;
 use crate::node::env::OsChance;
+use crate::node::handles;
 use crate::node::inbox::Arrival;
 use crate::node::inbox::Inbox;
 use crate::node::link;
@@ -28,7 +29,10 @@ use crate::proto::Output;
 use crate::proto::event::Command;
 use crate::proto::event::Event;
 use crate::proto::event::NodeEvent;
+use crate::proto::event::Status;
+use crate::proto::event::StoreStatus;
 use crate::proto::job::Shares;
+use crate::store::Stats;
 use crate::wire::cell::CELL;
 use bytes::BytesMut;
 use core::net::{IpAddr, SocketAddr};
@@ -267,6 +271,7 @@ impl Loop {
     fn event(&mut self, op: OpId, mut event: Event) {
         if let Event::Status(status) = &mut event {
             status.link.clone_from(&self.driver.link_text);
+            self.of_the_system(status);
         }
         let last =
             matches!(event, Event::Fetched(_) | Event::Published { .. } | Event::Checked(_) | Event::Status(_) | Event::Failed(_));
@@ -289,6 +294,20 @@ impl Loop {
         if gone && !last {
             self.later.push_back(Input::Command(op, Command::Cancel));
         }
+    }
+
+    /// What the core does not know of the node.
+    fn of_the_system(&self, status: &mut Status) {
+        let Driver { shares, files, .. } = &self.driver;
+        if let Some(shares) = shares {
+            let Stats { shares: held, bytes, quota, damaged } = shares.stats();
+            status.store = Some(StoreStatus { shares: held, bytes, quota, damaged });
+            status.warnings.extend(shares.over_quota());
+        }
+        let of_files = files.as_ref().and_then(|files| files.fault());
+        status.fault = shares.as_ref().and_then(|shares| shares.fault()).or(of_files);
+        status.warnings.extend(status.fault.iter().map(|fault| format!("the disk failed: {fault}")));
+        status.handles = handles::now();
     }
 
     fn node_event(&self, event: NodeEvent) {
@@ -317,15 +336,12 @@ impl Loop {
         }
     }
 
-    /// Ends operations whose asker has gone, and tells of files that were not saved.
+    /// Ends operations whose asker has gone.
     fn sweep(&mut self) {
         let gone: Vec<OpId> = self.ops.iter().filter(|(_, asker)| asker.is_closed()).map(|(op, _)| *op).collect();
         for op in gone {
             self.ops.remove(&op);
             self.handle(Input::Command(op, Command::Cancel));
-        }
-        if let Some(error) = self.driver.files.as_ref().and_then(|files| files.take_failure()) {
-            self.node_event(NodeEvent::Warning(error.to_string()));
         }
     }
 
@@ -334,7 +350,7 @@ impl Loop {
         let core = self.driver.core.timeout().map(|(at, _)| at);
         // A core that spins is slowed down, so that it stays an error in the log and no burnt processor.
         let core = if self.spins < SPIN_TICKS { core } else { core.max(Some(self.driver.clock.now() + SPIN_REST)) };
-        let sweep = (!self.ops.is_empty() || self.driver.files.is_some()).then(|| self.swept + SWEEP_EVERY);
+        let sweep = (!self.ops.is_empty()).then(|| self.swept + SWEEP_EVERY);
         core.into_iter().chain(sweep).min()
     }
 

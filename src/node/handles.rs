@@ -3,6 +3,7 @@
 //! Each link is one handle, and whoever runs out of them can neither answer its user nor write its files. So links end before that:
 //! what others open has its bound, what this node dials another, and what they leave is for the disk, the API and the runtime.
 
+use crate::proto::event::Handles;
 use rustix::process::Resource;
 use rustix::process::Rlimit;
 use rustix::process::getrlimit;
@@ -22,6 +23,13 @@ pub fn raise() -> usize {
     let _ = setrlimit(Resource::Nofile, Rlimit { current: now.maximum, maximum: now.maximum });
     let limit = getrlimit(Resource::Nofile).current.unwrap_or(NO_LIMIT);
     usize::try_from(limit).unwrap_or(usize::MAX)
+}
+
+/// How many are open now, and how many may be; `None` where the system does not tell.
+pub fn now() -> Option<Handles> {
+    // Looking takes one.
+    let open = std::fs::read_dir("/dev/fd").ok()?.count().saturating_sub(1) as u64;
+    Some(Handles { open, limit: getrlimit(Resource::Nofile).current.unwrap_or(NO_LIMIT) })
 }
 
 /// How many links may be.
@@ -55,6 +63,15 @@ mod tests {
         let limit = raise();
         assert_eq!(getrlimit(Resource::Nofile).current, before.maximum);
         assert_eq!(limit as u64, before.maximum.unwrap_or(NO_LIMIT));
+    }
+
+    #[test]
+    fn open_handles_are_counted() {
+        let kept: Vec<_> = (0..100).map(|_| std::fs::File::open("/dev/null").unwrap()).collect();
+        // Other tests have some too.
+        let now = now().unwrap();
+        assert!((101..=now.limit).contains(&now.open), "{now:?}");
+        drop(kept);
     }
 
     #[test]

@@ -306,6 +306,10 @@ impl Door {
         let listener = transport.listen(relay.listen).map_err(failed)?;
         let listen = listener.local().map_err(failed)?;
         let mut advertise = relay.advertise;
+        let beside = |addr: &SocketAddr| addr.ip() == listen.ip() && addr.port() != 0 && addr.port() != listen.port();
+        if advertise.iter().any(beside) {
+            tracing::warn!("this relay listens on another port than it advertises: something must forward the one to the other");
+        }
         if advertise.is_empty() {
             if listen.ip().is_unspecified() {
                 return Err(StartError::Unreachable(listen));
@@ -357,7 +361,7 @@ impl Kept {
             }
             None => None,
         };
-        let files = home.into_dir().map(|dir| Arc::new(Files::new(dir)));
+        let files = home.into_dir().map(|dir| Arc::new(Files::new(dir, clock)));
         Ok(Self { network, identity, saved, shares, files })
     }
 }

@@ -1,6 +1,7 @@
 //! TLS as links use it (D2): version 1.3 alone, one hybrid key exchange, no resumption, no names. The certificate proves nothing:
 //! relays prove their identity above, over the exporter, and clients have none.
 
+use crate::base::Rarely;
 use crate::base::Time;
 use crate::base::Wall;
 use crate::node::env::Clock;
@@ -31,6 +32,7 @@ pub struct Tls {
     pub server: Arc<ServerConfig>,
     certificate: Arc<Certificate>,
     clock: Clock,
+    failures: Mutex<Rarely>,
 }
 
 impl Tls {
@@ -64,7 +66,7 @@ impl Tls {
         server.send_tls13_tickets = 0;
         server.max_early_data_size = 0;
 
-        Ok(Self { client: Arc::new(client), server: Arc::new(server), certificate, clock })
+        Ok(Self { client: Arc::new(client), server: Arc::new(server), certificate, clock, failures: Mutex::default() })
     }
 
     /// The name that rustls wants for a connection. An address is never sent as a server name.
@@ -79,7 +81,10 @@ impl Tls {
         if self.certificate.is_due(now)
             && let Err(error) = self.certificate.renew(self.server.crypto_provider(), self.clock.wall(), now)
         {
-            tracing::warn!(%error, "the link certificate could not be renewed; the old one stays");
+            let times = self.failures.lock().unwrap_or_else(PoisonError::into_inner).again(now);
+            if let Some(times) = times {
+                tracing::warn!(%error, times, "the link certificate could not be renewed; the old one stays");
+            }
         }
     }
 }

@@ -12,6 +12,7 @@ use crate::base::Env;
 use crate::base::LinkId;
 use crate::base::NetworkId;
 use crate::base::NodeId;
+use crate::base::Rarely;
 use crate::base::Time;
 use crate::base::Wall;
 use crate::crypto::keys::IdentityKey;
@@ -20,6 +21,7 @@ use crate::proto::Input;
 use crate::proto::Output;
 use crate::proto::Settings;
 use crate::proto::circuit::hop::Hops;
+use crate::proto::core::news::Told;
 use crate::proto::event::Command;
 use crate::proto::event::Event;
 use crate::proto::event::Failure;
@@ -103,6 +105,9 @@ pub struct Core {
     requests: Requests,
     ops: Ops,
     ready: bool,
+    /// Whether that was told: of a relay, once others reach it too.
+    told_ready: bool,
+    told_unreached: bool,
     announced: bool,
     started: Time,
     /// Both clocks, as they were at the last input.
@@ -114,8 +119,8 @@ pub struct Core {
     since_ready: Time,
     told_not_ready: bool,
     directories: Vec<NodeId>,
-    /// When each kind of oddity was told last: strangers decide how often they happen.
-    odd_told: BTreeMap<overlay::Odd, Time>,
+    /// How often each kind of thing was told: strangers decide how often they happen.
+    told: BTreeMap<Told, Rarely>,
     /// What is kept of them for the next start.
     known: Vec<overlay::Peer>,
 }
@@ -188,6 +193,8 @@ impl Core {
             requests: Requests::new(config.network, policy, spare),
             ops: Ops::default(),
             ready: false,
+            told_ready: false,
+            told_unreached: false,
             announced: false,
             started: env.now,
             clocks: (env.now, env.wall),
@@ -196,7 +203,7 @@ impl Core {
             failed_clock: false,
             since_ready: env.now,
             told_not_ready: false,
-            odd_told: BTreeMap::new(),
+            told: BTreeMap::new(),
             directories: Vec::new(),
             known,
         })
@@ -230,7 +237,7 @@ impl Core {
                 }
             }
             Input::Command(op, Command::Status) => {
-                let status = self.status(env.now);
+                let status = self.status(env.now, env.wall);
                 self.out.push(Output::Event(op, Event::Status(status)));
             }
             Input::Command(op, command) => self.with(env, |core, ctx| {
@@ -503,7 +510,11 @@ impl Core {
                     self.cells(ctx, link, cells);
                 }
             }
-            LinkEvent::Down { link, owners, waiters, peer: _, was_open, silent } => {
+            LinkEvent::Down { link, owners, waiters, peer, was_open, silent } => {
+                // Somebody waits for what was dialled alone.
+                if let Some(peer) = peer.filter(|_| !was_open && !waiters.is_empty()) {
+                    self.overlay.missed(&peer);
+                }
                 if silent {
                     self.requests.policy.line_lost(ctx.env.now);
                 }

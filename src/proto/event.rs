@@ -1,11 +1,11 @@
 //! What people ask of a node, and what it tells them.
 
 use crate::base::ErrorKind;
-use crate::base::NodeId;
 use crate::crypto::secret::Secret;
 use crate::proto::doc::key::Key;
 use crate::proto::doc::key::ReadKey;
 use crate::proto::doc::key::TextError;
+use crate::proto::overlay::reach::Reach;
 use bytes::Bytes;
 use std::net::SocketAddr;
 
@@ -364,14 +364,15 @@ impl Failure {
     }
 
     /// The clock is too far off.
-    pub fn clock_off(minutes: u64) -> Self {
-        Self::new(ErrorKind::NoNetwork, clock_differs(minutes), "Nothing was sent.", "Set the clock, then try again.")
+    pub fn clock_off(offset: i64) -> Self {
+        Self::new(ErrorKind::NoNetwork, clock_differs(offset), "Nothing was sent.", "Set the clock, then try again.")
     }
 }
 
-/// How far this computer's clock is off, in words.
-pub fn clock_differs(minutes: u64) -> String {
-    format!("this computer's clock differs from the network's by {}", span(minutes))
+/// How far this computer's clock is off, in words. `offset` is that of the others in seconds; positive: they are ahead.
+pub fn clock_differs(offset: i64) -> String {
+    let side = if offset > 0 { "behind" } else { "ahead of" };
+    format!("this computer's clock is {} {side} the network's", span(offset.unsigned_abs() / 60))
 }
 
 /// So many minutes in the largest unit of which there are two.
@@ -433,8 +434,9 @@ mod kind_word {
 
 /// How a node is. For its own operator and user only: served on the local socket, never logged.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
 pub struct Status {
-    /// Whether paths may be chosen: the view is known well enough.
+    /// Whether paths may be chosen: the view is known well enough. Of a relay, others reach it too.
     pub ready: bool,
     /// Usable relays in the view.
     pub relays: u64,
@@ -454,10 +456,46 @@ pub struct Status {
     pub circuit_build_us: Option<u64>,
     /// What is weaker than it should be, in words: few relays, rules kept only as far as a small network allows, clock off.
     pub warnings: Vec<String>,
+    /// Of the usable relays, those that answered this relay within the last hour, or have a link with it.
+    pub answering: Option<u64>,
+    /// Those that did not when they were last dialled; they count on for about a day. Of the rest nothing is known lately.
+    pub silent: Option<u64>,
+    /// What witnesses say of where this relay is.
+    pub reach: Option<Reach>,
+    /// Clocks of others against the own, in seconds; positive: this one is behind.
+    pub clock_offset_secs: Option<i64>,
+    /// What a host holds.
+    pub store: Option<StoreStatus>,
+    /// What the disk said when something was last written or read in vain, until it succeeds again.
+    pub fault: Option<String>,
+    /// File handles.
+    pub handles: Option<Handles>,
     /// This relay's bootstrap link, if it is one.
     pub link: Option<String>,
     /// Seconds since the node started.
     pub uptime_secs: u64,
+}
+
+/// What a host holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct StoreStatus {
+    /// Shares.
+    pub shares: u64,
+    /// Bytes that they take.
+    pub bytes: u64,
+    /// Bytes that they may take.
+    pub quota: u64,
+    /// Shares dropped since the start because they were damaged.
+    pub damaged: u64,
+}
+
+/// File handles of the node's process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Handles {
+    /// Open ones.
+    pub open: u64,
+    /// Most that the system allows.
+    pub limit: u64,
 }
 
 /// What happens to the node itself.
@@ -467,8 +505,8 @@ pub enum NodeEvent {
     Ready,
     /// It is not any more, or still not after `limits::COVERAGE_DEADLINE`; in words for a person, with the figure.
     NotReady(Failure),
-    /// This relay's descriptor has all its receipts and is announced.
-    Announced(NodeId),
+    /// So many witnesses reached this relay where it says that it is, and it is announced. Sent once each time this becomes true.
+    Announced(u32),
     /// Something the operator should know, in words without addresses or ids.
     Warning(String),
     /// Something that may be of interest, and asks nothing of anybody; as seldom and as wordless about others.
@@ -484,7 +522,8 @@ mod tests {
         for (minutes, words) in
             [(1, "1 minute"), (119, "119 minutes"), (120, "about 2 hours"), (3000, "about 2 days"), (1_576_800, "about 3 years")]
         {
-            assert!(clock_differs(minutes).ends_with(&format!("by {words}")), "{minutes}");
+            assert_eq!(clock_differs(minutes * 60), format!("this computer's clock is {words} behind the network's"));
+            assert_eq!(clock_differs(-minutes * 60), format!("this computer's clock is {words} ahead of the network's"));
         }
     }
 

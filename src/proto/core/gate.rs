@@ -2,13 +2,16 @@
 
 use crate::base::NodeId;
 use crate::base::Time;
+use crate::base::Wall;
 use crate::base::limits;
 use crate::proto::Output;
 use crate::proto::core::Core;
 use crate::proto::core::directories;
+use crate::proto::core::news::Told;
 use crate::proto::event::Failure;
 use crate::proto::event::NodeEvent;
 use crate::proto::event::Status;
+use crate::proto::event::clock_differs;
 use crate::proto::event::count;
 use crate::proto::out::Ctx;
 use crate::proto::overlay;
@@ -20,9 +23,11 @@ impl Core {
             self.guide_client(ctx);
         }
         let ready = self.overlay.coverage().ready && !self.failed_clock;
-        if ready != self.ready {
-            self.ready = ready;
-            if ready {
+        self.ready = ready;
+        let reached = self.watch_reach(ctx);
+        if (ready && reached) != self.told_ready {
+            self.told_ready = !self.told_ready;
+            if self.told_ready {
                 ctx.out.push(Output::Node(NodeEvent::Ready));
             }
         }
@@ -43,6 +48,25 @@ impl Core {
                 ctx.out.push(Output::Node(NodeEvent::NotReady(why)));
             }
         }
+    }
+
+    /// Whether others reach this relay, which is told when it changes; a client need not be reached.
+    fn watch_reach(&mut self, ctx: &mut Ctx<'_, '_>) -> bool {
+        let Some(reach) = self.overlay.reach(ctx.env.wall) else { return true };
+        if reach.holds {
+            self.told_unreached = false;
+            if !self.announced {
+                self.announced = true;
+                ctx.out.push(Output::Node(NodeEvent::Announced(reach.came_back)));
+            }
+        } else if reach.fails && !self.told_unreached {
+            self.told_unreached = true;
+            self.announced = false;
+            if let Some(words) = reach.words() {
+                self.tell(ctx, Told::Unreached, NodeEvent::Warning(words));
+            }
+        }
+        reach.holds
     }
 
     /// A client's overlay plane needs to know its directory relays.
@@ -77,13 +101,18 @@ impl Core {
     }
 
     /// How the node is, for its own user.
-    pub(super) fn status(&self, now: Time) -> Status {
+    pub(super) fn status(&self, now: Time, wall: Wall) -> Status {
+        let reach = self.overlay.reach(wall);
         let counts = self.overlay.view().counts();
         let coverage = self.overlay.coverage();
         let mut warnings = Vec::new();
         if !self.ready {
             warnings.push(self.why_not_ready().what);
         }
+        warnings.extend(reach.and_then(|reach| reach.words()));
+        let clock_offset_secs = self.overlay.clock_offset(now);
+        warnings.extend(clock_offset_secs.filter(|secs| secs.unsigned_abs() > limits::SKEW_WARN_SECS).map(clock_differs));
+        let answering = self.overlay.is_relay().then(|| self.overlay.answering(now));
         if counts.relays < limits::NETWORK_WEAK_BELOW {
             warnings.push({
                 let are = if counts.relays == 1 { "is" } else { "are" };
@@ -92,7 +121,7 @@ impl Core {
         }
         warnings.extend(self.requests.policy.relaxed().words());
         Status {
-            ready: self.ready,
+            ready: self.ready && reach.is_none_or(|reach| reach.holds),
             relays: counts.relays as u64,
             hosts: counts.hosts as u64,
             groups: counts.groups as u64,
@@ -102,6 +131,13 @@ impl Core {
             circuits_carried: self.hops.len() as u64,
             circuit_build_us: self.requests.build_time().and_then(|t| u64::try_from(t.as_micros()).ok()),
             warnings,
+            answering: answering.map(|(answering, _)| answering as u64),
+            silent: answering.map(|(_, silent)| silent as u64),
+            reach,
+            clock_offset_secs,
+            store: None,
+            fault: None,
+            handles: None,
             link: None,
             uptime_secs: now.since(self.started).as_secs(),
         }

@@ -1,5 +1,6 @@
 //! What the overlay plane wants of its node, and in which words a person hears of it.
 
+use crate::base::Rarely;
 use crate::proto::Output;
 use crate::proto::core::Core;
 use crate::proto::event::Failure;
@@ -13,9 +14,36 @@ use crate::proto::overlay;
 use crate::proto::requests::Question;
 use std::time::Duration;
 
-/// Strangers decide how often odd things happen; each kind is told this often.
-const ODD_EVERY: Duration = Duration::from_secs(3600);
+/// Strangers decide how often there is something to tell; each kind is told this often.
+const TELL_EVERY: Duration = Duration::from_secs(3600);
+
+/// What the operator is told of, each kind on its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Told {
+    Clock,
+    ClockFails,
+    Address,
+    StruckOut,
+    OneWayIn,
+    WaysDiffer,
+    Moved,
+    Unreached,
+    Odd(overlay::Odd),
+}
+
 impl Core {
+    /// Tells it, unless something of its kind was told within the hour.
+    pub(super) fn tell(&mut self, ctx: &mut Ctx<'_, '_>, kind: Told, event: NodeEvent) {
+        let rarely = self.told.entry(kind).or_insert(const { Rarely::every(TELL_EVERY) });
+        if rarely.again(ctx.env.now).is_some() {
+            ctx.out.push(Output::Node(event));
+        }
+    }
+
+    fn warn(&mut self, ctx: &mut Ctx<'_, '_>, kind: Told, words: &str) {
+        self.tell(ctx, kind, NodeEvent::Warning(words.to_owned()));
+    }
+
     /// Does what the overlay plane wants of the node.
     pub(super) fn overlay_output(&mut self, ctx: &mut Ctx<'_, '_>, output: overlay::Output) {
         match output {
@@ -44,54 +72,38 @@ impl Core {
         match event {
             overlay::Event::ViewChanged => self.acceptance = None,
             overlay::Event::Clock(offset, level) => {
-                let minutes = offset.unsigned_abs() / 60;
                 self.failed_clock = level == overlay::ClockLevel::Fail;
                 match level {
                     overlay::ClockLevel::Good => {}
-                    overlay::ClockLevel::Warn => {
-                        let words = clock_differs(minutes);
-                        ctx.out.push(Output::Node(NodeEvent::Warning(words)));
-                    }
+                    overlay::ClockLevel::Warn => self.warn(ctx, Told::Clock, &clock_differs(offset)),
                     overlay::ClockLevel::Fail => {
-                        ctx.out.push(Output::Node(NodeEvent::NotReady(Failure::clock_off(minutes))));
+                        self.tell(ctx, Told::ClockFails, NodeEvent::NotReady(Failure::clock_off(offset)));
                     }
                 }
             }
             overlay::Event::AddressDiffers => {
-                let words = "others see this relay at another address than the one it advertises: check --advertise".into();
-                ctx.out.push(Output::Node(NodeEvent::Warning(words)));
+                let words = "others see this relay at another address than the one it advertises: check --advertise";
+                self.warn(ctx, Told::Address, words);
             }
             overlay::Event::StruckOut => {
                 let words = "two descriptors signed by this relay contradict each other, so others do not use it any more. Does a copy of \
                              its data directory run elsewhere? Stop one of the two, and give this one a new directory";
-                ctx.out.push(Output::Node(NodeEvent::Warning(words.into())));
+                self.warn(ctx, Told::StruckOut, words);
             }
             overlay::Event::OneWayIn => {
                 let words = "this start believes what one relay says of the network: with links of two or more, they are compared";
-                ctx.out.push(Output::Node(NodeEvent::Warning(words.into())));
+                self.warn(ctx, Told::OneWayIn, words);
             }
             overlay::Event::WaysDiffer => {
                 let words = "the relays behind your links name different networks, so some of them lie or are cut off: the network that \
                              most addresses answer for is used. Remove links whose origin you do not trust";
-                ctx.out.push(Output::Node(NodeEvent::Warning(words.into())));
+                self.warn(ctx, Told::WaysDiffer, words);
             }
-            overlay::Event::Odd(odd) => {
-                let now = ctx.env.now;
-                if self.odd_told.get(&odd).is_none_or(|at| *at + ODD_EVERY <= now) {
-                    self.odd_told.insert(odd, now);
-                    ctx.out.push(Output::Node(NodeEvent::Note(odd.words())));
-                }
-            }
+            overlay::Event::Odd(odd) => self.tell(ctx, Told::Odd(odd), NodeEvent::Note(odd.words())),
             overlay::Event::Moved => {
                 let words =
                     "witnesses find this relay at another address: it is announced from there, and its old place served for a week";
-                ctx.out.push(Output::Node(NodeEvent::Warning(words.into())));
-            }
-            overlay::Event::SelfUsable(usable) => {
-                if let (true, false, Some(keys)) = (usable, self.announced, &self.keys) {
-                    self.announced = true;
-                    ctx.out.push(Output::Node(NodeEvent::Announced(keys.keys().node)));
-                }
+                self.warn(ctx, Told::Moved, words);
             }
         }
     }

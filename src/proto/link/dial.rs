@@ -49,7 +49,7 @@ impl Links {
                     self.lent_dials.insert(id, seat);
                 }
                 // The number of no link: the first has one more.
-                None => self.refuse_waiter(LinkId(DIALED_BIT), node, waiter),
+                None => self.refuse_waiter(LinkId(DIALED_BIT), waiter),
             }
             None
         })
@@ -65,7 +65,7 @@ impl Links {
         if link.waiters.len() < WAITERS_MAX {
             link.waiters.push(waiter);
         } else {
-            self.refuse_waiter(id, node, waiter);
+            self.refuse_waiter(id, waiter);
         }
         Some(None)
     }
@@ -83,10 +83,10 @@ impl Links {
         }
     }
 
-    /// Tells one that waits, and no other, that its link failed.
-    fn refuse_waiter(&mut self, link: LinkId, node: NodeId, waiter: Waiter) {
+    /// Tells one that waits, and no other, that its link failed. That is nobody's fault, so no relay is named.
+    fn refuse_waiter(&mut self, link: LinkId, waiter: Waiter) {
         let (owners, waiters) = (Vec::new(), vec![waiter]);
-        self.events.push_back(LinkEvent::Down { link, owners, waiters, peer: Some(node), was_open: false, silent: false });
+        self.events.push_back(LinkEvent::Down { link, owners, waiters, peer: None, was_open: false, silent: false });
     }
 
     /// Dials an address anew, even if a link to the same relay exists (dial-back, D9). With `expect`, any other identity fails.

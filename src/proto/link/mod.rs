@@ -158,7 +158,7 @@ pub enum LinkEvent {
         owners: Vec<Owner>,
         /// Machines that waited for it.
         waiters: Vec<Waiter>,
-        /// The relay it was to, if known or expected.
+        /// The relay it was to, if known or expected. `None` too for whoever was refused a dial.
         peer: Option<NodeId>,
         /// Whether it ever was open.
         was_open: bool,

@@ -90,7 +90,7 @@ fn dials_for_the_circuits_of_others_are_shared_out_and_our_own_are_not_bounded()
     let most = LENT_DIALS_MAX.div_ceil(3);
     assert_eq!(dials(&mut bench), most);
     let told = bench.links.poll_event();
-    assert!(matches!(&told, Some(LinkEvent::Down { waiters, was_open: false, .. }) if waiters.len() == 1), "{told:?}");
+    assert!(matches!(&told, Some(LinkEvent::Down { waiters, was_open: false, peer: None, .. }) if waiters.len() == 1), "{told:?}");
     assert_eq!(core::iter::from_fn(|| bench.links.poll_event()).count(), LENT_DIALS_MAX - most);
 
     bench.with(|links, ctx| links.lend(ctx, other, node(150), addr, Waiter::Extend(key())));

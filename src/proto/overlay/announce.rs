@@ -15,7 +15,6 @@ use crate::proto::overlay::Overlay;
 use crate::proto::overlay::Purpose;
 use crate::proto::overlay::Work;
 use crate::proto::overlay::io::Config;
-use crate::proto::overlay::io::Event;
 use crate::proto::overlay::io::Output;
 use crate::proto::overlay::io::OverlayJob;
 use crate::proto::overlay::io::OwnBody;
@@ -69,7 +68,6 @@ pub struct Own {
     queue_at: Time,
     /// Whether the nearest were queued for the current descriptor.
     spread: bool,
-    usable: bool,
 }
 
 impl Own {
@@ -88,7 +86,6 @@ impl Own {
             queue: VecDeque::new(),
             queue_at: now,
             spread: false,
-            usable: false,
         }
     }
 
@@ -224,10 +221,6 @@ impl Overlay {
     pub(super) fn watch_usable(&mut self, env: &Env<'_>) {
         let Some(own) = self.own.relay.clone() else { return };
         let usable = self.view.get(&own.node()).is_some();
-        if usable != self.own.usable {
-            self.own.usable = usable;
-            self.out.push_back(Output::Event(Event::SelfUsable(usable)));
-        }
         if usable && !self.own.spread && self.view.counts().relays > 1 {
             self.own.spread = true;
             self.own.queue_at = env.now;

@@ -65,6 +65,11 @@ impl Clock {
         Some((offset, level))
     }
 
+    /// The offset, once some clocks were heard.
+    pub fn offset(&self, now: Time, groups_known: usize) -> Option<i64> {
+        (!self.samples.is_empty()).then(|| self.judge(now, groups_known).0)
+    }
+
     /// The offset and what it means. Good is also what nothing is known against.
     fn judge(&self, now: Time, groups_known: usize) -> (i64, ClockLevel) {
         let mut sorted: Vec<i64> = self.samples.values().map(|s| s.offset).collect();

@@ -204,8 +204,6 @@ pub enum Event {
     AddressDiffers,
     /// This relay is at another address than before: witnesses found it there.
     Moved,
-    /// The own descriptor counts receipts enough to be usable, or no more.
-    SelfUsable(bool),
     /// Somebody has two descriptors of this relay that contradict each other: nobody uses it any more.
     StruckOut,
     /// A client began with what one relay says alone, because it was given no other way in.

@@ -21,6 +21,7 @@ pub mod kept;
 mod links;
 mod lists;
 mod questions;
+pub mod reach;
 mod receipts;
 pub mod record;
 pub mod region;
@@ -294,6 +295,25 @@ impl Overlay {
         self.config.profile.is_some()
     }
 
+    /// Clocks of others against the own, in seconds (positive: they are ahead), once some are believed.
+    pub fn clock_offset(&self, now: Time) -> Option<i64> {
+        self.clock.offset(now, self.view.counts().groups)
+    }
+
+    /// Of the usable relays, those that answer lately, and those that did not when they were last dialled ([`View::answering`]).
+    pub fn answering(&self, now: Time) -> (usize, usize) {
+        let me = self.me();
+        self.view.answering(now, |node| Some(*node) == me || self.by_node.contains_key(node))
+    }
+
+    /// A relay did not answer a dial that the overlay did not ask for. For people alone.
+    pub fn missed(&mut self, node: &NodeId) {
+        // That we cannot dial IPv6 speaks against nobody.
+        if self.view.entry(node).is_some_and(|e| self.view.in_reach(&e.relay)) {
+            self.view.miss(node);
+        }
+    }
+
     /// The own identity, if a relay.
     pub fn me(&self) -> Option<NodeId> {
         self.config.profile.as_ref().map(|p| p.node)
@@ -366,6 +386,9 @@ impl Overlay {
         let late: Vec<u32> = self.requests.iter().filter(|(_, r)| r.deadline <= now).map(|(id, _)| *id).collect();
         for id in late {
             if let Some(request) = self.requests.remove(&id) {
+                if request.asked == Asked::DialBack {
+                    self.asked_in_vain();
+                }
                 self.lost(env, id, &request);
             }
         }

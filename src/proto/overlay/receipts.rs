@@ -80,6 +80,8 @@ pub(super) struct Receipts {
     asked: BTreeMap<NodeId, Time>,
     /// Rounds without a new receipt: they grow apart.
     fruitless: u32,
+    /// Times that a witness was asked and did not come back, since the last that found us where we say.
+    in_vain: u32,
     /// Receipts to be replaced: the first ones all come from the few relays that were known at the start.
     replace: u32,
     widened: bool,
@@ -88,6 +90,8 @@ pub(super) struct Receipts {
     looked: Time,
     /// Receipts for addresses that are not ours (yet).
     elsewhere: Vec<Given>,
+    /// An address for which there was one and at which we cannot be.
+    stray: Option<SocketAddr>,
     moved: Option<Time>,
 }
 
@@ -117,11 +121,13 @@ impl Receipts {
             list,
             asked: BTreeMap::new(),
             fruitless: 0,
+            in_vain: 0,
             replace: 0,
             widened,
             renewed: 0,
             looked: now,
             elsewhere: Vec::new(),
+            stray: None,
             moved: None,
         }
     }
@@ -135,7 +141,9 @@ impl Receipts {
         self.list = list;
         self.asked.clear();
         self.elsewhere.clear();
+        self.stray = None;
         self.fruitless = 0;
+        self.in_vain = 0;
         self.next = now;
     }
 
@@ -153,6 +161,25 @@ impl Receipts {
     pub(super) fn counting(&self, wall: Wall) -> Vec<Receipt> {
         let list = self.list.iter().filter(|(_, r)| counts(r, wall.hour()));
         list.map(|(_, r)| r.clone()).take(limits::RECEIPTS_MAX).collect()
+    }
+
+    /// How many count, and the hour of the newest of them.
+    pub(super) fn counted(&self, hour: u32) -> (u32, Option<u32>) {
+        let counting = || self.list.iter().filter(|(_, r)| counts(r, hour));
+        (u32::try_from(counting().count()).unwrap_or(u32::MAX), counting().map(|(_, r)| r.hour).max())
+    }
+
+    pub(super) const fn in_vain(&self) -> u32 {
+        self.in_vain
+    }
+
+    pub(super) const fn vain(&mut self) {
+        self.in_vain = self.in_vain.saturating_add(1);
+    }
+
+    /// Where a witness found us last, if not where we say.
+    pub(super) fn elsewhere(&self) -> Option<SocketAddr> {
+        self.stray.or_else(|| self.elsewhere.last().map(|(_, r)| r.addr))
     }
 
     /// None of them is good for anything. False: there was none.
@@ -309,7 +336,7 @@ impl Overlay {
     }
 
     pub(super) fn receipt_reply(&mut self, env: &Env<'_>, link: LinkId, receipt: Option<Blob>) {
-        let Some(receipt) = receipt.and_then(|b| Receipt::decode(&b.0).ok()) else { return };
+        let Some(receipt) = receipt.and_then(|b| Receipt::decode(&b.0).ok()) else { return self.asked_in_vain() };
         let (Some(profile), Some(l)) = (&self.config.profile, self.links.get(&link)) else { return };
         let skew = u32::try_from(limits::SKEW_MAX_SECS / 3600).unwrap_or(u32::MAX) + 1;
         let near = receipt.hour.abs_diff(env.wall.hour()) <= skew;
@@ -328,6 +355,7 @@ impl Overlay {
         }
         // We answer where we say: whoever saw us elsewhere saw the past, or invents.
         self.receipts.elsewhere.clear();
+        (self.receipts.stray, self.receipts.in_vain) = (None, 0);
         // While the view fills, at a start or after an outage of a day, it lacks witnesses that did not leave: receipts that are a day
         // old would go for new ones, and the host with them.
         let known = |node: &NodeId| !self.coverage.ready || self.view.entry(node).is_some();
@@ -342,8 +370,11 @@ impl Overlay {
     /// any more, it is ours.
     fn answered_elsewhere(&mut self, env: &Env<'_>, current: SocketAddr, given: Given) {
         let addr = given.1.addr;
+        // It came back, and not to where we say.
+        self.asked_in_vain();
         let fits = addr.port() == current.port() && addr.is_ipv4() == current.is_ipv4();
         if !fits || !(self.view.is_local() || net::is_public(&addr)) {
+            self.receipts.stray = Some(addr);
             return self.out.push_back(Output::Event(Event::AddressDiffers));
         }
         let rested = self.receipts.moved.is_none_or(|at| at + MOVE_APART <= env.now);

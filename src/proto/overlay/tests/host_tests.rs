@@ -12,6 +12,12 @@ fn least(world: &World) -> usize {
     ids.iter().map(hosts).min().unwrap()
 }
 
+/// Whether each relay knows that others reach it.
+fn all_reached(world: &World) -> bool {
+    let wall = Wall(EPOCH + world.now.0 / 1_000_000);
+    world.nodes.iter().all(|n| n.overlay.reach(wall).is_some_and(|r| r.holds && r.came_back >= 3 && r.words().is_none()))
+}
+
 fn run_hours(world: &mut World, hours: u64) {
     let until = Time(world.now.0 + hours * HOUR);
     world.run_until(until);
@@ -26,6 +32,7 @@ fn hosts_stay_hosts_while_nothing_happens() {
     for hour in 26..24 * 21 {
         run_hours(&mut world, 1);
         assert_eq!(least(&world), 12, "hour {hour}");
+        assert!(all_reached(&world), "hour {hour}");
     }
 }
 
@@ -45,6 +52,7 @@ fn a_restart_of_all_within_an_hour_costs_minutes() {
         world.run_until(world.now + Duration::from_secs(300));
     }
     assert_eq!(least(&world), 12, "five minutes after the last");
+    assert!(all_reached(&world));
     assert!((0..12).all(|i| body(&world, i) == before[i]), "nobody says anything new, so nobody reads anything new");
     for _ in 0..24 * 8 {
         run_hours(&mut world, 1);
@@ -201,4 +209,29 @@ fn two_lying_witnesses_of_twelve_move_nobody() {
         assert!(world.nodes.iter().all(|n| at(n) == [n.addr]));
         assert_eq!(least(&world), 12);
     }
+}
+
+/// A relay behind a firewall gets into the network and is used by nobody. Within minutes it knows; and when the firewall is open it
+/// knows that within two hours.
+#[test]
+fn a_relay_that_nobody_reaches_knows_it() {
+    let mut world = network(12, 98, false);
+    settle(&mut world, 600);
+    let ways = vec![world.peer(0), world.peer(1)];
+    let addr = relay_addr(40);
+    let shut = world.add(98, addr, true, false, ways);
+    world.by_addr.remove(&addr);
+    let reach = |world: &World| world.nodes[shut].overlay.reach(Wall(EPOCH + world.now.0 / 1_000_000)).unwrap();
+    assert!(!reach(&world).fails && !reach(&world).holds && reach(&world).words().unwrap().contains("so far"));
+    world.run_until(world.now + Duration::from_secs(300));
+    let now = reach(&world);
+    assert!(now.fails && !now.holds && now.came_back == 0 && now.in_vain >= 3 && now.address == addr, "{now:?}");
+    world.by_addr.insert(addr, shut);
+    run_hours(&mut world, 2);
+    assert!(all_reached(&world), "{:?}", reach(&world));
+    // The firewall is shut again: receipts of the past count for a week, and say nothing of today.
+    world.by_addr.remove(&addr);
+    run_hours(&mut world, 12);
+    let now = reach(&world);
+    assert!(now.fails && !now.holds && now.came_back >= 3, "{now:?}");
 }

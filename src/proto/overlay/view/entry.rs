@@ -21,7 +21,9 @@ pub(super) struct Standing {
     pub(super) doubted: bool,
     /// When it last answered us, if ever.
     pub(super) answered: Option<Time>,
-    /// The first failure since.
+    /// Whether it did not answer when it was last dialled.
+    pub(super) missed: bool,
+    /// The first failure since, if failures count: within about a day of an answer none does.
     pub(super) failing: Option<Time>,
     /// The relay by whose word it is seen.
     pub(super) led_by: Option<NodeId>,

@@ -16,6 +16,8 @@ use std::sync::Arc;
 pub(in crate::proto::overlay) const PROOF_LIFE: Duration = Duration::from_secs(30 * 3600);
 /// Answers within this time say nothing new about those who spoke for it.
 const WEIGH_AGAIN: Duration = Duration::from_secs(3600);
+/// An answer is of late for this long.
+const LATELY: Duration = Duration::from_secs(3600);
 /// Longest chain that is followed.
 const CHAIN_MAX: usize = 256;
 
@@ -25,7 +27,7 @@ impl View {
         let Some(entry) = self.entries.get(node).filter(|e| e.relay.addr() == *addr) else { return };
         let (news, before) = (!entry.proven(), entry.answered());
         self.stand(node, |s| {
-            (s.proven, s.doubted, s.failing, s.answered) = (true, false, None, Some(now));
+            (s.proven, s.doubted, s.failing, s.missed, s.answered) = (true, false, None, false, Some(now));
             (s.led_by, s.root) = (None, None);
         });
         if before.is_none_or(|at| at + WEIGH_AGAIN <= now) {
@@ -47,6 +49,7 @@ impl View {
     pub fn fail(&mut self, node: &NodeId, addr: &SocketAddr, now: Time, apart: Duration, reached: Option<Time>) -> bool {
         let Some(entry) = self.entries.get_mut(node).filter(|e| e.relay.addr() == *addr) else { return false };
         let standing = &mut entry.standing;
+        standing.missed = true;
         if standing.answered.is_some_and(|at| now < at + PROOF_LIFE) {
             return false;
         }
@@ -63,6 +66,30 @@ impl View {
         }
         self.bound();
         true
+    }
+
+    /// Notes that this relay did not answer a dial that is no check, and speaks for or against nobody.
+    pub fn miss(&mut self, node: &NodeId) {
+        if let Some(entry) = self.entries.get_mut(node) {
+            entry.standing.missed = true;
+        }
+    }
+
+    /// Of the usable relays, those that answered within the last hour or are `linked`, and those that did not answer when they were last
+    /// dialled; of the rest nothing is known lately. The second count on: relays come and go, and who answered within about a day is
+    /// not doubted. Linear: for people who ask.
+    pub fn answering(&self, now: Time, linked: impl Fn(&NodeId) -> bool) -> (usize, usize) {
+        let (mut answering, mut silent) = (0, 0);
+        for entry in self.entries.values().filter(|e| e.usable) {
+            let standing = &entry.standing;
+            let lately = standing.answered.is_some_and(|at| now < at + LATELY);
+            if linked(&entry.relay.node()) || (lately && !standing.missed) {
+                answering += 1;
+            } else if standing.missed {
+                silent += 1;
+            }
+        }
+        (answering, silent)
     }
 
     /// Notes whether we can dial IPv6. True if that is news: then [`View::recount`] is wanted.

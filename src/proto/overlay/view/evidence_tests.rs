@@ -364,3 +364,27 @@ fn a_crowd_of_ip6_is_walked_past_only_so_far() {
     let crowded = (0..=255).map(|n| [n; 32]).find(|key| view.near(key, 60).all(|r| r.is_ip6())).unwrap();
     assert_eq!((view.near_ip4(&crowded, 2).count(), view.near_ip4(&crowded, 64).count()), (0, 1));
 }
+
+/// Of relays that answered within the day none is doubted, and yet it is told who answers lately, and who did not when dialled last.
+#[test]
+fn relays_that_stopped_are_counted_apart_at_once() {
+    let mut view = View::new(true);
+    for i in 0..6 {
+        view.insert(relay(i, &[1, 2, 3].map(|n| (i + n) % 6)), NOW);
+    }
+    for i in 0..5 {
+        prove(&mut view, i, after(0));
+    }
+    view.recount();
+    let nobody = |_: &NodeId| false;
+    assert_eq!((view.counts().relays, view.answering(after(599), nobody)), (6, (5, 0)), "one was never dialled");
+    for i in 0..2 {
+        view.fail(&id(i), &addr(i), after(600), APART, Some(after(599)));
+    }
+    view.miss(&id(2));
+    assert_eq!((view.counts().relays, view.answering(after(600), nobody)), (6, (2, 3)));
+    prove(&mut view, 0, after(700));
+    assert_eq!(view.answering(after(700), nobody), (3, 2));
+    assert_eq!(view.answering(after(700), |node| [id(1), id(5)].contains(node)), (5, 1), "who has a link is there");
+    assert_eq!((view.counts().relays, view.answering(after(3601), nobody)), (6, (1, 2)), "an hour later");
+}
