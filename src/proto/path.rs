@@ -125,6 +125,15 @@ pub struct PathPolicy {
     relaxed: Relaxed,
 }
 
+/// What is known of a path's last hop before it is drawn.
+#[derive(Clone, Copy)]
+enum Last<'a> {
+    /// It is this one.
+    This(&'a NodeId),
+    /// Any, but sooner none that is taken, and none where that would be in vain.
+    Any { taken: &'a [NodeId], vain: &'a [NodeId] },
+}
+
 impl PathPolicy {
     /// No choices made yet. A relay gives itself, to be left out.
     pub const fn new(me: Option<NodeId>) -> Self {
@@ -159,23 +168,23 @@ impl PathPolicy {
         self.relaxed
     }
 
-    /// Three relays, guard first, with a last hop that is none of `taken` if there is another. `None` if the view holds no path
-    /// now.
-    pub fn choose(&mut self, view: &View, env: &mut Env<'_>, taken: &[NodeId]) -> Option<[NodeId; limits::HOPS]> {
-        self.path(view, env, taken, None)
+    /// Three relays, guard first, with a last hop that is none of `taken` if there is another, and none of `vain` if there is any: it is
+    /// sooner one of the former than one of the latter. `None` if the view holds no path now.
+    pub fn choose(&mut self, view: &View, env: &mut Env<'_>, taken: &[NodeId], vain: &[NodeId]) -> Option<[NodeId; limits::HOPS]> {
+        self.path(view, env, Last::Any { taken, vain })
     }
 
     /// Three relays, guard first, with this last hop. `None` if the rules have none with it now: rules give way for it only where
     /// they would for whatever last hop, and never for the guard itself.
     pub fn choose_to(&mut self, view: &View, env: &mut Env<'_>, last: &NodeId) -> Option<[NodeId; limits::HOPS]> {
-        self.path(view, env, &[], Some(last))
+        self.path(view, env, Last::This(last))
     }
 
-    fn path(&mut self, view: &View, env: &mut Env<'_>, taken: &[NodeId], to: Option<&NodeId>) -> Option<[NodeId; limits::HOPS]> {
+    fn path(&mut self, view: &View, env: &mut Env<'_>, to: Last<'_>) -> Option<[NodeId; limits::HOPS]> {
         self.refresh(view, env);
         let now = env.now;
         let guard = self.guard(view, now).filter(|g| !self.aside(&g.node(), now)).or_else(|| self.again(view, now))?;
-        self.path_over(guard, view, env, taken, to)
+        self.path_over(guard, view, env, to)
     }
 
     /// Takes up what an earlier run noted of guards that were down: the next of the sample serves until they answer. Once, at a start.
@@ -196,17 +205,10 @@ impl PathPolicy {
         let node = self.down.next()?;
         self.refresh(view, env);
         let guard = guard_of(view, &node).filter(|_| self.guards.iter().any(|g| g.node == node))?;
-        self.path_over(guard, view, env, &[], None)
+        self.path_over(guard, view, env, Last::Any { taken: &[], vain: &[] })
     }
 
-    fn path_over(
-        &mut self,
-        guard: &Arc<Verified>,
-        view: &View,
-        env: &mut Env<'_>,
-        taken: &[NodeId],
-        to: Option<&NodeId>,
-    ) -> Option<[NodeId; limits::HOPS]> {
+    fn path_over(&mut self, guard: &Arc<Verified>, view: &View, env: &mut Env<'_>, to: Last<'_>) -> Option<[NodeId; limits::HOPS]> {
         let now = env.now;
         let other = |a: &Verified, b: &Verified, relaxed: bool| a.node() != b.node() && (relaxed || Self::apart(a, b));
         let mut seconds: Vec<&Arc<Verified>> =
@@ -219,31 +221,38 @@ impl PathPolicy {
         // goes last.
         let rounds = [(false, false, false), (true, false, false), (false, true, false), (true, true, false), (true, true, true)];
         for (near_middle, near_second, near_last) in rounds {
-            let mut others = false;
-            for second in seconds.iter().filter(|s| other(s, guard, near_second)) {
-                let fits = |l: &&Arc<Verified>| {
-                    let apart = other(l, guard, near_last) && other(l, second, near_middle);
-                    apart && self.me != Some(l.node()) && !self.aside(&l.node(), now)
-                };
-                if let Some(to) = to {
-                    if let Some(last) = view.get(to).filter(fits) {
-                        return Some([guard.node(), second.node(), last.node()]);
+            let apart = seconds.iter().filter(|s| other(s, guard, near_second));
+            let fits = |l: &Verified, second: &Verified| {
+                let apart = other(l, guard, near_last) && other(l, second, near_middle);
+                apart && self.me != Some(l.node()) && !self.aside(&l.node(), now)
+            };
+            let (taken, vain) = match to {
+                Last::Any { taken, vain } => (taken, vain),
+                Last::This(to) => {
+                    let last = |second: &&&Arc<Verified>| view.get(to).is_some_and(|l| fits(l, second));
+                    if let Some(second) = apart.clone().find(last) {
+                        return Some([guard.node(), second.node(), *to]);
                     }
-                    others = others || view.usable().iter().any(|l| fits(&l));
+                    // Rules give way for it only where they would for whatever last hop.
+                    if apart.clone().any(|second| view.usable().iter().any(|l| fits(l, second))) {
+                        return None;
+                    }
                     continue;
                 }
-                let fresh = draw(view, &mut *env.rng, view.usable().iter().filter(fits).filter(|l| !taken.contains(&l.node())));
-                if let Some(last) = fresh.or_else(|| draw(view, &mut *env.rng, view.usable().iter().filter(fits))) {
-                    self.relaxed = Relaxed {
-                        groups: near_middle || near_second,
-                        layer2: self.layer2.len() < LAYER2,
-                        last: taken.contains(&last.node()),
-                    };
-                    return Some([guard.node(), second.node(), last.node()]);
+            };
+            // One that was last already is of more use than one that is of none.
+            for but in [[taken, vain], [&[], vain], [&[], &[]]] {
+                for second in apart.clone() {
+                    let may = |l: &&Arc<Verified>| fits(l, second) && but.iter().all(|nodes| !nodes.contains(&l.node()));
+                    if let Some(last) = draw(view, &mut *env.rng, view.usable().iter().filter(may)) {
+                        self.relaxed = Relaxed {
+                            groups: near_middle || near_second,
+                            layer2: self.layer2.len() < LAYER2,
+                            last: taken.contains(&last.node()),
+                        };
+                        return Some([guard.node(), second.node(), last.node()]);
+                    }
                 }
-            }
-            if others {
-                return None;
             }
         }
         None

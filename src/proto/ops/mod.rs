@@ -122,7 +122,7 @@ impl User<'_, '_, '_> {
         let awaited: BTreeSet<RequestId> = awaited.collect();
         let leaving = self.requests.finish(self.op, tag, &awaited);
         for request in &awaited {
-            self.pace.ended(self.ctx.env.now);
+            self.pace.ended();
             match self.routes.get_mut(request).filter(|_| leaving.contains(request)) {
                 Some(route) => route.wanted = false,
                 None => drop(self.routes.remove(request)),
@@ -372,7 +372,7 @@ impl Ops {
             if answered {
                 op.pace.answered(route.mark, now)
             } else {
-                op.pace.ended(now)
+                op.pace.ended();
             }
             Some(route)
         });

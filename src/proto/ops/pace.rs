@@ -62,13 +62,14 @@ impl Pace {
         let took = now.since(mark.at);
         self.typical = Some(self.typical.map_or(took, |typical| (typical * 31 + took) / 32));
         self.answers += 1;
-        self.ended(now);
+        self.moved = now;
+        self.ended();
     }
 
-    /// It failed, or nobody waits for it any more.
-    pub fn ended(&mut self, now: Time) {
+    /// It failed, or nobody waits for it any more. That moves nothing: otherwise each that is given up would have all others, which are
+    /// just as late, begin anew.
+    pub const fn ended(&mut self) {
         self.open = self.open.saturating_sub(1);
-        self.moved = now;
     }
 
     /// The own line carries what was sent.
@@ -150,7 +151,10 @@ mod tests {
         assert!(!pace.is_late(second, at(1299)) && pace.is_late(second, at(1300)));
         let third = pace.asked(at(1300), false);
         assert!(pace.is_late(second, at(1301)) && !pace.is_late(third, at(1301)), "who was just asked is not late");
-        pace.ended(at(1302));
-        assert!(!pace.is_late(second, at(1303)), "something moved");
+        pace.ended();
+        assert!(pace.is_late(second, at(1303)), "that one ended moves nothing");
+        let fourth = pace.asked(at(1303), false);
+        pace.answered(fourth, at(1304));
+        assert!(!pace.is_late(second, at(1305)), "an answer does");
     }
 }

@@ -113,6 +113,8 @@ pub struct Retrieval {
     answers: Vec<SealedAnswer>,
     found: Shares8,
     job: bool,
+    /// Hosts that were to be asked again, for what they did not answer was not their fault.
+    put_back: BTreeSet<NodeId>,
     /// Lean rounds that are left.
     lean: u8,
     /// Hosts that gave something that did not verify.
@@ -155,6 +157,7 @@ impl Retrieval {
             answers: Vec::new(),
             found: Shares8::default(),
             job: false,
+            put_back: BTreeSet::new(),
             lean: if breadth == Breadth::Lean { LEAN_ROUNDS } else { 0 },
             liars: 0,
             givers: BTreeSet::new(),
@@ -262,6 +265,9 @@ impl Retrieval {
             } else if !passed {
                 // One more instead of the silent one, so that a slow host costs no whole round.
                 self.ask(user, tag, 1);
+            } else if !host_to_blame && self.put_back.insert(host) {
+                // Others were asked meanwhile. It may never have been asked at all, so its turn comes again, after theirs.
+                self.hosts.insert(0, host);
             }
         }
         self.proceed(user, tag)
@@ -344,6 +350,7 @@ impl Retrieval {
         self.asked.clear();
         self.again.clear();
         self.gave.clear();
+        self.put_back.clear();
         self.begin_copy(user, tag);
         if self.asked.is_empty() { self.lost() } else { Outcome::Pending }
     }
@@ -398,6 +405,34 @@ mod tests {
         assert!(matches!(outcome, Outcome::Lost { found: 0, .. }), "{outcome:?}");
         let few = limits::READ_FIRST;
         assert_eq!(asks.into_iter().collect::<Vec<_>>(), [(own.address, 30), (first.address, few), (second.address, few)]);
+    }
+
+    /// A request that found no circuit says nothing of its host, which may have what is lacking: others are asked meanwhile, and then it
+    /// again, once.
+    #[test]
+    fn who_was_passed_over_for_want_of_a_circuit_gets_another_turn() {
+        let mut rng = StdRng::seed_from_u64(1);
+        let mut view = testing::view_with_witnesses();
+        for n in 1..=30 {
+            view.insert(testing::host_at(&mut rng, ([30, n, 1, 1], 9).into(), Position([n; 32])), testing::NOW);
+        }
+        let mut requests = Requests::new(NetworkId([1; 32]), PathPolicy::new(None), 0);
+        requests.open(OpId(1), 1);
+        let (mut routes, mut pace, mut out) = (BTreeMap::new(), Pace::default(), Out::default());
+        let mut env = Env { now: Time(0), wall: Wall(0), rng: &mut rng };
+        let mut ctx = Ctx { env: &mut env, out: &mut out };
+        let (ctx, requests, routes, pace) = (&mut ctx, &mut requests, &mut routes, &mut pace);
+        let mut user = User { ctx, requests, view: &view, op: OpId(1), routes, pace };
+        let own = Copy { address: Address([1; 32]), salt: [1; 16] };
+        let mut retrieval = Retrieval::start(&mut user, 1, [0; 32], Class::Small, vec![own], vec![], Breadth::Broad);
+        let mut asks = BTreeMap::<NodeId, usize>::new();
+        while let Some((request, asked)) = retrieval.asked.first_key_value() {
+            let (request, host) = (*request, asked.host);
+            *asks.entry(host).or_default() += 1;
+            retrieval.asked.get_mut(&request).unwrap().passed = true;
+            let _ = retrieval.failed(&mut user, 1, request, false);
+        }
+        assert!(asks.len() == 30 && asks.values().all(|times| *times >= 2), "{asks:?}");
     }
 
     #[test]

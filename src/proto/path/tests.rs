@@ -63,7 +63,7 @@ impl User {
     }
 
     pub(super) fn choose(&mut self, view: &View, taken: &[NodeId]) -> Option<Path> {
-        self.with(|policy, env| policy.choose(view, env, taken))
+        self.with(|policy, env| policy.choose(view, env, taken, &[]))
     }
 
     /// A circuit that stands, over relays that are up.
@@ -192,6 +192,21 @@ fn circuits_end_at_other_relays_as_long_as_there_are_any() {
     assert!(taken.len() >= 20);
     assert!(user.policy.relaxed().last);
     assert_eq!(user.policy.relaxed().words(), ["the network is too small for every circuit to end at another relay"]);
+}
+
+/// A region that is crowded may be nearly everybody, and a circuit that ends in it is of no use there (T22).
+#[test]
+fn a_circuit_ends_where_another_did_rather_than_in_vain() {
+    let view = world(30, 30);
+    let mut user = User::new(3);
+    let one = user.choose(&view, &[]).unwrap()[2];
+    let other = user.choose(&view, &[one]).unwrap()[2];
+    let vain: Vec<NodeId> = (0..30).map(id).filter(|n| *n != one && *n != other).collect();
+    let mut last = |taken: &[NodeId]| user.with(|policy, env| policy.choose(&view, env, taken, &vain)).unwrap()[2];
+    for _ in 0..50 {
+        assert_eq!((last(&[one]), last(&[other])), (other, one));
+        assert!([one, other].contains(&last(&[one, other])));
+    }
 }
 
 #[test]

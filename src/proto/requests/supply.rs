@@ -161,11 +161,12 @@ impl Requests {
         domain.queue.iter().find(|ask| self.is_stuck(domain, ask))
     }
 
-    /// Who must not be the last hop of an operation's next circuit: those that were, and the region of a request that waits for one.
-    fn no_last_hops(&self, op: &OpId) -> Vec<NodeId> {
-        let Some(domain) = self.domains.get(op) else { return Vec::new() };
+    /// Who should not be the last hop of an operation's next circuit: those that were, and those for which the circuit would be in vain,
+    /// the region of a request that waits for one.
+    fn no_last_hops(&self, op: &OpId) -> (Vec<NodeId>, Vec<NodeId>) {
+        let Some(domain) = self.domains.get(op) else { return (Vec::new(), Vec::new()) };
         let members = self.stuck(domain).and_then(|ask| ask.target.members.as_ref());
-        domain.paths.iter().map(|[.., last]| last).chain(members.into_iter().flat_map(|m| m.iter())).copied().collect()
+        (domain.paths.iter().map(|[.., last]| *last).collect(), members.into_iter().flat_map(|m| m.iter()).copied().collect())
     }
 
     /// Starts circuits that are wanted and not there.
@@ -181,8 +182,9 @@ impl Requests {
                 {
                     domain.coming += 1;
                     // Any ready circuit with a last hop of its own will do, so which one is chance.
-                    let taken = self.no_last_hops(&op);
-                    let last = |key: &Key| self.origins.path(*key).is_some_and(|[.., last]| !taken.contains(&last));
+                    let (taken, vain) = self.no_last_hops(&op);
+                    let may = |last: &NodeId| !taken.contains(last) && !vain.contains(last);
+                    let last = |key: &Key| self.origins.path(*key).is_some_and(|[.., last]| may(&last));
                     if let Some(key) = self.ready.keys().copied().filter(last).choose(&mut *ctx.env.rng) {
                         self.ready.remove(&key);
                         self.adopt(op, key);
@@ -221,17 +223,19 @@ impl Requests {
         if self.building.len() >= BUILDING_MAX {
             return false;
         }
-        let mut taken: Vec<NodeId> = match purpose {
+        let (mut taken, vain): (Vec<NodeId>, Vec<NodeId>) = match purpose {
             Purpose::Op(op) => self.no_last_hops(&op),
-            Purpose::Ready => self.ready.keys().filter_map(|k| self.origins.path(*k)).map(|[.., last]| last).collect(),
-            Purpose::Sample | Purpose::Directory(_) => Vec::new(),
+            Purpose::Ready => {
+                (self.ready.keys().filter_map(|k| self.origins.path(*k)).map(|[.., last]| last).collect(), Vec::new())
+            }
+            Purpose::Sample | Purpose::Directory(_) => (Vec::new(), Vec::new()),
         };
         // Those that are being built count as well.
         let coming = self.building.iter().filter(|(_, p)| **p == purpose).filter_map(|(key, _)| self.origins.path(*key));
         taken.extend(coming.map(|[.., last]| last));
         let path = match purpose {
             Purpose::Directory(to) => self.policy.choose_to(view, ctx.env, &to),
-            Purpose::Ready | Purpose::Op(_) | Purpose::Sample => self.policy.choose(view, ctx.env, &taken),
+            Purpose::Ready | Purpose::Op(_) | Purpose::Sample => self.policy.choose(view, ctx.env, &taken, &vain),
         };
         let Some(path) = path else { return false };
         match self.origins.build(ctx, view, path) {
