@@ -9,6 +9,7 @@ use crate::client::failure;
 use crate::client::files::io_failure;
 use crate::proto::event::Failure;
 use crate::proto::link_text::ADDRS_MAX;
+use crate::proto::memory::Memory;
 use core::net::SocketAddr;
 use serde::Deserialize;
 use serde::Deserializer;
@@ -47,6 +48,9 @@ pub struct Config {
     /// text such as "20 GiB".
     #[serde(deserialize_with = "size_field")]
     pub quota: u64,
+    /// Most bytes that a relay holds in memory for others, shared out among them (see [`Memory`]).
+    #[serde(deserialize_with = "memory_field")]
+    pub memory: u64,
     /// Days that a publication asks hosts for.
     #[serde(deserialize_with = "lease_field")]
     pub lease_days: u16,
@@ -62,6 +66,7 @@ impl Default for Config {
             family: Vec::new(),
             local_network: false,
             quota: 10 << 30,
+            memory: Memory::USUAL as u64,
             lease_days: limits::LEASE_DAYS,
         }
     }
@@ -85,6 +90,11 @@ impl Config {
             let what = harmless(&e.message().replace('\n', " "));
             line.map_or_else(|| what.clone(), |line| format!("line {line}: {what}"))
         })
+    }
+
+    /// [`Config::memory`] as it is divided.
+    pub fn budget(&self) -> Memory {
+        Memory::of(usize::try_from(self.memory).unwrap_or(usize::MAX))
     }
 
     /// Where this node keeps its files: a directory, or nothing yet.
@@ -181,6 +191,18 @@ fn checked_quota(bytes: u64) -> Result<u64, String> {
     if bytes < QUOTA_MIN { Err("a relay needs a quota of at least 1MiB".to_owned()) } else { Ok(bytes) }
 }
 
+/// A budget of memory from text: a size of at least [`Memory::LEAST`].
+pub fn parse_memory(text: &str) -> Result<u64, String> {
+    parse_size(text).and_then(checked_memory)
+}
+
+fn checked_memory(bytes: u64) -> Result<u64, String> {
+    if bytes < Memory::LEAST as u64 {
+        return Err(format!("a relay needs at least {}MiB of memory", Memory::LEAST >> 20));
+    }
+    Ok(bytes)
+}
+
 /// Days of a lease from text: at least one, and no more than hosts keep anything.
 pub fn parse_lease(text: &str) -> Result<u16, String> {
     text.trim().parse().map_err(|_| format!("`{}` is not a number of days", harmless(text))).and_then(checked_lease)
@@ -198,6 +220,15 @@ fn lease_field<'de, D: Deserializer<'de>>(d: D) -> Result<u16, D::Error> {
 }
 
 fn size_field<'de, D: Deserializer<'de>>(d: D) -> Result<u64, D::Error> {
+    checked_size(d, checked_quota)
+}
+
+fn memory_field<'de, D: Deserializer<'de>>(d: D) -> Result<u64, D::Error> {
+    checked_size(d, checked_memory)
+}
+
+/// A number of bytes, or text.
+fn checked_size<'de, D: Deserializer<'de>>(d: D, checked: fn(u64) -> Result<u64, String>) -> Result<u64, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]
     enum Size {
@@ -205,8 +236,8 @@ fn size_field<'de, D: Deserializer<'de>>(d: D) -> Result<u64, D::Error> {
         Text(String),
     }
     match Size::deserialize(d)? {
-        Size::Bytes(bytes) => checked_quota(bytes),
-        Size::Text(text) => parse_quota(&text),
+        Size::Bytes(bytes) => checked(bytes),
+        Size::Text(text) => parse_size(&text).and_then(checked),
     }
     .map_err(D::Error::custom)
 }
@@ -236,6 +267,8 @@ mod tests {
         assert!(Config::parse("quota = 1048575").is_err());
         assert!(Config::parse("quota = \"1023 KiB\"").is_err());
         assert!(Config::parse("quota = \"1 MiB\"").is_ok());
+        assert!(Config::parse("memory = \"127 MiB\"").unwrap_err().contains("128MiB"));
+        assert!(Config::parse("memory = \"128 MiB\"").is_ok());
         assert!(Config::parse("lease_days = 0").is_err());
         assert!(Config::parse("lease_days = 401").unwrap_err().contains("at most 400"));
         assert!(Config::parse("lease_days = 400").is_ok());

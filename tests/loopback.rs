@@ -5,6 +5,7 @@
 use bytes::Bytes;
 use onionskin::node::{Handle, NodeConfig, Pool, RelayConfig, StartError, start};
 use onionskin::proto::event::{Command, Event, NodeEvent, PublishWish};
+use onionskin::proto::memory::Memory;
 use onionskin::store::StoreError;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -24,6 +25,7 @@ async fn relay(i: u8, home: &Path, bootstrap: &[String], pool: &Pool) -> Handle 
             advertise: Vec::new(),
             family: Vec::new(),
             quota: 256 << 20,
+            memory: Memory::default(),
         }),
         pool: Some(pool.clone()),
         ..NodeConfig::default()
@@ -129,7 +131,13 @@ async fn starts_that_cannot_work_say_why_and_leave_nothing_running() {
     let (link, foreign) = (running.bootstrap_link().unwrap(), other.bootstrap_link().unwrap());
     let taken = onionskin::proto::link_text::LinkText::decode(&link).unwrap().addrs[0];
     let listen = |listen: &str| {
-        Some(RelayConfig { listen: listen.parse().unwrap(), advertise: Vec::new(), family: Vec::new(), quota: 1 << 20 })
+        Some(RelayConfig {
+            listen: listen.parse().unwrap(),
+            advertise: Vec::new(),
+            family: Vec::new(),
+            quota: 1 << 20,
+            memory: Memory::default(),
+        })
     };
     let config = |dir: &str, links: &[&String], relay| NodeConfig {
         data_dir: Some(home.path().join(dir)),

@@ -95,9 +95,6 @@ pub const KEY_GRACE_SECS: u64 = 4 * 24 * 3600;
 pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
 /// Most half-open links. They are shared out by address, like the open ones.
 pub const HALF_OPEN_MAX: usize = 1024;
-/// Most links that others opened to this relay. They are shared out by address, and whoever finds no place is dropped before it
-/// costs a handshake (T36).
-pub const LINKS_ACCEPTED_MAX: usize = 8192;
 /// Largest message of the overlay plane, in fragments of a cell.
 pub const OVERLAY_MESSAGE_MAX: usize = 256 * 1024;
 

@@ -110,6 +110,9 @@ pub(super) struct Relay {
     /// Most bytes of others' shares on this disk, such as 20GiB [default: 10GiB]
     #[arg(long, value_name = "SIZE", value_parser = crate::config::parse_quota)]
     pub(super) quota: Option<u64>,
+    /// Most bytes that this relay holds in memory for others [default: 256MiB]
+    #[arg(long, value_name = "SIZE", value_parser = crate::config::parse_memory)]
+    pub(super) memory: Option<u64>,
 }
 
 /// `publish`

@@ -26,6 +26,7 @@ use crate::proto::event::Failure;
 use crate::proto::event::Report;
 use crate::proto::event::count;
 use crate::proto::event::size;
+use crate::proto::memory::Memory;
 use core::net::SocketAddr;
 use core::time::Duration;
 use serde::Serialize;
@@ -201,7 +202,13 @@ async fn relays(count: u8, home: &Path, network: &mut Network) -> Result<Vec<Str
             data_dir: Some(home.join(format!("relay-{i}"))),
             bootstrap: links.clone(),
             local_network: true,
-            relay: Some(RelayConfig { listen, advertise: Vec::new(), family: Vec::new(), quota: Config::default().quota }),
+            relay: Some(RelayConfig {
+                listen,
+                advertise: Vec::new(),
+                family: Vec::new(),
+                quota: Config::default().quota,
+                memory: Memory::default(),
+            }),
             pool: Some(network.pool.clone()),
             network: None,
         })

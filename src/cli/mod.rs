@@ -107,6 +107,7 @@ fn relay_settings(common: &Common, args: &Relay) -> Result<Config, Failure> {
     let mut config = settings(common, &args.join)?;
     config.listen = args.listen.unwrap_or(config.listen);
     config.quota = args.quota.unwrap_or(config.quota);
+    config.memory = args.memory.unwrap_or(config.memory);
     if !args.advertise.is_empty() {
         config.advertise.clone_from(&args.advertise);
     }

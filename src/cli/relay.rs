@@ -34,8 +34,13 @@ pub(super) async fn run(out: Out, from_file: bool, read: impl Fn() -> Result<Con
     let (mut stop, mut hangup) = (Stop::but_hangup(), Hangup::listen());
     let mut settings = read()?;
     let config = &settings;
-    let relay =
-        RelayConfig { listen: config.listen, advertise: config.advertised()?, family: config.family.clone(), quota: config.quota };
+    let relay = RelayConfig {
+        listen: config.listen,
+        advertise: config.advertised()?,
+        family: config.family.clone(),
+        quota: config.quota,
+        memory: config.budget(),
+    };
     node::home::settle(&config.data_dir()?).map_err(node::StartError::from)?;
     let secret = session::local_secret(config)?;
     // First of all: whoever holds the socket owns the data directory.
@@ -99,13 +104,14 @@ fn reload(out: Out, handle: &Handle, now: &mut Config, read: Result<Config, Fail
             return;
         }
     };
-    let Config { data_dir, listen, advertise, bootstrap, family: _, local_network, quota: _, lease_days: _ } = &new;
+    let Config { data_dir, listen, advertise, bootstrap, family: _, local_network, quota: _, memory, lease_days: _ } = &new;
     let wait = [
         ("data_dir", *data_dir != now.data_dir),
         ("listen", *listen != now.listen),
         ("advertise", *advertise != now.advertise),
         ("bootstrap", *bootstrap != now.bootstrap),
         ("local_network", *local_network != now.local_network),
+        ("memory", *memory != now.memory),
     ];
     let named = |list: &[(&'static str, bool)]| -> Vec<&'static str> {
         list.iter().filter(|(_, differs)| *differs).map(|(name, _)| *name).collect()

@@ -23,6 +23,7 @@ use crate::node::transport::Pipe;
 use crate::proto::crowd::Crowd;
 use crate::proto::crowd::STANDING;
 use crate::proto::crowd::Seat;
+use crate::proto::memory::Memory;
 use core::cmp::Reverse;
 use core::future::poll_fn;
 use core::net::SocketAddr;
@@ -59,12 +60,13 @@ pub struct Doors {
 }
 
 impl Doors {
-    /// Doors with the numbers of [`limits`].
+    /// Doors with the numbers of [`limits`] and of the usual budget.
     pub fn new() -> Self {
-        Self::with(limits::HALF_OPEN_MAX, limits::LINKS_ACCEPTED_MAX)
+        Self::with(limits::HALF_OPEN_MAX, Memory::default().links_accepted())
     }
 
-    /// Doors with other numbers, of half-open links and of all.
+    /// Doors with other numbers, of half-open links and of all. They are shared out by address, and whoever finds no place is dropped
+    /// before it costs a handshake (T36).
     pub fn with(half_open: usize, open: usize) -> Self {
         Self {
             half_open: Places::new(half_open, HALF_OPEN_IDLE),
@@ -301,7 +303,9 @@ mod tests {
 
     impl World {
         fn new() -> Self {
-            Self { doors: Doors::new(), now: Clock::start().now() }
+            // As many as a relay with a budget of 1.1 GiB has.
+            let doors = Doors::with(limits::HALF_OPEN_MAX, Memory::of(1100 << 20).links_accepted());
+            Self { doors, now: Clock::start().now() }
         }
 
         fn later(&mut self, seconds: u64) {

@@ -212,10 +212,8 @@ impl Link<'_> {
                     (accepted.used)();
                 }
             }
-            if self.buffer.is_empty() {
-                // Whoever keeps the cells shall be the only one to keep their memory.
-                self.buffer = BytesMut::new();
-            }
+            // Whoever keeps the cells shall be the only one to keep their memory, for half a cell too (T35).
+            self.buffer = BytesMut::from(&*self.buffer);
             let input = Input::Cells { link: self.farewell.link, cells };
             self.farewell.inbox.push(Arrival::Cells(input, room));
         }

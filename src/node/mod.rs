@@ -55,6 +55,7 @@ use crate::proto::event::Command;
 use crate::proto::event::Event;
 use crate::proto::event::NodeEvent;
 use crate::proto::link_text::LinkText;
+use crate::proto::memory::Memory;
 use crate::store::Options;
 use crate::store::Store;
 use core::time::Duration;
@@ -100,6 +101,8 @@ pub struct RelayConfig {
     pub family: Vec<String>,
     /// Most bytes of others' shares; zero holds none.
     pub quota: u64,
+    /// What it may hold for others in memory.
+    pub memory: Memory,
 }
 
 /// What may change while a relay runs. What is `None` stays as it is.
@@ -179,7 +182,8 @@ impl Handle {
 /// See [`StartError`]; nothing runs then.
 pub async fn start(config: NodeConfig) -> Result<(Handle, mpsc::Receiver<NodeEvent>), StartError> {
     env::settle_allocator();
-    let handles = ForLinks::of(handles::raise(), limits::LINKS_ACCEPTED_MAX);
+    let places = config.relay.as_ref().map(|relay| relay.memory).unwrap_or_default().links_accepted();
+    let handles = ForLinks::of(handles::raise(), places);
     let clock = Clock::start();
     let NodeConfig { network, data_dir, bootstrap, local_network, relay, pool } = config;
     let links = bootstrap.iter().map(|text| LinkText::decode(text)).collect::<Result<Vec<_>, _>>().map_err(StartError::Link)?;
@@ -215,7 +219,7 @@ pub async fn start(config: NodeConfig) -> Result<(Handle, mpsc::Receiver<NodeEve
     let family = family_of(kept.network, node, &family)?;
     let role = match (&door, kept.identity) {
         (Some(door), Some(identity)) => {
-            Role::Relay { identity, advertise: door.advertise.clone(), family, hosts: kept.shares.is_some() }
+            Role::Relay { identity, advertise: door.advertise.clone(), family, hosts: kept.shares.is_some(), memory: door.memory }
         }
         _ => Role::Client,
     };
@@ -298,6 +302,7 @@ struct Door {
     listen: SocketAddr,
     advertise: Vec<SocketAddr>,
     quota: u64,
+    memory: Memory,
 }
 
 impl Door {
@@ -327,7 +332,7 @@ impl Door {
                 return Err(StartError::NotPublic(*addr));
             }
         }
-        Ok(Self { listener, listen, advertise, quota: relay.quota })
+        Ok(Self { listener, listen, advertise, quota: relay.quota, memory: relay.memory })
     }
 }
 

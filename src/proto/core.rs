@@ -32,6 +32,7 @@ use crate::proto::link::LinkEvent;
 use crate::proto::link::Links;
 use crate::proto::link::Owner;
 use crate::proto::link::Waiter;
+use crate::proto::memory::Memory;
 use crate::proto::ops::Ops;
 use crate::proto::out::Ctx;
 use crate::proto::out::JobFor;
@@ -88,6 +89,8 @@ pub enum Role {
         family: Vec<NodeId>,
         /// Whether it holds shares.
         hosts: bool,
+        /// What it may hold for others.
+        memory: Memory,
     },
 }
 
@@ -151,7 +154,9 @@ impl Core {
     /// Keys cannot be made (the cryptographic library refuses); or a saved state was written by a newer version.
     pub fn new(config: CoreConfig, env: &mut Env<'_>) -> Result<Self, Failure> {
         let (mut out, mut identity, mut keys, mut profile) = (Out::default(), None, None, None);
-        if let Role::Relay { identity: seed, advertise, family, hosts } = &config.role {
+        let mut memory = Memory::default();
+        if let Role::Relay { identity: seed, advertise, family, hosts, memory: budget } = &config.role {
+            memory = *budget;
             let me = Arc::new(IdentityKey::from_seed(seed));
             let saved = config.saved.get(renewal::SAVED).map(|bytes| bytes.as_slice());
             let (ours, changed) = Renewal::start(saved, config.network, me.node_id(), *hosts, env)?;
@@ -184,9 +189,9 @@ impl Core {
         let overlay = Overlay::new(env, setting);
         Ok(Self {
             out,
-            links: Links::new(config.network, identity.clone()),
-            hops: Hops::default(),
-            host: Host::default(),
+            links: Links::new(config.network, identity.clone(), memory),
+            hops: Hops::new(memory),
+            host: Host::new(memory),
             keys,
             acceptance: None,
             overlay,
@@ -425,7 +430,7 @@ impl Core {
         if self.overlay.timeout().is_some_and(|(at, _)| at <= ctx.env.now) {
             self.overlay.handle(ctx.env, overlay::Input::Tick);
         }
-        self.links.relieve();
+        self.links.relieve(ctx);
         // Each round handles what the one before caused; a bound turns a loop of our own making into a later tick.
         for _ in 0..ROUNDS_MAX {
             // Before what it makes others want is fetched: otherwise that would wait for the next input.

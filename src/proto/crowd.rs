@@ -23,7 +23,7 @@ pub const PASSING: usize = 2;
 /// The part where nobody needs to be kept from anything, as among a client's own links: each takes what there is.
 pub const ALONE: usize = 0;
 /// How much more a group may hold than a prefix.
-const GROUP: usize = 4;
+pub const GROUP: usize = 4;
 
 /// How many places there are, and who holds them.
 ///

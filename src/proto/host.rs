@@ -21,6 +21,7 @@ use crate::proto::job::Job;
 use crate::proto::link::Links;
 use crate::proto::link::PortKey;
 use crate::proto::link::port::Owner;
+use crate::proto::memory::Memory;
 use crate::proto::out::Ctx;
 use crate::proto::out::JobFor;
 use crate::proto::overlay::region;
@@ -42,9 +43,6 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Most legs at once: bounds sessions and their buffers. Shared out by [`Crowd`]: identities are free, and a relay at one address
-/// may have as many as it likes (T36).
-const LEGS_MAX: usize = 20_000;
 /// How long a leg may stand without its opening, or with a request begun and not whole. A client sends the opening right behind what
 /// begins the leg, and nothing that would stand in a long line. What costs its sender little does not keep a place longer (T35,
 /// T36).
@@ -54,12 +52,6 @@ const FRESH_MAX: Duration = Duration::from_secs(20);
 const OPENING_MAX: usize = 2048;
 /// Requests that run beside the core at once: enough to fill a group commit, few enough to stay fair.
 const RUNNING_MAX: usize = 64;
-/// Most cells of requests that take several, whole or not, over all legs: 140 MB. Shared out by [`Crowd`]; the leg whose cell finds
-/// no place ends (T35).
-const HELD_MAX: usize = 65_536;
-/// Most requests of one cell that wait, and cells that wait for the opening of their session: 70 MB. Shared out in the same way,
-/// and apart from those above: whoever begins requests and does not finish them is in nobody's way who fetches.
-const ASKED_MAX: usize = 32_768;
 /// Most requests of one leg that wait, run, or have answers here that have not left: twice what an honest client has in flight, or
 /// more.
 const PER_LEG_MAX: usize = 2 * limits::SESSION_IN_FLIGHT;
@@ -142,24 +134,6 @@ pub struct Host {
     replays: Replays,
 }
 
-impl Default for Host {
-    fn default() -> Self {
-        Self {
-            legs: Slab::default(),
-            seats: Crowd::new(LEGS_MAX, STANDING),
-            opening: BTreeMap::new(),
-            opening_seats: Crowd::new(OPENING_MAX, PASSING),
-            held: Crowd::new(HELD_MAX, PASSING),
-            asked: Crowd::new(ASKED_MAX, PASSING),
-            idle: TimerTable::default(),
-            turns: VecDeque::new(),
-            by_prefix: BTreeMap::new(),
-            running: 0,
-            replays: Replays::default(),
-        }
-    }
-}
-
 impl core::fmt::Debug for Host {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.debug_struct("Host").field("legs", &self.legs.len()).finish_non_exhaustive()
@@ -167,6 +141,25 @@ impl core::fmt::Debug for Host {
 }
 
 impl Host {
+    /// No legs yet, and room for so many. All of it is shared out by [`Crowd`]: identities are free, and a relay at one address may have as
+    /// many as it likes (T36). The leg whose cell finds no place ends; cells of long requests have places apart from those of short ones, so
+    /// whoever begins requests and does not finish them is in nobody's way who fetches (T35).
+    pub fn new(memory: Memory) -> Self {
+        Self {
+            legs: Slab::default(),
+            seats: Crowd::new(memory.legs(), STANDING),
+            opening: BTreeMap::new(),
+            opening_seats: Crowd::new(OPENING_MAX, PASSING),
+            held: Crowd::new(memory.cells_of_long(), PASSING),
+            asked: Crowd::new(memory.cells_of_short(), PASSING),
+            idle: TimerTable::default(),
+            turns: VecDeque::new(),
+            by_prefix: BTreeMap::new(),
+            running: 0,
+            replays: Replays::default(),
+        }
+    }
+
     /// A last hop opens a leg. A last hop is a relay, which has proved its identity on the link: nobody else has legs to open.
     pub(in crate::proto) fn accept(&mut self, ctx: &mut Ctx<'_, '_>, links: &mut Links, link: LinkId, circuit: CircuitId) {
         let remote = links.peer(link).and(links.remote(link));

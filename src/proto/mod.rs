@@ -20,6 +20,7 @@ pub mod host;
 pub mod job;
 pub mod link;
 pub mod link_text;
+pub mod memory;
 pub mod ops;
 mod out;
 pub mod overlay;

@@ -28,8 +28,8 @@ use std::sync::atomic::Ordering;
 
 const NAME: &str = "index";
 const DAMAGED: &str = "index.damaged";
-/// Memory for index pages: about a third of the index of a million shares; the tree above its leaves fits in a tenth of this.
-const CACHE: usize = 32 << 20;
+/// Memory for index pages: about a sixth of the index of a million shares; the tree above its leaves fits in a fifth of this.
+const CACHE: usize = 16 << 20;
 /// Shares of a commit while rebuilding.
 const REBUILD_BATCH: usize = 4096;
 

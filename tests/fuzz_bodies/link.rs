@@ -13,6 +13,7 @@ use onionskin::proto::Input;
 use onionskin::proto::Output;
 use onionskin::proto::core::CoreConfig;
 use onionskin::proto::core::Role;
+use onionskin::proto::memory::Memory;
 use onionskin::wire::cell::BODY;
 use onionskin::wire::cell::CELL;
 use onionskin::wire::cell::Command;
@@ -66,8 +67,13 @@ impl Node {
 }
 
 fn node() -> Node {
-    let role =
-        Role::Relay { identity: Secret::new([9; 32]), advertise: vec![([20, 1, 7, 9], 9001).into()], family: vec![], hosts: true };
+    let role = Role::Relay {
+        identity: Secret::new([9; 32]),
+        advertise: vec![([20, 1, 7, 9], 9001).into()],
+        family: vec![],
+        hosts: true,
+        memory: Memory::default(),
+    };
     let config = CoreConfig { network: NET, role, bootstrap: Vec::new(), local_network: true, saved: BTreeMap::new() };
     let mut rng = StdRng::seed_from_u64(1);
     let core = Core::new(config, &mut Env { now: Time(0), wall: Wall(1_800_000_000), rng: &mut rng }).expect("a node");

@@ -8,6 +8,7 @@ use onionskin::base::{Env, Time, Wall};
 use onionskin::base::{LinkId, NetworkId, NodeId, OpId};
 use onionskin::crypto::secret::Secret;
 use onionskin::proto::core::{Core, CoreConfig, Role};
+use onionskin::proto::memory::Memory;
 use onionskin::proto::overlay::record::{Body, Record, RecordError, Verified, verify_record};
 use onionskin::proto::overlay::{JobOutcome, OverlayJob};
 use onionskin::proto::{Event, Input, Job, JobResult, NodeEvent, Output};
@@ -265,7 +266,13 @@ impl Node {
     /// Gives it a mind, on what it saved and holds.
     pub fn start(&mut self, now: Time, network: NetworkId, bootstrap: Vec<(NodeId, SocketAddr)>, local_network: bool) {
         let role = match self.id {
-            Some(_) => Role::Relay { identity: self.seed.clone(), advertise: vec![self.addr], family: Vec::new(), hosts: true },
+            Some(_) => Role::Relay {
+                identity: self.seed.clone(),
+                advertise: vec![self.addr],
+                family: Vec::new(),
+                hosts: true,
+                memory: Memory::default(),
+            },
             None => Role::Client,
         };
         let config = CoreConfig { network, role, bootstrap, local_network, saved: self.saved.clone() };

@@ -29,6 +29,7 @@ use crate::proto::link::Links;
 use crate::proto::link::PortKey;
 use crate::proto::link::Waiter;
 use crate::proto::link::port::Owner;
+use crate::proto::memory::Memory;
 use crate::proto::out::Ctx;
 use crate::proto::out::JobFor;
 use crate::proto::overlay::view::View;
@@ -51,12 +52,6 @@ const PENDING_PER_LINK: usize = 256;
 /// Most circuit handshakes that may wait in all: a second of work for one core, so that nobody's create waits longer. Shared out by
 /// [`Crowd`].
 const PENDING_MAX: usize = 4096;
-/// Most cells that wait for links to hosts, over all circuits: 70 MB. Shared out by [`Crowd`]; the leg whose cell finds no place
-/// ends (T35).
-const WAITING_MAX: usize = 32_768;
-/// Most circuits carried at once, or being made. At 2 KiB each (`benches/circuits.rs`) they take 100 MiB. Shared out by [`Crowd`],
-/// by who is on the client's side.
-const HOPS_MAX: usize = 50_000;
 const IDLE_MAX: Duration = limits::CIRCUIT_IDLE_MAX;
 /// Idle circuits end on a grid: one wake-up a minute does for all.
 const IDLE_GRID: Duration = Duration::from_secs(60);
@@ -121,14 +116,16 @@ pub struct Hops {
     idle_rest: Time,
 }
 
-impl Default for Hops {
-    fn default() -> Self {
+impl Hops {
+    /// None yet, and room for so many. Circuits are shared out by [`Crowd`], by who is on the client's side, and so are cells that wait
+    /// for links to hosts: the leg whose cell finds no place ends (T35).
+    pub fn new(memory: Memory) -> Self {
         Self {
             hops: Slab::default(),
-            seats: Crowd::new(HOPS_MAX, STANDING),
+            seats: Crowd::new(memory.circuits(), STANDING),
             pending: BTreeMap::new(),
             turns: Crowd::new(PENDING_MAX, PASSING),
-            waits: Crowd::new(WAITING_MAX, PASSING),
+            waits: Crowd::new(memory.cells_for_hosts(), PASSING),
             idle: TimerTable::default(),
             idle_rest: Time(0),
         }

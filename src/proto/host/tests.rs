@@ -4,6 +4,7 @@ use crate::base::NetworkId;
 use crate::base::NodeId;
 use crate::base::Wall;
 use crate::crypto::secret::Secret;
+use crate::proto::memory::Memory;
 use crate::proto::out::Out;
 use crate::wire::request::Kind;
 use crate::wire::share::Class;
@@ -21,9 +22,9 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        let links = Links::new(NetworkId([1; 32]), None);
+        let links = Links::new(NetworkId([1; 32]), None, Memory::default());
         let rng = rand::rngs::StdRng::seed_from_u64(1);
-        Self { host: Host::default(), links, out: Out::default(), now: Time(0), rng, circuits: 0 }
+        Self { host: Host::new(Memory::default()), links, out: Out::default(), now: Time(0), rng, circuits: 0 }
     }
 
     fn with<T>(&mut self, step: impl FnOnce(&mut Host, &mut Links, &mut Ctx<'_, '_>) -> T) -> T {
@@ -109,7 +110,7 @@ fn relays_of_one_prefix_do_not_fill_a_host_whatever_they_call_themselves() {
         let link = bench.relay(n, [203, 0, 113, n]);
         opened += (0..1024).filter(|_| bench.leg(link).is_some()).count();
     }
-    assert_eq!(opened, LEGS_MAX.div_ceil(9));
+    assert_eq!(opened, Memory::default().legs().div_ceil(9));
     let other = bench.relay(200, [198, 51, 100, 1]);
     assert!(bench.leg(other).is_some(), "another relay finds room");
     let client = LinkId(201);
@@ -211,7 +212,7 @@ fn cells_of_requests_that_never_become_whole_do_not_fill_the_memory() {
     let keys = keys();
     let link = bench.relay(1, [203, 0, 113, 1]);
     let mut legs = Vec::new();
-    for _ in 0..2000 {
+    for _ in 0..500 {
         let key = bench.leg(link).unwrap();
         bench.open_as(key, kind);
         for _ in 1..kind.request_len() / RELAY_DATA {
@@ -220,9 +221,10 @@ fn cells_of_requests_that_never_become_whole_do_not_fill_the_memory() {
         legs.push(key);
     }
     let held = bench.host.held.taken();
-    assert!((HELD_MAX / 3 - 16..=HELD_MAX / 3 + 1).contains(&held), "{held}");
+    let third = Memory::default().cells_of_long() / 3;
+    assert!((third - 16..=third + 1).contains(&held), "{held} of {third}");
     legs.retain(|key| bench.host.legs.get(*key).is_some());
-    assert!((1200..1500).contains(&legs.len()), "those that found no place ended: {}", legs.len());
+    assert!((220..320).contains(&legs.len()), "those that found no place ended: {}", legs.len());
     let other = bench.relay(2, [198, 51, 100, 1]);
     let key = bench.leg(other).unwrap();
     bench.open_as(key, kind);
@@ -276,7 +278,7 @@ fn who_fetches_needs_no_place_among_requests_that_are_not_finished() {
     let mut bench = Bench::new();
     let (keys, link) = (keys(), bench.relay(1, [203, 0, 113, 1]));
     let store = SessionType { kind: Kind::Store, class: Class::Large };
-    for _ in 0..2000 {
+    for _ in 0..500 {
         let key = bench.leg(link).unwrap();
         bench.open_as(key, store);
         bench.cells(key, &keys, store.request_len() / RELAY_DATA - 1);

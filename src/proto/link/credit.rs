@@ -13,18 +13,23 @@ use crate::base::limits;
 use crate::proto::link::LinkTimer;
 use crate::proto::link::Links;
 use crate::proto::link::PortKey;
+use crate::proto::memory::Memory;
 use crate::proto::out::Ctx;
 use crate::wire::cell::BODY;
-use crate::wire::cell::CELL;
 use crate::wire::cell::Command;
 use crate::wire::codec::Reader;
 use crate::wire::codec::Writer;
 use std::time::Duration;
 
-/// Most credit promised beyond the first windows, in cells: 128 MiB.
-const PROMISED_MAX: usize = (128 << 20) / CELL;
-/// The same in quanta: places of the pool.
-pub(super) const PROMISED_PLACES: usize = PROMISED_MAX / limits::CREDIT_QUANTUM as usize;
+/// Credit promised beyond the first windows, in cells, for each cell that may be queued: few of those who have a large window use all of
+/// it at once, and where they do, the longest queues end.
+const PROMISED_PER_QUEUED: usize = 4;
+
+/// The places of the pool of promised credit, in quanta.
+pub(super) const fn promised_max(memory: Memory) -> usize {
+    PROMISED_PER_QUEUED * memory.cells_queued() / limits::CREDIT_QUANTUM as usize
+}
+
 /// After so long, credit that was not used goes back: far longer than any line needs to use a window, so whoever is busy keeps his.
 const GIVEN_BACK: Duration = Duration::from_secs(60);
 /// How many times as long the other end of a port has to do the same: longer than anything waits on a line that lives.

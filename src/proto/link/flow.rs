@@ -32,12 +32,6 @@ use std::net::SocketAddr;
 
 /// Room for this many cells is made at a time in a link's batch.
 const BATCH_CELLS: usize = 30;
-/// Most cells queued in all ports together, 64 MiB and what one input adds: beyond it the circuits with the longest queues die
-/// (T35).
-pub(super) const QUEUED_MAX: usize = (64 << 20) / CELL;
-/// What is left then, a sixteenth less, so that looking for the longest queues is paid for by two thousand cells and not done for
-/// each.
-const QUEUED_RELIEVED: usize = QUEUED_MAX - QUEUED_MAX / 16;
 /// Most cells in one port's queue: three legs and a circuit may end in one port, each with the largest window.
 const QUEUE_MAX: usize = 4 * limits::WINDOW_MAX as usize;
 /// Most ends of circuits that wait for room on a link: of all that the other end may open, and of as many as it opens beyond that.
@@ -111,6 +105,7 @@ impl Links {
         if let Some(link) = self.links.get_mut(&id)
             && !cells.is_empty()
         {
+            self.held_at_most += cells.len();
             match &mut link.stage {
                 Stage::Hello { early, .. } => early.push(cells),
                 Stage::Open => {
@@ -180,7 +175,10 @@ impl Links {
                     link.used = ctx.env.now;
                     Arrived::Overlay(message)
                 }
-                Ok(None) => Arrived::Nothing,
+                Ok(None) => {
+                    self.holds_more(BODY);
+                    Arrived::Nothing
+                }
                 Err(_) => {
                     self.close(ctx, id);
                     Arrived::Nothing
@@ -412,23 +410,6 @@ impl Links {
         self.wait(ctx, key, header, body, None, true);
     }
 
-    /// Dooms the circuits with the longest queues when too much is queued. Called once after each input.
-    pub(in crate::proto) fn relieve(&mut self) {
-        if self.queued <= QUEUED_MAX {
-            return;
-        }
-        let mut waiting: Vec<_> = self.ports.iter().map(|(_, p)| (p.queue.len(), p.owner)).filter(|(len, _)| *len > 0).collect();
-        waiting.sort_unstable_by_key(|(len, _)| core::cmp::Reverse(*len));
-        let mut left = self.queued;
-        for (len, owner) in waiting {
-            if left <= QUEUED_RELIEVED {
-                break;
-            }
-            left -= len;
-            self.doomed.push(owner);
-        }
-    }
-
     /// Sends a cell of the link itself, which waits for nothing: hello, credit, padding. No circuit has any number of them sent.
     pub(in crate::proto) fn push_control(&mut self, ctx: &mut Ctx<'_, '_>, id: LinkId, command: Command, body: &[u8; BODY]) {
         let Some(link) = self.links.get(&id) else { return };
@@ -444,7 +425,10 @@ impl Links {
             && matches!(link.stage, Stage::Open)
         {
             link.used = ctx.env.now;
-            link.outbox.push(message);
+            let bytes = message.len();
+            if link.outbox.push(message) {
+                self.holds_more(bytes);
+            }
             self.pump(ctx, id);
         }
     }
@@ -456,6 +440,7 @@ impl Links {
         if link.end(ctx.env.now) {
             self.dirty.push(id);
         }
+        self.holds_more(CELL);
     }
 
     /// The transport took cells: more may follow. True if some wait to be flushed now.
@@ -464,7 +449,13 @@ impl Links {
             link.in_flight = link.in_flight.saturating_sub(cells);
             link.taken += cells as u64;
             match link.in_flight {
-                0 => self.timers.stop(&LinkTimer::Unsent(id)),
+                0 => {
+                    self.timers.stop(&LinkTimer::Unsent(id));
+                    // What is left of a batch's memory is not kept by a link on which nothing moves (T35).
+                    if link.batch.is_empty() {
+                        link.batch = BytesMut::new();
+                    }
+                }
                 _ => self.timers.set(LinkTimer::Unsent(id), ctx.env.now + UNSENT_MAX),
             }
             self.pump(ctx, id);
@@ -488,6 +479,7 @@ impl Links {
                 if link.end(ctx.env.now) {
                     self.dirty.push(id);
                 }
+                self.holds_more(CELL);
             }
             if !self.pump_port(ctx, id) && !fragment && none_ready && ended.is_none() {
                 break;

@@ -4,6 +4,7 @@
 //! beside the core. A dialler insists on a relay's proof; an accepted link may also be a client's, of whom nothing is known or
 //! asked (D2). Every failure ends the link the same silent way.
 
+mod budget;
 mod credit;
 mod dial;
 mod flow;
@@ -32,6 +33,7 @@ use crate::proto::crowd::PASSING;
 use crate::proto::crowd::STANDING;
 use crate::proto::crowd::Seat;
 use crate::proto::job::Job;
+use crate::proto::memory::Memory;
 use crate::proto::out::Ctx;
 use crate::proto::out::JobFor;
 use crate::proto::slab::Slab;
@@ -195,6 +197,9 @@ pub struct Links {
     #[expect(clippy::vec_box, reason = "cells of 2 KiB move between the queues and here without a copy")]
     spare: Vec<Box<[u8; CELL]>>,
     queued: usize,
+    memory: Memory,
+    /// What links held when that was counted, and all that was added since.
+    held_at_most: usize,
     /// Credit granted beyond the first window of each port, in quanta.
     promised: Crowd,
     dirty: Vec<LinkId>,
@@ -206,7 +211,7 @@ pub struct Links {
 
 impl Links {
     /// No links yet. A relay gives its identity; a client has none.
-    pub fn new(network: NetworkId, identity: Option<Arc<IdentityKey>>) -> Self {
+    pub fn new(network: NetworkId, identity: Option<Arc<IdentityKey>>, memory: Memory) -> Self {
         // A client's links are all its own: nobody takes anything from anybody.
         let part = if identity.is_some() { STANDING } else { ALONE };
         Self {
@@ -220,7 +225,9 @@ impl Links {
             timers: TimerTable::default(),
             spare: Vec::new(),
             queued: 0,
-            promised: Crowd::new(credit::PROMISED_PLACES, part),
+            memory,
+            held_at_most: 0,
+            promised: Crowd::new(credit::promised_max(memory), part),
             dirty: Vec::new(),
             next_link: 0,
             events: VecDeque::new(),
@@ -263,6 +270,7 @@ impl Links {
             ctx.out.push(Output::Close { link: id });
             return;
         }
+        self.holds_more(self.memory.of_link());
         let link = self.links.entry(id).or_insert_with(|| Link::new(remote, dialed, None, ctx.env.now));
         if !matches!(link.stage, Stage::Dialing) {
             return;

@@ -22,6 +22,11 @@ pub(super) struct Inbox {
 }
 
 impl Inbox {
+    /// What it takes, in bytes.
+    pub(super) const fn bytes(&self) -> usize {
+        self.bytes.capacity()
+    }
+
     /// Takes one fragment; gives the message when it was the last.
     pub(super) fn take(&mut self, body: &[u8; BODY]) -> Result<Option<Vec<u8>>, DecodeError> {
         let mut r = Reader::new(body);
@@ -66,6 +71,11 @@ impl Outbox {
         self.bytes += message.len();
         self.messages.push_back(message);
         true
+    }
+
+    /// What waits here, in bytes.
+    pub(super) const fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Whether nothing is on its way.

@@ -5,6 +5,7 @@ use crate::base::Env;
 use crate::base::LinkId;
 use crate::base::Position;
 use crate::base::Wall;
+use crate::proto::memory::Memory;
 use crate::proto::out::Out;
 use crate::proto::overlay::testing;
 use crate::wire::request::Kind;
@@ -16,7 +17,7 @@ const KIND: SessionType = SessionType { kind: Kind::Fetch, class: Class::Small }
 
 /// An operation with a standing circuit for each number: that many streams it has begun. Gives the link under them too.
 fn standing<const N: usize>(begun: [u16; N]) -> (Requests, Links, [Key; N]) {
-    let mut links = Links::new(NetworkId([1; 32]), None);
+    let mut links = Links::new(NetworkId([1; 32]), None, Memory::default());
     links.open_unshaken(LinkId(1), Some(NodeId([251; 32])));
     let mut requests = Requests::new(NetworkId([1; 32]), PathPolicy::new(None), SPARE_OF_CLIENT);
     requests.open(OpId(1), N);
@@ -195,7 +196,7 @@ impl Asker {
     fn new(hosts: u8) -> Self {
         let mut rng = StdRng::seed_from_u64(3);
         let (view, hosts) = with_hosts(&mut rng, hosts);
-        let mut links = Links::new(NetworkId([1; 32]), None);
+        let mut links = Links::new(NetworkId([1; 32]), None, Memory::default());
         links.open_unshaken(LinkId(1), Some(NodeId([251; 32])));
         let requests = Requests::new(NetworkId([1; 32]), PathPolicy::new(None), SPARE_OF_CLIENT);
         Self { requests, links, view, hosts, rng, now: Time(1), told: Vec::new() }

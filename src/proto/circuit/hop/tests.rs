@@ -2,6 +2,7 @@ use super::*;
 use crate::base::Env;
 use crate::base::NetworkId;
 use crate::base::Wall;
+use crate::proto::memory::Memory;
 use crate::proto::out::Out;
 use crate::wire::cell::ANSWER_CELLS;
 use crate::wire::cell::ANSWER_MAX;
@@ -21,8 +22,8 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         Self {
-            hops: Hops::default(),
-            links: Links::new(NetworkId([1; 32]), None),
+            hops: Hops::new(Memory::default()),
+            links: Links::new(NetworkId([1; 32]), None, Memory::default()),
             out: Out::default(),
             now: Time(0),
             rng: StdRng::seed_from_u64(1),
@@ -116,7 +117,8 @@ fn many_links_of_one_prefix_do_not_take_all_circuits() {
         bench.links.open_unshaken_from(link, None, ([203, 0, 113, n], 1).into());
         carried += (1..=512).filter(|circuit| bench.create(link, *circuit)).count();
     }
-    assert_eq!((carried, bench.hops.len()), (HOPS_MAX.div_ceil(9), HOPS_MAX.div_ceil(9)));
+    let share = Memory::default().circuits().div_ceil(9);
+    assert_eq!((carried, bench.hops.len()), (share, share));
 
     let first = bench.hops.hops.iter().next().unwrap().0;
     bench.with(|hops, ctx, links| hops.destroy(ctx, links, first));
@@ -267,7 +269,7 @@ fn cells_that_wait_for_links_are_bounded_and_give_their_places_back() {
         let legs = &bench.hops.hops.get(key).unwrap().legs;
         legs.values().filter(|leg| matches!(leg, Leg::Ended)).count()
     };
-    let (full, mut said) = (WAITING_MAX.div_ceil(3), 0);
+    let (full, mut said) = (Memory::default().cells_for_hosts().div_ceil(3), 0);
     for key in &keys {
         for n in 0..limits::WINDOW_MIN {
             assert!(bench.say(*key, RelayCommand::Data, 1 + (n % 2) as u16), "the circuit goes on");

@@ -4,6 +4,7 @@ use crate::base::LinkId;
 use crate::base::Position;
 use crate::base::Wall;
 use crate::crypto::keys::HostKey;
+use crate::proto::memory::Memory;
 use crate::proto::out::Out;
 use crate::proto::overlay::testing;
 use crate::wire::cell::ANSWER_CELLS;
@@ -38,7 +39,7 @@ impl Bench {
             hosts.push(host.node());
             view.insert(host, testing::NOW);
         }
-        let mut links = Links::new(NetworkId([1; 32]), None);
+        let mut links = Links::new(NetworkId([1; 32]), None, Memory::default());
         links.open_unshaken(LinkId(1), Some(NodeId([251; 32])));
         let mut origins = Origins::new(NetworkId([1; 32]));
         let key = origins.stand(&mut links, LinkId(1), 0);
