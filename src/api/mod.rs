@@ -9,9 +9,9 @@
 //! ```
 //! Streams are what [`crate::client::lines`] says. An error is `{"error":{"kind","what","kept","next"}}`: with a status of its own
 //! when it comes before anything else, as the last line of a stream otherwise. `length` may be left out when there is a
-//! `content-length`; a document of another length than was said gets no key, nor does one whose second copy is not the first. Keys travel in bodies only, never in URLs. A caller
-//! that hangs up cancels what it asked for, and one that is silent for two minutes is taken for one: that neither sends what is
-//! missing, nor takes what it is sent, nor asks for anything on an open connection.
+//! `content-length`; a document of another length than was said gets no key, nor does one whose second copy is not the first.
+//! Keys travel in bodies only, never in URLs. A caller that hangs up cancels what it asked for, and one that is silent for two minutes is
+//! taken for one: that neither sends what is missing, nor takes what it is sent, nor asks for anything on an open connection.
 
 mod connections;
 pub mod socket;

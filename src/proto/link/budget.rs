@@ -6,6 +6,7 @@
 //! that holds four times that, and there the largest: however many links others open, who holds less than each of their prefixes keeps
 //! his.
 
+use crate::base::CircuitId;
 use crate::base::LinkId;
 use crate::base::net::Group;
 use crate::base::net::Prefix;
@@ -95,11 +96,14 @@ impl Links {
 
 impl Link {
     /// Bytes that it holds. What waits in its circuits' queues is not counted here.
-    fn holds(&self, memory: Memory) -> usize {
+    pub(super) fn holds(&self, memory: Memory) -> usize {
         let early = match &self.stage {
             Stage::Hello { early, .. } => early.iter().map(BytesMut::len).sum(),
             Stage::Dialing | Stage::Open => 0,
         };
-        memory.of_link() + self.out_now() * CELL + self.outbox.bytes() + self.inbox.bytes() + early
+        // What is left of a batch's memory is kept while anything of it is with the transport.
+        let out = self.in_flight * CELL + self.batch.capacity();
+        let ending = self.ending.capacity() * size_of::<CircuitId>();
+        memory.of_link() + out + ending + self.outbox.bytes() + self.inbox.bytes() + early
     }
 }

@@ -256,6 +256,7 @@ impl Links {
             self.push(ctx, id, Header { circuit: Some(circuit), command: Command::Destroy }, &[0; BODY]);
         } else if link.ending.len() < ENDING_MAX {
             link.ending.push_back(circuit);
+            self.holds_more(size_of::<CircuitId>());
         } else {
             // Who opens more than he may, and does not read what he is told of it.
             self.close(ctx, id);
@@ -435,12 +436,14 @@ impl Links {
 
     fn push(&mut self, ctx: &mut Ctx<'_, '_>, id: LinkId, header: Header, body: &[u8; BODY]) {
         let Some(link) = self.links.get_mut(&id) else { return };
+        let room = link.batch.capacity();
         link.begin(header);
         link.batch.extend_from_slice(body);
+        let made = link.batch.capacity().saturating_sub(room);
         if link.end(ctx.env.now) {
             self.dirty.push(id);
         }
-        self.holds_more(CELL);
+        self.holds_more(CELL + made);
     }
 
     /// The transport took cells: more may follow. True if some wait to be flushed now.

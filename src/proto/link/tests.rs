@@ -516,3 +516,25 @@ fn links_that_hold_too_much_end_where_the_most_is_held() {
     assert!(ended.iter().take(24).all(|id| id.0 % 2 == 1), "{ended:?}");
     bench.links.check();
 }
+
+/// What a link owes its peer is charged to it in whatever form it is kept: ends that are not read, and what is left of a batch's memory.
+#[test]
+fn ends_that_nobody_reads_and_half_used_batches_are_charged() {
+    let mut bench = Bench::of_relay();
+    let link = LinkId(1);
+    bench.links.open_unshaken(link, None);
+    let holds = |bench: &Bench| bench.links.links[&link].holds(Memory::default());
+    let idle = holds(&bench);
+    let port = bench.links.accept_port(link, theirs(1), Owner::HopPrev(key())).unwrap();
+    bench.with(|links, ctx| links.send(ctx, port, Command::Relay, &[0; BODY], None));
+    bench.with(Links::flush);
+    assert!(holds(&bench) >= idle + 20 * CELL, "one cell in flight keeps the room of thirty");
+    // Nothing is read: the link fills, and then ends wait.
+    (2..2 + limits::LINK_IN_FLIGHT).for_each(|n| bench.with(|links, ctx| links.refuse(ctx, link, theirs(n))));
+    bench.with(Links::flush);
+    let full = holds(&bench);
+    (1000..11_000).for_each(|n| bench.with(|links, ctx| links.refuse(ctx, link, theirs(n))));
+    let more = holds(&bench) - full;
+    assert!(more >= 10_000 * size_of::<CircuitId>(), "{more}");
+    assert!(bench.links.held_at_most >= holds(&bench) - idle);
+}

@@ -378,12 +378,11 @@ mod tests {
     use rand::SeedableRng;
     use rand::rngs::StdRng;
 
-    /// Everybody is asked for what a chunk's own place should have. At its spare places few are, where these know nothing of it.
-    #[test]
-    fn spare_places_that_nobody_used_cost_few_questions() {
+    /// An operation among so many hosts.
+    fn among(hosts: u8, work: impl FnOnce(&mut User<'_, '_, '_>)) {
         let mut rng = StdRng::seed_from_u64(1);
         let mut view = testing::view_with_witnesses();
-        for n in 1..=30 {
+        for n in 1..=hosts {
             view.insert(testing::host_at(&mut rng, ([30, n, 1, 1], 9).into(), Position([n; 32])), testing::NOW);
         }
         let mut requests = Requests::new(NetworkId([1; 32]), PathPolicy::new(None), 0);
@@ -392,71 +391,60 @@ mod tests {
         let mut env = Env { now: Time(0), wall: Wall(0), rng: &mut rng };
         let mut ctx = Ctx { env: &mut env, out: &mut out };
         let (ctx, requests, routes, pace) = (&mut ctx, &mut requests, &mut routes, &mut pace);
-        let mut user = User { ctx, requests, view: &view, op: OpId(1), routes, pace };
-        let [own, first, second] = [1, 2, 3].map(|n| Copy { address: Address([n; 32]), salt: [n; 16] });
-        let mut retrieval = Retrieval::start(&mut user, 1, [0; 32], Class::Small, vec![own], vec![first, second], Breadth::Broad);
-        let (mut asks, mut outcome) = (BTreeMap::<Address, usize>::new(), Outcome::Pending);
-        while retrieval.asked.pop_first().is_some() {
-            *asks.entry(retrieval.copy.address).or_default() += 1;
-            retrieval.heard += 1;
-            let nothing = SharesFound { shares: Shares8::default(), givers: vec![], liars: 0, rebuilt: None };
-            outcome = retrieval.opened(&mut user, 1, nothing);
-        }
-        assert!(matches!(outcome, Outcome::Lost { found: 0, .. }), "{outcome:?}");
-        let few = limits::READ_FIRST;
-        assert_eq!(asks.into_iter().collect::<Vec<_>>(), [(own.address, 30), (first.address, few), (second.address, few)]);
+        work(&mut User { ctx, requests, view: &view, op: OpId(1), routes, pace });
+    }
+
+    /// Everybody is asked for what a chunk's own place should have. At its spare places few are, where these know nothing of it.
+    #[test]
+    fn spare_places_that_nobody_used_cost_few_questions() {
+        among(30, |user| {
+            let [own, first, second] = [1, 2, 3].map(|n| Copy { address: Address([n; 32]), salt: [n; 16] });
+            let mut retrieval = Retrieval::start(user, 1, [0; 32], Class::Small, vec![own], vec![first, second], Breadth::Broad);
+            let (mut asks, mut outcome) = (BTreeMap::<Address, usize>::new(), Outcome::Pending);
+            while retrieval.asked.pop_first().is_some() {
+                *asks.entry(retrieval.copy.address).or_default() += 1;
+                retrieval.heard += 1;
+                let nothing = SharesFound { shares: Shares8::default(), givers: vec![], liars: 0, rebuilt: None };
+                outcome = retrieval.opened(user, 1, nothing);
+            }
+            assert!(matches!(outcome, Outcome::Lost { found: 0, .. }), "{outcome:?}");
+            let few = limits::READ_FIRST;
+            assert_eq!(asks.into_iter().collect::<Vec<_>>(), [(own.address, 30), (first.address, few), (second.address, few)]);
+        });
     }
 
     /// A request that found no circuit says nothing of its host, which may have what is lacking: others are asked meanwhile, and then it
     /// again, once.
     #[test]
     fn who_was_passed_over_for_want_of_a_circuit_gets_another_turn() {
-        let mut rng = StdRng::seed_from_u64(1);
-        let mut view = testing::view_with_witnesses();
-        for n in 1..=30 {
-            view.insert(testing::host_at(&mut rng, ([30, n, 1, 1], 9).into(), Position([n; 32])), testing::NOW);
-        }
-        let mut requests = Requests::new(NetworkId([1; 32]), PathPolicy::new(None), 0);
-        requests.open(OpId(1), 1);
-        let (mut routes, mut pace, mut out) = (BTreeMap::new(), Pace::default(), Out::default());
-        let mut env = Env { now: Time(0), wall: Wall(0), rng: &mut rng };
-        let mut ctx = Ctx { env: &mut env, out: &mut out };
-        let (ctx, requests, routes, pace) = (&mut ctx, &mut requests, &mut routes, &mut pace);
-        let mut user = User { ctx, requests, view: &view, op: OpId(1), routes, pace };
-        let own = Copy { address: Address([1; 32]), salt: [1; 16] };
-        let mut retrieval = Retrieval::start(&mut user, 1, [0; 32], Class::Small, vec![own], vec![], Breadth::Broad);
-        let mut asks = BTreeMap::<NodeId, usize>::new();
-        while let Some((request, asked)) = retrieval.asked.first_key_value() {
-            let (request, host) = (*request, asked.host);
-            *asks.entry(host).or_default() += 1;
-            retrieval.asked.get_mut(&request).unwrap().passed = true;
-            let _ = retrieval.failed(&mut user, 1, request, false);
-        }
-        assert!(asks.len() == 30 && asks.values().all(|times| *times >= 2), "{asks:?}");
+        among(30, |user| {
+            let own = Copy { address: Address([1; 32]), salt: [1; 16] };
+            let mut retrieval = Retrieval::start(user, 1, [0; 32], Class::Small, vec![own], vec![], Breadth::Broad);
+            let mut asks = BTreeMap::<NodeId, usize>::new();
+            while let Some((request, asked)) = retrieval.asked.first_key_value() {
+                let (request, host) = (*request, asked.host);
+                *asks.entry(host).or_default() += 1;
+                retrieval.asked.get_mut(&request).unwrap().passed = true;
+                let _ = retrieval.failed(user, 1, request, false);
+            }
+            assert!(asks.len() == 30 && asks.values().all(|times| *times >= 2), "{asks:?}");
+        });
     }
 
     #[test]
     fn a_host_that_gives_one_share_over_and_over_ends_nobodys_retrieval() {
-        let mut rng = StdRng::seed_from_u64(1);
-        let mut view = testing::view_with_witnesses();
-        view.insert(testing::host_at(&mut rng, ([30, 1, 1, 1], 9).into(), Position([1; 32])), testing::NOW);
-        let mut requests = Requests::new(NetworkId([1; 32]), PathPolicy::new(None), 0);
-        requests.open(OpId(1), 1);
-        let (mut routes, mut pace, mut out) = (BTreeMap::new(), Pace::default(), Out::default());
-        let mut env = Env { now: Time(0), wall: Wall(0), rng: &mut rng };
-        let mut ctx = Ctx { env: &mut env, out: &mut out };
-        let (ctx, requests, routes, pace) = (&mut ctx, &mut requests, &mut routes, &mut pace);
-        let mut user = User { ctx, requests, view: &view, op: OpId(1), routes, pace };
-        let copies = [1, 2].map(|n| Copy { address: Address([n; 32]), salt: [n; 16] });
-        let mut retrieval = Retrieval::start(&mut user, 1, [0; 32], Class::Small, copies.to_vec(), Vec::new(), Breadth::Broad);
-        let (mut asks, mut outcome) = (0, Outcome::Pending);
-        while let Some((_, Asked { host, .. })) = retrieval.asked.pop_first() {
-            asks += 1;
-            assert!(asks < 1000, "without end");
-            let shares = Shares8(vec![(5, [0; 32], vec![])]);
-            outcome = retrieval.opened(&mut user, 1, SharesFound { shares, givers: vec![host], liars: 0, rebuilt: None });
-        }
-        assert!(matches!(outcome, Outcome::Lost { asked: 1, found: 1 }), "{outcome:?}");
-        assert_eq!(asks, copies.len() * (1 + usize::from(ASKS_PER_HOST)));
+        among(1, |user| {
+            let copies = [1, 2].map(|n| Copy { address: Address([n; 32]), salt: [n; 16] });
+            let mut retrieval = Retrieval::start(user, 1, [0; 32], Class::Small, copies.to_vec(), Vec::new(), Breadth::Broad);
+            let (mut asks, mut outcome) = (0, Outcome::Pending);
+            while let Some((_, Asked { host, .. })) = retrieval.asked.pop_first() {
+                asks += 1;
+                assert!(asks < 1000, "without end");
+                let shares = Shares8(vec![(5, [0; 32], vec![])]);
+                outcome = retrieval.opened(user, 1, SharesFound { shares, givers: vec![host], liars: 0, rebuilt: None });
+            }
+            assert!(matches!(outcome, Outcome::Lost { asked: 1, found: 1 }), "{outcome:?}");
+            assert_eq!(asks, copies.len() * (1 + usize::from(ASKS_PER_HOST)));
+        });
     }
 }
