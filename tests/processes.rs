@@ -76,6 +76,7 @@ fn a_network_of_processes() {
     let key = key_of(net.place.run("publish", &net.client("publisher", 0, &["publish", "doc"]), PATIENCE));
     let words = key_of(net.place.run("publish", &net.client("publisher", 0, &["publish", "words"]), PATIENCE));
 
+    a_stopped_relay_costs_seconds(&net, &words);
     through_sockets(&net, &words);
     mistyped_and_unknown_keys(&net, &key);
     let long = a_killed_get_goes_on(&net, seed);
@@ -117,6 +118,21 @@ fn a_network_of_processes() {
         assert_eq!(text.lines().count(), 1, "a relay prints its link and nothing else: {text}");
     }
     nothing_in_logs(&net, &[&key, &words, &long]);
+}
+
+/// Each relay in its turn is stopped without a word, so that its connections stand and nothing comes: the client's guard among them.
+fn a_stopped_relay_costs_seconds(net: &Network, words: &str) {
+    for i in 1..net.relays.len() {
+        let pid = net.relays[i].process.as_ref().unwrap().pid();
+        signal(pid, "STOP");
+        let times = [0, 1].map(|_| {
+            let ran = net.place.run("get", &net.client("publisher", 0, &["get", words, "-o", "-"]), PATIENCE).good();
+            assert_eq!(ran.stdout, WORDS.as_bytes());
+            ran.time
+        });
+        signal(pid, "CONT");
+        assert!(times[0] < Duration::from_secs(15) && times[1] < Duration::from_secs(8), "relay {i}: {times:?}");
+    }
 }
 
 /// The relay whose link a client came in by is gone; it knows others.

@@ -217,7 +217,7 @@ impl Core {
     /// Takes in one thing that happened.
     pub fn handle(&mut self, env: &mut Env<'_>, input: Input) {
         if self.woke(env) {
-            self.with(env, |core, ctx| core.links.probe_dialled(ctx));
+            self.with(env, |core, ctx| core.links.probe_dialled(ctx, true));
         }
         match input {
             Input::LinkUp { link, remote, exporter, dialed } => self.with(env, |core, ctx| {
@@ -515,13 +515,24 @@ impl Core {
                     self.cells(ctx, link, cells);
                 }
             }
-            LinkEvent::Down { link, owners, waiters, peer, was_open, silent } => {
+            LinkEvent::Late { peer } => {
+                // The line or the guard: its other directories are asked, which know this client anyhow, and serve it next.
+                let view = self.overlay.view();
+                let others = self.requests.policy.directories(view, ctx.env).into_iter().filter(|node| *node != peer);
+                for relay in others.filter_map(|node| view.get(&node)) {
+                    self.links.try_out(ctx, relay.node(), relay.addr());
+                }
+            }
+            LinkEvent::Down { link, owners, waiters, peer, was_open, silent, began, others } => {
                 // Somebody waits for what was dialled alone.
                 if let Some(peer) = peer.filter(|_| !was_open && !waiters.is_empty()) {
                     self.overlay.missed(&peer);
                 }
                 if silent {
                     self.requests.policy.line_lost(ctx.env.now);
+                }
+                if let Some(peer) = peer.filter(|_| !was_open && waiters.iter().any(|w| matches!(w, Waiter::Origin(_)))) {
+                    self.requests.policy.unreached(&peer, began, others, ctx.env.now);
                 }
                 if was_open {
                     self.overlay.handle(ctx.env, overlay::Input::LinkDown { link });

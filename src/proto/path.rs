@@ -55,6 +55,8 @@ const ASIDE_MAX: Duration = Duration::from_secs(1800);
 /// Failures of a guard that worked before, each at least [`GUARD_FAILURE_APART`] after the last, until it counts as down.
 const GUARD_FAILURES: u32 = 3;
 const GUARD_FAILURE_APART: Duration = Duration::from_secs(10);
+/// Dials of a guard that fail no further apart than this are of one failure.
+const UNREACHED_APART: Duration = Duration::from_secs(15);
 /// After a link went silent under a wish, its guard's failures count for nothing for so long: while nobody waits, it would have taken
 /// that long to be missed, and an outage of the own line shall lead to no other guard any sooner.
 const SPARED: Duration = Duration::from_secs(90);
@@ -73,8 +75,14 @@ struct Kept {
 #[derive(Clone, Copy, Debug)]
 struct Trouble {
     failures: u32,
+    /// Of dials that failed one soon after the other: when the first began, and the latest ended.
+    unreached: Option<(Time, Time)>,
     last: Time,
     aside_until: Time,
+}
+
+impl Trouble {
+    const NONE: Self = Self { failures: 0, unreached: None, last: Time(0), aside_until: Time(0) };
 }
 
 /// Which rules a small network made us bend, for `status`.
@@ -194,7 +202,7 @@ impl PathPolicy {
         if self.guards.iter().all(|g| down.contains(&g.node)) {
             self.down.clear();
         } else {
-            let trouble = Trouble { failures: GUARD_FAILURES, last: env.now, aside_until: env.now + ASIDE };
+            let trouble = Trouble { failures: GUARD_FAILURES, last: env.now, aside_until: env.now + ASIDE, ..Trouble::NONE };
             self.trouble.extend(down.into_iter().map(|node| (node, trouble)));
         }
         self.changed |= self.down.encode() != before;
@@ -425,25 +433,47 @@ impl PathPolicy {
         if is_guard && worked && now < self.spared_until {
             return;
         }
-        let t = self.trouble.entry(node).or_insert(Trouble { failures: 0, last: Time(0), aside_until: Time(0) });
+        let t = self.trouble.entry(node).or_insert(Trouble::NONE);
         if is_guard && worked && t.failures > 0 && now.since(t.last) < GUARD_FAILURE_APART {
             return;
         }
         t.failures += 1;
-        t.last = now;
         // A guard that worked is given more than one chance; anything else is not waited for.
-        let patience = if is_guard && worked { GUARD_FAILURES } else { 1 };
-        if t.failures >= patience {
-            let doublings = (t.failures - patience).min(6);
-            t.aside_until = now + (ASIDE * (1 << doublings)).min(ASIDE_MAX);
-            if is_guard {
-                self.guards_failed_in_row += 1;
-                if self.guards_failed_in_row >= NETWORK_DOWN_AFTER {
-                    // Nobody answers: that is the network, and no reason to wander through guards.
-                    self.guards_failed_in_row = 0;
-                    let guards: Vec<NodeId> = self.guards.iter().filter(|g| g.worked).map(|g| g.node).collect();
-                    self.trouble.retain(|node, _| !guards.contains(node));
-                }
+        self.count(node, now, is_guard, if is_guard && worked { GUARD_FAILURES } else { 1 });
+    }
+
+    /// The dial of a guard failed that began at `began`; `others` is when another relay was last heard. If that was since, the line
+    /// carries and it is the guard that is down: it gets no more chances, for they cost people half a minute. Said of one dial
+    /// that is refused at once it would tell nothing, so those that follow soon count from the first.
+    pub fn unreached(&mut self, guard: &NodeId, began: Time, others: Option<Time>, now: Time) {
+        if !self.guards.iter().any(|g| g.node == *guard && g.worked) || self.aside(guard, now) {
+            return;
+        }
+        let t = self.trouble.entry(*guard).or_insert(Trouble::NONE);
+        let first = t.unreached.filter(|(_, latest)| now.since(*latest) < UNREACHED_APART).map_or(began, |(first, _)| first);
+        t.unreached = Some((first, now));
+        if others.is_some_and(|heard| heard > first) {
+            t.failures = GUARD_FAILURES.max(t.failures + 1);
+            self.count(*guard, now, true, GUARD_FAILURES);
+        }
+    }
+
+    /// After a failure was added: whether it was one too many.
+    fn count(&mut self, node: NodeId, now: Time, is_guard: bool, patience: u32) {
+        let Some(t) = self.trouble.get_mut(&node) else { return };
+        t.last = now;
+        if t.failures < patience {
+            return;
+        }
+        let doublings = (t.failures - patience).min(6);
+        t.aside_until = now + (ASIDE * (1 << doublings)).min(ASIDE_MAX);
+        if is_guard {
+            self.guards_failed_in_row += 1;
+            if self.guards_failed_in_row >= NETWORK_DOWN_AFTER {
+                // Nobody answers: that is the network, and no reason to wander through guards.
+                self.guards_failed_in_row = 0;
+                let guards: Vec<NodeId> = self.guards.iter().filter(|g| g.worked).map(|g| g.node).collect();
+                self.trouble.retain(|node, _| !guards.contains(node));
             }
         }
     }

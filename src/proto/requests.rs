@@ -89,7 +89,6 @@ impl core::fmt::Debug for Ask {
 #[derive(Debug, Default)]
 struct Domain {
     circuits: BTreeMap<Key, BTreeMap<RegionTag, BTreeSet<NodeId>>>,
-    coming: usize,
     want: usize,
     queue: VecDeque<Ask>,
     /// How many fetches may be under way.
@@ -177,6 +176,7 @@ pub struct Requests {
     questions: questions::Questions,
     next_request: u64,
     failures: u32,
+    failed_at: Option<Time>,
     paused_until: Time,
     housekeeping: Time,
     /// There was no path for a spare circuit: not looked for again before then, for a relay has inputs all the time.
@@ -201,6 +201,7 @@ impl Requests {
             questions: questions::Questions::default(),
             next_request: 0,
             failures: 0,
+            failed_at: None,
             paused_until: Time(0),
             housekeeping: Time(0),
             no_path_until: Time(0),

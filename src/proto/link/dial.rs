@@ -2,6 +2,7 @@
 
 use crate::base::LinkId;
 use crate::base::NodeId;
+use crate::base::Time;
 use crate::base::limits;
 use crate::proto::Output;
 use crate::proto::link::DIALED_BIT;
@@ -15,6 +16,19 @@ use crate::proto::link::WAITERS_MAX;
 use crate::proto::link::Waiter;
 use crate::proto::out::Ctx;
 use std::net::SocketAddr;
+use std::time::Duration;
+
+/// A handshake is late after so long: a line of 5 kB/s brings its 6 KiB in that time if nothing else is on it.
+pub(super) const LATE: Duration = Duration::from_secs(4);
+/// How often a late one is looked at.
+pub(super) const LATE_AGAIN: Duration = Duration::from_millis(500);
+
+impl Link {
+    /// Whether circuits of our own wait for it.
+    pub(super) fn awaits_circuit(&self) -> bool {
+        self.waiters.iter().any(|waiter| matches!(waiter, Waiter::Origin(_)))
+    }
+}
 
 impl Links {
     /// Has `waiter` told (by [`LinkEvent`]) when a link to `node` is open or failed. An open link answers at once, with its id.
@@ -86,7 +100,8 @@ impl Links {
     /// Tells one that waits, and no other, that its link failed. That is nobody's fault, so no relay is named.
     fn refuse_waiter(&mut self, link: LinkId, waiter: Waiter) {
         let (owners, waiters) = (Vec::new(), vec![waiter]);
-        self.events.push_back(LinkEvent::Down { link, owners, waiters, peer: None, was_open: false, silent: false });
+        let (began, others) = (Time(0), None);
+        self.events.push_back(LinkEvent::Down { link, owners, waiters, peer: None, was_open: false, silent: false, began, others });
     }
 
     /// Dials an address anew, even if a link to the same relay exists (dial-back, D9). With `expect`, any other identity fails.
@@ -102,8 +117,38 @@ impl Links {
         let mut link = Link::new(addr, true, expect, ctx.env.now);
         link.waiters.extend(waiter);
         self.links.insert(id, link);
-        self.timers.set(LinkTimer::Handshake(id), ctx.env.now + limits::HANDSHAKE_DEADLINE);
+        self.timers.set(LinkTimer::Handshake(id), ctx.env.now + LATE);
         ctx.out.push(Output::Dial { link: id, addr });
         id
+    }
+
+    /// Dials a relay to which there is no link yet, for nobody: to see whether it answers.
+    pub(in crate::proto) fn try_out(&mut self, ctx: &mut Ctx<'_, '_>, node: NodeId, addr: SocketAddr) {
+        if !self.by_node.contains_key(&node) {
+            let id = self.dial(ctx, addr, Some(node), None);
+            self.by_node.insert(node, id);
+        }
+    }
+
+    /// A handshake takes long. Where circuits of our own wait for it, it ends as soon as others are known to answer meanwhile: then it
+    /// is this relay that is gone, and not the line. Else it has its whole time.
+    pub(super) fn handshake_late(&mut self, ctx: &mut Ctx<'_, '_>, id: LinkId) {
+        let Some(link) = self.links.get(&id) else { return };
+        let (now, began, ours) = (ctx.env.now, link.began, link.awaits_circuit());
+        let until = began + limits::HANDSHAKE_DEADLINE;
+        if now >= until || (ours && self.heard_others(link.expect).is_some_and(|heard| heard > began)) {
+            return self.close(ctx, id);
+        }
+        if let Some(node) = link.expect.filter(|_| ours) {
+            self.probe_dialled(ctx, false);
+            self.events.push_back(LinkEvent::Late { peer: node });
+        }
+        self.timers.set(LinkTimer::Handshake(id), until.min(now + LATE_AGAIN));
+    }
+
+    /// When something last came from any other relay that we dialled.
+    pub(super) fn heard_others(&self, but: Option<NodeId>) -> Option<Time> {
+        let others = self.links.values().filter(|l| l.dialed && matches!(l.stage, Stage::Open) && l.peer != but);
+        others.map(|l| l.received).max()
     }
 }

@@ -109,6 +109,7 @@ struct Link {
     peer: Option<NodeId>,
     pinned: bool,
     waiters: Vec<Waiter>,
+    began: Time,
     circuits: BTreeMap<u32, PortKey>,
     next_circuit: u32,
     batch: BytesMut,
@@ -152,6 +153,11 @@ pub enum LinkEvent {
         /// In the order they came.
         waiters: Vec<Waiter>,
     },
+    /// Circuits of our own wait for a link that does not open, and nobody else was heard meanwhile.
+    Late {
+        /// The relay that was dialled.
+        peer: NodeId,
+    },
     /// It is gone. Its ports are closed already; their owners are listed.
     Down {
         /// Which link.
@@ -166,6 +172,10 @@ pub enum LinkEvent {
         was_open: bool,
         /// Whether it ended because the other end did not answer when it was asked.
         silent: bool,
+        /// When it was dialled, or came.
+        began: Time,
+        /// Where circuits of our own waited for it: when something last came from any other relay that we dialled.
+        others: Option<Time>,
     },
 }
 
@@ -411,7 +421,18 @@ impl Links {
         let owners = link.circuits.values().filter_map(|key| self.drop_port(ctx, *key)).collect();
         let was_open = matches!(link.stage, Stage::Open);
         let silent = link.probe.failed();
-        self.events.push_back(LinkEvent::Down { link: id, owners, waiters: link.waiters, peer: node, was_open, silent });
+        let began = link.began;
+        let others = if link.awaits_circuit() { self.heard_others(node) } else { None };
+        self.events.push_back(LinkEvent::Down {
+            link: id,
+            owners,
+            waiters: link.waiters,
+            peer: node,
+            was_open,
+            silent,
+            began,
+            others,
+        });
     }
 
     /// The next thing that happened to a link.
@@ -448,7 +469,8 @@ impl Links {
     pub(super) fn tick(&mut self, ctx: &mut Ctx<'_, '_>) {
         while let Some(timer) = self.timers.expired(ctx.env.now) {
             match timer {
-                LinkTimer::Handshake(id) | LinkTimer::Unsent(id) => self.close(ctx, id),
+                LinkTimer::Handshake(id) => self.handshake_late(ctx, id),
+                LinkTimer::Unsent(id) => self.close(ctx, id),
                 LinkTimer::Credit(id) => self.grant(ctx, id),
                 LinkTimer::Keep(id) => self.keep(ctx, id),
                 LinkTimer::Probe(id) => self.unanswered(ctx, id),
@@ -554,6 +576,7 @@ impl Link {
             inbox: overlay::Inbox::default(),
             outbox: overlay::Outbox::default(),
             used: now,
+            began: now,
             received: now,
             sent: now,
             probe: probe::Probe::new(now),

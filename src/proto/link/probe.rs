@@ -99,11 +99,11 @@ impl Links {
         }
     }
 
-    /// Asks all whom we dialled: this machine slept. What waited to leave before has left, or is lost.
-    pub(in crate::proto) fn probe_dialled(&mut self, ctx: &mut Ctx<'_, '_>) {
+    /// Asks all whom we dialled. After this machine slept (`woke`) what waited to leave before has left, or is lost.
+    pub(in crate::proto) fn probe_dialled(&mut self, ctx: &mut Ctx<'_, '_>, woke: bool) {
         let dialled: Vec<LinkId> = self.links.iter().filter(|(_, l)| l.dialed).map(|(id, _)| *id).collect();
         for id in dialled {
-            self.probe(ctx, id, true);
+            self.probe(ctx, id, woke);
         }
     }
 

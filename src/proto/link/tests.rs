@@ -538,3 +538,43 @@ fn ends_that_nobody_reads_and_half_used_batches_are_charged() {
     assert!(more >= 10_000 * size_of::<CircuitId>(), "{more}");
     assert!(bench.links.held_at_most >= holds(&bench) - idle);
 }
+
+/// A guard accepts the connection and says nothing.
+#[test]
+fn a_late_handshake_ends_when_others_answer_and_else_has_its_time() {
+    let (guard, other) = (NodeId([200; 32]), NodeId([201; 32]));
+    let addr = SocketAddr::from(([203, 0, 113, 7], 9));
+    let until_down = |others_answer: bool, waiter: Waiter| {
+        let mut bench = Bench::new();
+        bench.with(|links, ctx| links.want(ctx, guard, addr, waiter));
+        let mut tried = 0;
+        for half in 0..40 {
+            bench.now = Time(half * 500_000);
+            bench.with(Links::tick);
+            while let Some(event) = bench.links.poll_event() {
+                match event {
+                    LinkEvent::Late { peer } => {
+                        assert_eq!(peer, guard);
+                        tried += 1;
+                        if others_answer && tried == 1 {
+                            let link = bench.with(|links, ctx| links.dial(ctx, addr, Some(other), None));
+                            let opened = bench.links.links.get_mut(&link).unwrap();
+                            (opened.stage, opened.peer, opened.received) = (Stage::Open, Some(other), bench.now);
+                        }
+                    }
+                    LinkEvent::Down { began, others, .. } => {
+                        assert_eq!(others.is_some_and(|heard| heard > began), others_answer);
+                        return (bench.now, tried);
+                    }
+                    LinkEvent::Open { .. } => {}
+                }
+            }
+        }
+        panic!("it has no end");
+    };
+    let deadline = Time(0) + limits::HANDSHAKE_DEADLINE;
+    assert_eq!(until_down(true, Waiter::Origin(key())).0, Time(0) + dial::LATE + dial::LATE_AGAIN);
+    assert_eq!(until_down(false, Waiter::Origin(key())).0, deadline);
+    // What no circuit of ours waits for has its time, and nobody else is troubled.
+    assert_eq!(until_down(false, Waiter::Overlay(1)), (deadline, 0));
+}

@@ -290,3 +290,49 @@ fn damaged_state_is_refused() {
     twice.copy_within(3..3 + 32, 3 + entry);
     assert_eq!(read(&twice), Err(DecodeError::Invalid));
 }
+
+/// A dial of the guard fails: it began `took` seconds ago, and others were last heard `ago`.
+fn unreached(user: &mut User, guard: NodeId, took: u64, ago: Option<u64>) {
+    let at = |ago: u64, now: Time| Time(now.0 - ago * 1_000_000);
+    user.with(|policy, env| policy.unreached(&guard, at(took, env.now), ago.map(|ago| at(ago, env.now)), env.now));
+}
+
+#[test]
+fn a_guard_that_is_silent_while_others_answer_is_not_waited_for() {
+    let view = world(300, 300);
+    let mut user = User::new(41);
+    user.seconds = 1000;
+    let path = user.build(&view);
+    let (first, second) = (path[0], user.sample()[1]);
+    // Heard while the dial was on its way: the next of the sample serves, for as long as after any failure, and the guard comes back.
+    unreached(&mut user, first, 5, Some(1));
+    user.failed(&path, 0);
+    assert_eq!(user.choose(&view, &[]).unwrap()[0], second);
+    user.seconds += ASIDE.as_secs() + 1;
+    assert_eq!(user.build(&view)[0], first);
+    // Refused at once, twice: between the two others were heard.
+    unreached(&mut user, first, 0, Some(1));
+    user.failed(&path, 0);
+    assert_eq!(user.choose(&view, &[]).unwrap()[0], first, "one that is refused tells nothing of the line");
+    user.seconds += 2;
+    unreached(&mut user, first, 0, Some(1));
+    assert_eq!(user.choose(&view, &[]).unwrap()[0], second);
+}
+
+#[test]
+fn a_line_that_goes_while_others_were_just_heard_leads_to_no_other_guard() {
+    let view = world(300, 300);
+    let mut user = User::new(42);
+    user.seconds = 1000;
+    let path = user.build(&view);
+    // All dials fail, at once or late; the last that was heard was before the first of them.
+    for failure in 0..20 {
+        unreached(&mut user, path[0], failure % 2, Some(2 + failure));
+        assert_eq!(user.choose(&view, &[]).unwrap()[0], path[0], "failure {failure}");
+        user.seconds += 1;
+    }
+    // So do two that are a quarter of an hour apart, with others heard between.
+    user.seconds += 900;
+    unreached(&mut user, path[0], 0, Some(1));
+    assert_eq!(user.choose(&view, &[]).unwrap()[0], path[0]);
+}

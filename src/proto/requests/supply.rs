@@ -2,6 +2,7 @@
 
 use crate::base::NodeId;
 use crate::base::OpId;
+use crate::base::Time;
 use crate::base::limits;
 use crate::proto::link::Links;
 use crate::proto::out::Ctx;
@@ -31,6 +32,10 @@ const _: () = assert!(READY_LIFE.as_secs() * 2 < limits::CIRCUIT_IDLE_MAX.as_sec
 const QUEUE_DEADLINE: Duration = Duration::from_secs(30);
 /// Circuits that may fail in a row before building pauses: failing circuits must not make a client rush through paths (T12).
 const FAILURES_BEFORE_PAUSE: u32 = 8;
+/// A circuit is late after four times what others took lately, but not sooner than this, and at the latest after [`LATE_FIRST`],
+/// which is also what is taken while nothing is known.
+const LATE_MIN: Duration = Duration::from_millis(500);
+const LATE_FIRST: Duration = Duration::from_secs(3);
 /// How long it pauses, doubled with each further failure up to two seconds: hops that fail are set aside meanwhile (`path`), so
 /// that even a client whose view is half dead comes through.
 const PAUSE: Duration = Duration::from_millis(250);
@@ -48,7 +53,7 @@ impl Requests {
             self.pin(links, &guard);
         }
         match self.building.remove(&key) {
-            Some(Purpose::Op(op)) if self.domains.contains_key(&op) => self.adopt(op, key),
+            Some(Purpose::Op(op)) if self.domains.get(&op).is_some_and(|d| d.circuits.len() < PER_OP_MAX) => self.adopt(op, key),
             Some(Purpose::Sample) => self.stands(ctx, links, key, None),
             Some(Purpose::Directory(to)) => self.stands(ctx, links, key, Some(to)),
             _ => {
@@ -73,7 +78,6 @@ impl Requests {
 
     pub(super) fn adopt(&mut self, op: OpId, key: Key) {
         if let (Some(domain), Some(path)) = (self.domains.get_mut(&op), self.origins.path(key)) {
-            domain.coming = domain.coming.saturating_sub(1);
             domain.paths.push(path);
             domain.circuits.insert(key, BTreeMap::new());
         }
@@ -83,16 +87,14 @@ impl Requests {
         self.ready.remove(&key);
         self.questions_ended(key);
         let purpose = self.building.remove(&key);
-        if let Some(Purpose::Op(op)) = purpose
-            && let Some(domain) = self.domains.get_mut(&op)
-        {
-            domain.coming = domain.coming.saturating_sub(1);
-        }
         for domain in self.domains.values_mut() {
             domain.circuits.remove(&key);
         }
         if purpose.is_some() && hops < limits::HOPS {
-            self.failures = self.failures.saturating_add(1);
+            // Those that end in one moment waited for one link.
+            if self.failed_at.replace(ctx.env.now) != Some(ctx.env.now) {
+                self.failures = self.failures.saturating_add(1);
+            }
             if self.failures >= FAILURES_BEFORE_PAUSE {
                 let doublings = (self.failures - FAILURES_BEFORE_PAUSE).min(3);
                 self.paused_until = ctx.env.now + PAUSE * (1 << doublings);
@@ -177,10 +179,7 @@ impl Requests {
         if paths_allowed {
             let ops: Vec<_> = self.domains.keys().copied().collect();
             for op in ops {
-                while let Some(domain) = self.domains.get_mut(&op)
-                    && domain.circuits.len() + domain.coming < domain.want
-                {
-                    domain.coming += 1;
+                while self.lacks_circuit(ctx.env.now, op) {
                     // Any ready circuit with a last hop of its own will do, so which one is chance.
                     let (taken, vain) = self.no_last_hops(&op);
                     let may = |last: &NodeId| !taken.contains(last) && !vain.contains(last);
@@ -189,9 +188,6 @@ impl Requests {
                         self.ready.remove(&key);
                         self.adopt(op, key);
                     } else if !self.start(ctx, view, Purpose::Op(op)) {
-                        if let Some(domain) = self.domains.get_mut(&op) {
-                            domain.coming -= 1;
-                        }
                         break;
                     }
                 }
@@ -212,6 +208,21 @@ impl Requests {
                 }
             }
         }
+    }
+
+    /// Whether an operation has fewer circuits than it wants, those that are being built among them. One that is late has another
+    /// built beside it, or a spare one taken: a relay that was stopped must not hold up who waits. No more than one for each.
+    fn lacks_circuit(&self, now: Time, op: OpId) -> bool {
+        let Some(domain) = self.domains.get(&op) else { return false };
+        let lacking = domain.want.saturating_sub(domain.circuits.len());
+        if lacking == 0 {
+            return false;
+        }
+        let late = self.build_time().map_or(LATE_FIRST, |typical| (typical * 4).clamp(LATE_MIN, LATE_FIRST));
+        let coming = self.building.iter().filter(|(_, purpose)| **purpose == Purpose::Op(op)).map(|(key, _)| key);
+        let (all, in_time) =
+            coming.fold((0, 0), |(all, in_time), key| (all + 1, in_time + usize::from(self.origins.age(*key, now) < late)));
+        in_time < lacking && all < lacking * 2
     }
 
     /// Spare circuits, those that are being built among them.
