@@ -66,8 +66,11 @@ pub const WRITE_LEFT_OUT: usize = 3;
 /// Most requests of one session: bounds what one opened key can be asked.
 pub const SESSION_REQUESTS_MAX: u16 = 64;
 /// Most requests of a session that wait for their answer: several, for one that waits for each answer waits for seven machines.
-/// Fewer where they are long: those that a mute host leaves lying must fit the first credits of its leg ([`WINDOW_MIN`]), but for
-/// the cell that opens the session ([`CIRCUIT_LEGS`]), or they would use up the credits of the whole circuit.
+///
+/// Fewer at first where they are long: those that a mute host leaves lying must fit the first credits of its leg ([`WINDOW_MIN`]), but
+/// for the cell that opens the session ([`CIRCUIT_LEGS`]), or they would use up the credits of the whole circuit. The leg's window
+/// grows with what the host takes, so each answer allows one more, if nothing waits for the own line: what is begun there and not
+/// finished, its host gives up.
 pub const SESSION_IN_FLIGHT: usize = 8;
 /// How long a session may pause before its host ends it: its place is somebody else's then.
 pub const SESSION_PAUSE_MAX: Duration = Duration::from_secs(60);

@@ -7,7 +7,7 @@ mod deadlines;
 mod load;
 mod questions;
 
-pub use load::in_flight_max;
+use load::in_flight_at_first;
 
 use crate::base::NetworkId;
 use crate::base::NodeId;
@@ -118,6 +118,8 @@ struct Stream {
     session: Option<ClientSession>,
     queued: VecDeque<(RequestId, Vec<u8>)>,
     in_flight: VecDeque<(u16, RequestId, Time)>,
+    /// Most requests in flight: see [`limits::SESSION_IN_FLIGHT`].
+    window: usize,
     next: u16,
     input: Vec<u8>,
     /// When it last sent something, or was begun.
@@ -340,6 +342,9 @@ impl Origins {
             if let Some((n, request, sent)) = s.in_flight.pop_front() {
                 self.events.push_back(OriginEvent::Answer { key, request, session: session.clone(), n, sent, sealed });
             }
+            if circuit.port.is_some_and(|port| links.leaving(port).is_none()) {
+                s.window = (s.window + 1).min(limits::SESSION_IN_FLIGHT);
+            }
             if s.load() == 0 && !s.has_room() {
                 // Used up and answered: it has nothing more to say.
                 return self.end_stream(ctx, links, key, stream);
@@ -394,6 +399,7 @@ impl Origins {
                         session: None,
                         queued: VecDeque::new(),
                         in_flight: VecDeque::new(),
+                        window: in_flight_at_first(kind),
                         next: 0,
                         input: Vec::new(),
                         moved: ctx.env.now,
@@ -463,7 +469,7 @@ impl Origins {
         }
         while let Some(s) = circuit.streams.get_mut(&stream) {
             let Some(session) = &s.session else { return };
-            if s.in_flight.len() >= in_flight_max(s.kind) || s.next >= limits::SESSION_REQUESTS_MAX {
+            if s.in_flight.len() >= s.window || s.next >= limits::SESSION_REQUESTS_MAX {
                 return;
             }
             let Some((request, plain)) = s.queued.pop_front() else { return };

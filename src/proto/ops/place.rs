@@ -244,6 +244,17 @@ impl Placement {
         self.acknowledged.len() >= STORED_AT && self.dealt.is_empty() && self.asked.values().all(|deal| deal.passed)
     }
 
+    /// Bytes of shares that are to be offered or await their answer; not those of late hosts, which hold nothing up.
+    pub fn under_way(&self) -> usize {
+        let awaited = self.asked.values().filter(|deal| !deal.passed).count();
+        (awaited + self.dealt.len()) * self.chunk.class.share_len()
+    }
+
+    /// Bytes of shares that hosts said they have.
+    pub fn acknowledged(&self) -> usize {
+        self.acknowledged.len() * self.chunk.class.share_len()
+    }
+
     /// Whether a share fits a host.
     fn takes(&self, host: &NodeId, index: u8) -> bool {
         self.takes.get(host).is_some_and(|fit| fit >> index & 1 == 1)

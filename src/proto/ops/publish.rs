@@ -2,6 +2,7 @@
 //! D16).
 
 use crate::base::NodeId;
+use crate::base::Time;
 use crate::base::limits;
 use crate::crypto::secret::Secret;
 use crate::proto::doc::DocJob;
@@ -31,6 +32,7 @@ use crate::wire::manifest::Private;
 use crate::wire::request::Stored;
 use bytes::Bytes;
 use core::ops::Range;
+use core::time::Duration;
 use rand::CryptoRng;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -41,6 +43,13 @@ use std::sync::Arc;
 const PLACING_MAX: usize = 12;
 /// Chunk copies beyond those that wait for the word of late hosts alone: 36 MiB.
 const LATE_MAX: usize = 48;
+/// More copies are begun only while fewer bytes of shares are under way than the line lately brought to hosts in this time: it has
+/// to be filled over long ways too, but what it has not taken after a while, hosts give up.
+const UNDER_WAY: Duration = Duration::from_secs(2);
+/// And never more than that line of 100 Mbit/s has under way.
+const UNDER_WAY_MAX: usize = 24 << 20;
+/// Over how long it is counted what the line brings to hosts.
+const CARRIED_SPAN: Duration = Duration::from_secs(1);
 /// Chunks being read and coded ahead of that.
 const CODING_MAX: usize = 4;
 
@@ -95,7 +104,34 @@ pub struct Publish {
     top: Option<[u8; 32]>,
     stored_bytes: u64,
     takers: BTreeSet<NodeId>,
+    carried: Carried,
     report: Report,
+}
+
+/// How fast the line brings shares to hosts.
+#[derive(Debug, Default)]
+struct Carried {
+    since: Time,
+    bytes: usize,
+    /// Bytes in the last whole [`CARRIED_SPAN`], or more.
+    last: (usize, Duration),
+}
+
+impl Carried {
+    fn add(&mut self, now: Time, bytes: usize) {
+        self.bytes += bytes;
+        let took = now.since(self.since);
+        if took >= CARRIED_SPAN {
+            self.last = (core::mem::take(&mut self.bytes), took);
+            self.since = now;
+        }
+    }
+
+    /// Bytes that it brings in so long. Nothing before it is known.
+    fn in_time(&self, time: Duration) -> usize {
+        let (bytes, took) = self.last;
+        (bytes as u128 * time.as_micros()).checked_div(took.as_micros()).and_then(|n| usize::try_from(n).ok()).unwrap_or(0)
+    }
 }
 
 impl core::fmt::Debug for Publish {
@@ -129,6 +165,7 @@ impl Publish {
             top: None,
             stored_bytes: 0,
             takers: BTreeSet::new(),
+            carried: Carried::default(),
             report: Report::default(),
             layout,
             wish,
@@ -143,7 +180,9 @@ impl Publish {
             Heard::Time => self.hurry(user),
             Heard::Answer(tag, request, answer) => {
                 let Some((_, placement, _)) = self.placing.get_mut(&tag) else { return Goes::On };
+                let before = placement.acknowledged();
                 let outcome = placement.answer(user, tag, request, open_stored(answer));
+                self.carried.add(user.ctx.env.now, placement.acknowledged().saturating_sub(before));
                 self.placed(user, tag, &outcome)
             }
             Heard::Failed(tag, request, blame) => {
@@ -190,8 +229,7 @@ impl Publish {
                 }
             }
         }
-        let late = self.placing.values().filter(|(_, placement, _)| placement.is_late()).count().min(LATE_MAX);
-        while self.placing.len() - late < PLACING_MAX
+        while self.may_place()
             && let Some((part, chunk, copies)) = self.waiting.pop_front()
         {
             for i in 0..copies {
@@ -202,8 +240,29 @@ impl Publish {
                 self.report.chunks += 1;
             }
         }
-        let idle = self.placing.is_empty() && self.waiting.is_empty() && self.coding.is_empty() && !self.needs;
-        if idle { self.next_level(user) } else { Goes::On }
+        if self.needs || !self.coding.is_empty() || !self.waiting.is_empty() {
+            return Goes::On;
+        }
+        match self.top {
+            Some(root) if self.placing.is_empty() => return self.published(user, root),
+            // The manifest above what was begun waits until that was offered and answered, but for hosts that are late: beside it, it
+            // would have everything on a slow line take longer than hosts wait.
+            None if !self.single && self.next >= self.layout.data() && self.under_way() == 0 => self.next_level(user),
+            Some(_) | None => {}
+        }
+        Goes::On
+    }
+
+    /// Whether one more copy may be begun.
+    fn may_place(&self) -> bool {
+        let late = self.placing.values().filter(|(_, placement, _)| placement.is_late()).count().min(LATE_MAX);
+        let fast = || self.under_way() < self.carried.in_time(UNDER_WAY).min(UNDER_WAY_MAX);
+        self.placing.len() - late < PLACING_MAX || (self.placing.len() < PLACING_MAX + LATE_MAX && fast())
+    }
+
+    /// Bytes of shares that are offered and not answered, or to be offered.
+    fn under_way(&self) -> usize {
+        self.placing.values().map(|(_, placement, _)| placement.under_way()).sum()
     }
 
     /// Reads a convergent document for the first time. True: its key is known, and its bytes are wanted again.
@@ -383,14 +442,8 @@ impl Publish {
         self.advance(user)
     }
 
-    /// All that was begun is stored: the manifest's next level follows, or the key.
-    fn next_level(&mut self, user: &mut User<'_, '_, '_>) -> Goes {
-        if let Some(root) = self.top {
-            return self.published(user, root);
-        }
-        if self.single || self.next < self.layout.data() {
-            return Goes::On;
-        }
+    /// Codes the manifest's next level.
+    fn next_level(&mut self, user: &mut User<'_, '_, '_>) {
         let (level, below) = match self.level.take() {
             None => (0, self.roots.clone()),
             Some((level, _)) => (level + 1, core::mem::take(&mut self.node_roots).into_values().collect()),
@@ -410,7 +463,6 @@ impl Publish {
             self.code(user, Coding::One(Part::Node(level, index, top)), work);
         }
         self.level = Some((level, below));
-        Goes::On
     }
 
     /// The root above everything is known, and none of its chunk has left yet.

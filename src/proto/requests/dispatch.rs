@@ -3,7 +3,6 @@
 use crate::base::OpId;
 use crate::base::limits;
 use crate::proto::circuit::origin::Origins;
-use crate::proto::circuit::origin::in_flight_max;
 use crate::proto::link::Links;
 use crate::proto::out::Ctx;
 use crate::proto::overlay::view::View;
@@ -95,8 +94,7 @@ impl Requests {
     fn choose(&self, domain: &Domain, ask: &Ask) -> Option<Key> {
         let fits = domain.circuits.keys().copied().filter(|key| self.may_serve(domain, *key, ask));
         fits.map(|key| {
-            // As many again may wait behind those in flight.
-            let full = self.origins.load(key, &ask.target.host, ask.kind) >= 2 * in_flight_max(ask.kind);
+            let full = self.origins.is_full(key, &ask.target.host, ask.kind);
             // A circuit that meets the host already costs no new session and tells no further last hop.
             let meets = domain.circuits.get(&key).is_some_and(|uses| uses.values().any(|h| h.contains(&ask.target.host)));
             (full, !meets, self.origins.total_load(key), key)

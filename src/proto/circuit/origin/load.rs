@@ -12,18 +12,20 @@ use crate::proto::slab::Key;
 use crate::wire::cell::RELAY_DATA;
 use crate::wire::request::SessionType;
 
-/// Most requests of a session of this type that wait for their answer: see [`limits::SESSION_IN_FLIGHT`].
-pub const fn in_flight_max(kind: SessionType) -> usize {
+/// Most requests of a session of this type that wait for their answer before any came: see [`limits::SESSION_IN_FLIGHT`].
+pub(super) fn in_flight_at_first(kind: SessionType) -> usize {
     let fit = limits::WINDOW_MIN as usize / kind.request_len().div_ceil(RELAY_DATA);
-    if fit < limits::SESSION_IN_FLIGHT { fit } else { limits::SESSION_IN_FLIGHT }
+    fit.min(limits::SESSION_IN_FLIGHT)
 }
 
 impl Origins {
-    /// How many requests of a circuit are for `host` with sessions of this type.
-    pub fn load(&self, key: Key, host: &NodeId, kind: SessionType) -> usize {
-        self.circuits
-            .get(key)
-            .map_or(usize::MAX, |c| c.streams.values().filter(|s| s.host == *host && s.kind == kind).map(Stream::load).sum())
+    /// Whether as many requests for `host` wait behind those in flight on a circuit as are let in flight, with sessions of this type.
+    pub fn is_full(&self, key: Key, host: &NodeId, kind: SessionType) -> bool {
+        let streams = self.circuits.get(key).into_iter().flat_map(|c| c.streams.values());
+        let of_host = streams.filter(|s| s.host == *host && s.kind == kind);
+        let (load, window) =
+            of_host.fold((0, in_flight_at_first(kind)), |(load, window), s| (load + s.load(), window.max(s.window)));
+        load >= 2 * window
     }
 
     /// The requests on a circuit.
