@@ -274,3 +274,27 @@ impl Write for Out<'_, '_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Links over which packets are lost keep their speed where the system has what it takes, and work where it has not.
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    #[tokio::test]
+    async fn both_ends_ask_for_a_congestion_control_that_loss_does_not_stop() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let plain = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (accepted, _) = listener.accept().await.unwrap();
+        let of = |tcp: &TcpStream| {
+            let name = socket2::SockRef::from(tcp).tcp_congestion().unwrap();
+            String::from_utf8(name.into_iter().take_while(|byte| *byte != 0).collect()).unwrap()
+        };
+        let usual = of(&plain);
+        let has_it = socket2::SockRef::from(&plain).set_tcp_congestion(CONGESTION_CONTROL).is_ok();
+        prepare(&accepted).unwrap();
+        println!("usual {usual}, can be told: {has_it}");
+        assert_eq!(of(&accepted), if has_it { "bbr".to_owned() } else { usual });
+        assert_eq!(socket2::SockRef::from(&accepted).tcp_notsent_lowat().unwrap(), UNSENT_MAX);
+    }
+}

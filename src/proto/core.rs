@@ -339,7 +339,10 @@ impl Core {
                 }
             }
             Arrived::Create { circuit } => match &self.keys {
-                Some(keys) => self.hops.create(ctx, &mut self.links, keys.keys(), link, circuit, cell::body(cell)),
+                Some(keys) if self.hops.may_build(ctx.env.now, &self.links, self.overlay.view(), link) => {
+                    self.hops.create(ctx, &mut self.links, keys.keys(), link, circuit, cell::body(cell));
+                }
+                Some(_) => self.links.refuse(ctx, link, circuit),
                 None => self.links.close(ctx, link),
             },
             Arrived::Leg { circuit } => match &self.keys {

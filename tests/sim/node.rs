@@ -213,7 +213,8 @@ pub struct Node {
     asleep: Option<Time>,
     slept: Duration,
     index: usize,
-    seed: Secret<32>,
+    /// Of that identity.
+    pub seed: Secret<32>,
     rng: StdRng,
     /// Chance that is not its own: of its links, and of whoever tampers.
     chance: StdRng,

@@ -4,6 +4,7 @@
 //! (outbound) or puts one on (inbound), both by encryption, and cannot tell whether a cell that is not for it makes sense: that is
 //! for the next hop to find out. Every failure destroys the circuit, in both directions, without a reason (T10).
 
+mod builds;
 mod questions;
 
 pub use questions::Question;
@@ -109,6 +110,8 @@ pub struct Hops {
     seats: Crowd,
     pending: BTreeMap<(LinkId, CircuitId), Pending>,
     turns: Crowd,
+    /// Of links to whom this relay knows as no relay.
+    builds: builds::Builds,
     waits: Crowd,
     /// When to look whether a circuit is idle: cells only note their time, so that each costs no more than that.
     idle: TimerTable<Key>,
@@ -125,6 +128,7 @@ impl Hops {
             seats: Crowd::new(memory.circuits(), STANDING),
             pending: BTreeMap::new(),
             turns: Crowd::new(PENDING_MAX, PASSING),
+            builds: builds::Builds::default(),
             waits: Crowd::new(memory.cells_for_hosts(), PASSING),
             idle: TimerTable::default(),
             idle_rest: Time(0),
@@ -166,6 +170,13 @@ impl Hops {
     /// Whether none is carried.
     pub fn is_empty(&self) -> bool {
         self.hops.is_empty()
+    }
+
+    /// Whether one circuit more may be built over this link now: [`builds`] bounds those of each address range. A relay brings circuits
+    /// of many people; an identity costs nothing, so only those count as relays whom others have reached.
+    pub(in crate::proto) fn may_build(&mut self, now: Time, links: &Links, view: &View, link: LinkId) -> bool {
+        let is_relay = links.peer(link).is_some_and(|peer| view.get(&peer).is_some());
+        is_relay || links.remote(link).is_some_and(|remote| self.builds.take(now, &remote))
     }
 
     /// A create cell: the handshake runs beside the core.

@@ -1,5 +1,5 @@
-//! How fast questions about the public view may follow each other on a circuit: counted by the last hop (T36), and kept to by the
-//! client.
+//! How fast things may follow each other: questions about the public view on a circuit, counted by the last hop (T36) and kept to by
+//! the client, and circuits of one address range.
 
 use crate::base::Time;
 use std::time::Duration;
@@ -15,6 +15,11 @@ impl Pace {
     pub fn next(self, at_once: u32, every: Duration) -> Time {
         let ahead = every.saturating_mul(at_once.saturating_sub(1));
         Time(self.paid.0.saturating_sub(u64::try_from(ahead.as_micros()).unwrap_or(u64::MAX)))
+    }
+
+    /// Whether all may be taken at once again.
+    pub fn is_whole(self, now: Time) -> bool {
+        self.paid <= now
     }
 
     /// Takes one, if it may be taken now.

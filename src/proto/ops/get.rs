@@ -26,10 +26,10 @@ use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 
 /// Chunks being fetched at once: eight requests each or more, so that a random order over 256 shares and more hides the chunk's
-/// (D12), and at most 13 MiB of answers.
-const WINDOW: usize = 40;
-/// Chunks begun and not handed out yet: room to go on beyond one that is late, 20 MiB at most.
-const AHEAD: usize = 80;
+/// (D12), and at most 20 MiB of answers.
+const WINDOW: usize = 64;
+/// Chunks begun and not handed out yet: room to go on beyond one that is late, 32 MiB at most.
+const AHEAD: usize = 128;
 /// Bytes handed to the receiver that it has not dealt with: beyond it no new chunk is begun.
 const UNCONSUMED_MAX: u64 = 16 << 20;
 

@@ -11,7 +11,7 @@ const FIRST: usize = 24;
 /// Fewest: a line is not idle between two chunks.
 const LEAST: usize = 16;
 /// Most: what the largest window of chunks can ask for, and as much again.
-const MOST: usize = 640;
+const MOST: usize = 1024;
 /// Answers that wait for less than this on their way ask for more.
 const SOON: Duration = Duration::from_secs(2);
 /// Answers that wait for longer than this ask for less: a fraction of what a circuit may stand still.

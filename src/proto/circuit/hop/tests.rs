@@ -1,9 +1,14 @@
 use super::*;
 use crate::base::Env;
 use crate::base::NetworkId;
+use crate::base::Position;
 use crate::base::Wall;
 use crate::proto::memory::Memory;
 use crate::proto::out::Out;
+use crate::proto::overlay::testing::NOW;
+use crate::proto::overlay::testing::plain;
+use crate::proto::overlay::testing::view_with_witnesses;
+use crate::proto::overlay::testing::vouched_at;
 use crate::wire::cell::ANSWER_CELLS;
 use crate::wire::cell::ANSWER_MAX;
 use crate::wire::cell::RELAY_DATA;
@@ -125,6 +130,30 @@ fn many_links_of_one_prefix_do_not_take_all_circuits() {
     assert!(bench.create(LinkId(98), 600), "a place is free again");
     assert!(!bench.create(LinkId(98), 601));
     assert!((1..=512).all(|circuit| bench.create(LinkId(200), circuit)), "everyone else finds room");
+}
+
+/// A flood through honest relays: one address has few circuits at each of them, under whatever names, and so few at their target.
+#[test]
+fn an_address_builds_so_many_circuits_whatever_its_links_call_themselves() {
+    let mut bench = Bench::new();
+    let (mut view, relay) = (view_with_witnesses(), NodeId([9; 32]));
+    view.insert(vouched_at(plain(relay, ([192, 0, 2, 1], 443).into()), 3, 0, Position([9; 32])), NOW);
+    let peers = [None, Some(NodeId([1; 32])), None, Some(NodeId([2; 32]))];
+    for (n, peer) in (1..).zip(peers) {
+        bench.links.open_unshaken_from(LinkId(n), peer, ([203, 0, 113, 7], 1).into());
+    }
+    bench.links.open_unshaken_from(LinkId(10), Some(relay), ([203, 0, 113, 8], 1).into());
+    bench.links.open_unshaken_from(LinkId(11), None, ([198, 51, 100, 1], 1).into());
+    let mut built = |seconds: u64, links: &[u64]| {
+        let now = Time(seconds * 1_000_000);
+        let may = |n: &usize| bench.hops.may_build(now, &bench.links, &view, LinkId(links[n % links.len()]));
+        (0..100_000).filter(may).count()
+    };
+    let at_once = builds::AT_ONCE as usize;
+    assert_eq!(built(100, &[1, 2, 3, 4]), at_once);
+    assert_eq!(built(110, &[1, 2, 3, 4]), 160, "sixteen a second");
+    assert_eq!(built(110, &[11]), at_once, "another's are its own");
+    assert_eq!(built(110, &[10]), 100_000, "a relay brings those of many");
 }
 
 #[test]
