@@ -68,10 +68,11 @@ pub const SESSION_REQUESTS_MAX: u16 = 64;
 /// Most requests of a session that wait for their answer: several, for one that waits for each answer waits for seven machines.
 ///
 /// Fewer at first where they are long: those that a mute host leaves lying must fit the first credits of its leg ([`WINDOW_MIN`]), but
-/// for the cell that opens the session ([`CIRCUIT_LEGS`]), or they would use up the credits of the whole circuit. The leg's window
-/// grows with what the host takes, so each answer allows one more, if nothing waits for the own line: what is begun there and not
-/// finished, its host gives up.
+/// for the cell that opens the session ([`CIRCUIT_LEGS`]), or they would use up the credits of the whole circuit. Each answer
+/// allows one more, if nothing waits for the own line: what is begun there and not finished, its host gives up. A host that goes mute
+/// after some answers holds up the credits of those, and a circuit's largest window outlasts all its legs together.
 pub const SESSION_IN_FLIGHT: usize = 8;
+const _: () = assert!(CIRCUIT_LEGS * WINDOW_MIN as usize <= WINDOW_MAX as usize, "mute hosts hold up less than a circuit's window");
 /// How long a session may pause before its host ends it: its place is somebody else's then.
 pub const SESSION_PAUSE_MAX: Duration = Duration::from_secs(60);
 /// Most hosts of one region on one circuit.

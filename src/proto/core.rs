@@ -519,10 +519,10 @@ impl Core {
                 }
             }
             LinkEvent::Late { peer } => {
-                // The line or the guard: its other directories are asked, which know this client anyhow, and serve it next.
+                // The line or the guard: the one that would serve next tells.
                 let view = self.overlay.view();
-                let others = self.requests.policy.directories(view, ctx.env).into_iter().filter(|node| *node != peer);
-                for relay in others.filter_map(|node| view.get(&node)) {
+                let next = self.requests.policy.directories(view, ctx.env).into_iter().find(|node| *node != peer);
+                if let Some(relay) = next.and_then(|node| view.get(&node)) {
                     self.links.try_out(ctx, relay.node(), relay.addr());
                 }
             }

@@ -319,7 +319,9 @@ impl PathPolicy {
         if counts.relays < limits::NETWORK_MIN_RELAYS || counts.groups < limits::NETWORK_MIN_GROUPS {
             return;
         }
-        self.trouble.retain(|_, t| t.last + ASIDE_MAX * 2 > env.now);
+        let now = env.now;
+        let recent = |t: &Trouble| t.unreached.is_some_and(|(_, latest)| now.since(latest) < UNREACHED_APART);
+        self.trouble.retain(|_, t| t.last + ASIDE_MAX * 2 > now || recent(t));
         let kept = self.guards.len() + self.layer2.len();
         self.guards.retain(|g| g.until > env.wall);
         let guards = &self.guards;

@@ -15,6 +15,7 @@ use crate::base::NodeId;
 use crate::base::StreamId;
 use crate::base::Time;
 use crate::base::limits;
+use crate::base::net::Prefix;
 use crate::crypto::cgo::RelayLayer;
 use crate::crypto::ntor;
 use crate::crypto::secret::Secret;
@@ -110,7 +111,7 @@ pub struct Hops {
     seats: Crowd,
     pending: BTreeMap<(LinkId, CircuitId), Pending>,
     turns: Crowd,
-    /// Of links to whom this relay knows as no relay.
+    /// Circuits built over links of no known relay.
     builds: builds::Builds,
     waits: Crowd,
     /// When to look whether a circuit is idle: cells only note their time, so that each costs no more than that.
@@ -173,10 +174,12 @@ impl Hops {
     }
 
     /// Whether one circuit more may be built over this link now: [`builds`] bounds those of each address range. A relay brings circuits
-    /// of many people; an identity costs nothing, so only those count as relays whom others have reached.
+    /// of many people; an identity costs nothing, so only those count as relays whom others have reached
+    /// where this link comes from.
     pub(in crate::proto) fn may_build(&mut self, now: Time, links: &Links, view: &View, link: LinkId) -> bool {
-        let is_relay = links.peer(link).is_some_and(|peer| view.get(&peer).is_some());
-        is_relay || links.remote(link).is_some_and(|remote| self.builds.take(now, &remote))
+        let Some(remote) = links.remote(link) else { return false };
+        let known = links.peer(link).and_then(|peer| view.get(&peer));
+        known.is_some_and(|relay| relay.prefix() == Prefix::of(&remote)) || self.builds.take(now, &remote)
     }
 
     /// A create cell: the handshake runs beside the core.

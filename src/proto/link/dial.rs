@@ -20,8 +20,12 @@ use std::time::Duration;
 
 /// A handshake is late after so long: a line of 5 kB/s brings its 6 KiB in that time if nothing else is on it.
 pub(super) const LATE: Duration = Duration::from_secs(4);
+/// The same of the second dial of a relay, which began when the line was known to carry.
+pub(super) const LATE_AGAIN: Duration = Duration::from_millis(2_500);
 /// How often a late one is looked at.
-pub(super) const LATE_AGAIN: Duration = Duration::from_millis(500);
+pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(500);
+/// Cells that moved lately on links of ours beyond which a handshake may wait behind them, on a line that is not fast.
+const MUCH: u64 = 64;
 
 impl Link {
     /// Whether circuits of our own wait for it.
@@ -40,7 +44,7 @@ impl Links {
         addr: SocketAddr,
         waiter: Waiter,
     ) -> Option<LinkId> {
-        self.join(node, waiter).unwrap_or_else(|| {
+        self.join(ctx.env.now, node, waiter).unwrap_or_else(|| {
             self.dial_node(ctx, node, addr, waiter);
             None
         })
@@ -55,7 +59,7 @@ impl Links {
         addr: SocketAddr,
         waiter: Waiter,
     ) -> Option<LinkId> {
-        self.join(node, waiter).unwrap_or_else(|| {
+        self.join(ctx.env.now, node, waiter).unwrap_or_else(|| {
             let remote = self.port_link(by).and_then(|(link, _)| self.remote(link));
             match remote.and_then(|remote| self.lent_seats.enter(&remote)) {
                 Some(seat) => {
@@ -70,7 +74,7 @@ impl Links {
     }
 
     /// Joins those that wait for a link to this relay, or finds it open. `None`: there is none yet.
-    fn join(&mut self, node: NodeId, waiter: Waiter) -> Option<Option<LinkId>> {
+    fn join(&mut self, now: Time, node: NodeId, waiter: Waiter) -> Option<Option<LinkId>> {
         let id = *self.by_node.get(&node)?;
         let link = self.links.get_mut(&id)?;
         if matches!(link.stage, Stage::Open) {
@@ -78,6 +82,9 @@ impl Links {
         }
         if link.waiters.len() < WAITERS_MAX {
             link.waiters.push(waiter);
+            if link.dialed && !link.late && !link.again && matches!(waiter, Waiter::Origin(_)) {
+                self.timers.set(LinkTimer::Handshake(id), now.max(link.began + LATE));
+            }
         } else {
             self.refuse_waiter(id, waiter);
         }
@@ -117,7 +124,8 @@ impl Links {
         let mut link = Link::new(addr, true, expect, ctx.env.now);
         link.waiters.extend(waiter);
         self.links.insert(id, link);
-        self.timers.set(LinkTimer::Handshake(id), ctx.env.now + LATE);
+        let ours = matches!(waiter, Some(Waiter::Origin(_)));
+        self.timers.set(LinkTimer::Handshake(id), ctx.env.now + if ours { LATE } else { limits::HANDSHAKE_DEADLINE });
         ctx.out.push(Output::Dial { link: id, addr });
         id
     }
@@ -130,25 +138,51 @@ impl Links {
         }
     }
 
-    /// A handshake takes long. Where circuits of our own wait for it, it ends as soon as others are known to answer meanwhile: then it
-    /// is this relay that is gone, and not the line. Else it has its whole time.
+    /// A handshake takes long. Where circuits of our own wait for it, others are asked whether they answer meanwhile. If they do, the
+    /// line carries: it is dialled once more, for the first dial may have begun while the line was down and wait for its next try, and
+    /// if that is late too, it is this relay that is gone. Else it has its whole time.
     pub(super) fn handshake_late(&mut self, ctx: &mut Ctx<'_, '_>, id: LinkId) {
-        let Some(link) = self.links.get(&id) else { return };
-        let (now, began, ours) = (ctx.env.now, link.began, link.awaits_circuit());
+        let Some(link) = self.links.get_mut(&id) else { return };
+        let (now, began, ours) = (ctx.env.now, link.began, link.dialed && link.awaits_circuit());
         let until = began + limits::HANDSHAKE_DEADLINE;
-        if now >= until || (ours && self.heard_others(link.expect).is_some_and(|heard| heard > began)) {
+        if now >= until {
             return self.close(ctx, id);
         }
-        if let Some(node) = link.expect.filter(|_| ours) {
-            self.probe_dialled(ctx, false);
+        let Some(node) = link.expect.filter(|_| ours) else {
+            return self.timers.set(LinkTimer::Handshake(id), until);
+        };
+        let (again, told) = (link.again, core::mem::replace(&mut link.late, true));
+        if self.heard_others(Some(node)).is_some_and(|heard| heard > began) {
+            return if again { self.close(ctx, id) } else { self.dial_again(ctx, id, node) };
+        }
+        self.probe_dialled(ctx, false);
+        if !told && !again {
             self.events.push_back(LinkEvent::Late { peer: node });
         }
-        self.timers.set(LinkTimer::Handshake(id), until.min(now + LATE_AGAIN));
+        self.timers.set(LinkTimer::Handshake(id), until.min(now + LOOK_AGAIN));
     }
 
-    /// When something last came from any other relay that we dialled.
+    /// Dials a relay once more, for the same waiters.
+    fn dial_again(&mut self, ctx: &mut Ctx<'_, '_>, id: LinkId, node: NodeId) {
+        let Some(link) = self.links.get_mut(&id) else { return };
+        let (addr, waiters) = (link.remote, core::mem::take(&mut link.waiters));
+        self.close(ctx, id);
+        let id = self.dial(ctx, addr, Some(node), None);
+        self.by_node.insert(node, id);
+        if let Some(link) = self.links.get_mut(&id) {
+            (link.waiters, link.again) = (waiters, true);
+            self.timers.set(LinkTimer::Handshake(id), ctx.env.now + LATE_AGAIN);
+        }
+        self.probe_dialled(ctx, false);
+    }
+
+    /// When something last came from any other relay that we dialled. Never, as far as it tells of a line, while much is on it: then a
+    /// handshake waits behind that, and a link that stands does not.
     pub(super) fn heard_others(&self, but: Option<NodeId>) -> Option<Time> {
-        let others = self.links.values().filter(|l| l.dialed && matches!(l.stage, Stage::Open) && l.peer != but);
-        others.map(|l| l.received).max()
+        let others = || self.links.values().filter(|l| l.dialed && matches!(l.stage, Stage::Open) && l.peer != but);
+        if others().any(|l| l.moved_lately() > MUCH) {
+            return None;
+        }
+        others().map(|l| l.received).max()
     }
 }

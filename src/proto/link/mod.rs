@@ -110,6 +110,9 @@ struct Link {
     pinned: bool,
     waiters: Vec<Waiter>,
     began: Time,
+    /// Whether its handshake was found to be late, and whether it is the second dial for the same waiters.
+    late: bool,
+    again: bool,
     circuits: BTreeMap<u32, PortKey>,
     next_circuit: u32,
     batch: BytesMut,
@@ -577,6 +580,8 @@ impl Link {
             outbox: overlay::Outbox::default(),
             used: now,
             began: now,
+            late: false,
+            again: false,
             received: now,
             sent: now,
             probe: probe::Probe::new(now),

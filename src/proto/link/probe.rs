@@ -71,6 +71,12 @@ impl Link {
         }
     }
 
+    /// Cells that left or came lately.
+    pub(super) fn moved_lately(&self) -> u64 {
+        let [older, _] = self.probe.marks;
+        (self.out() - older.out) + (self.probe.came - older.came)
+    }
+
     /// Whether our own cells may still be on their way out: more left lately than came, as when a document is published.
     fn is_busy(&self) -> bool {
         let [older, _] = self.probe.marks;

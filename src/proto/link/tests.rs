@@ -539,42 +539,52 @@ fn ends_that_nobody_reads_and_half_used_batches_are_charged() {
     assert!(bench.links.held_at_most >= holds(&bench) - idle);
 }
 
-/// A guard accepts the connection and says nothing.
-#[test]
-fn a_late_handshake_ends_when_others_answer_and_else_has_its_time() {
+/// A guard accepts the connection and says nothing, as a process that is stopped. How long circuits wait for it, in halves of a second,
+/// and how often the core is asked for others; the one that it then dials answers, and is heard every half second from there on.
+fn waits_for_a_silent_guard(answers: bool, much: bool, waiter: Waiter) -> (u64, usize) {
     let (guard, other) = (NodeId([200; 32]), NodeId([201; 32]));
     let addr = SocketAddr::from(([203, 0, 113, 7], 9));
-    let until_down = |others_answer: bool, waiter: Waiter| {
-        let mut bench = Bench::new();
-        bench.with(|links, ctx| links.want(ctx, guard, addr, waiter));
-        let mut tried = 0;
-        for half in 0..40 {
-            bench.now = Time(half * 500_000);
-            bench.with(Links::tick);
-            while let Some(event) = bench.links.poll_event() {
-                match event {
-                    LinkEvent::Late { peer } => {
-                        assert_eq!(peer, guard);
-                        tried += 1;
-                        if others_answer && tried == 1 {
-                            let link = bench.with(|links, ctx| links.dial(ctx, addr, Some(other), None));
-                            let opened = bench.links.links.get_mut(&link).unwrap();
-                            (opened.stage, opened.peer, opened.received) = (Stage::Open, Some(other), bench.now);
-                        }
+    let (mut bench, mut tried, mut open) = (Bench::new(), 0, None);
+    bench.with(|links, ctx| links.want(ctx, guard, addr, waiter));
+    for half in 0..60 {
+        bench.now = Time(half * 500_000);
+        if let Some(link) = open {
+            let now = bench.now;
+            bench.links.heard(now, link, if much { 100 } else { 1 });
+        }
+        bench.with(Links::tick);
+        while let Some(event) = bench.links.poll_event() {
+            match event {
+                LinkEvent::Late { peer } => {
+                    assert_eq!(peer, guard);
+                    tried += 1;
+                    if answers {
+                        let link = bench.with(|links, ctx| links.dial(ctx, addr, Some(other), None));
+                        let opened = bench.links.links.get_mut(&link).unwrap();
+                        (opened.stage, opened.peer, opened.received) = (Stage::Open, Some(other), bench.now);
+                        bench.links.timers.stop(&LinkTimer::Handshake(link));
+                        open = Some(link);
                     }
-                    LinkEvent::Down { began, others, .. } => {
-                        assert_eq!(others.is_some_and(|heard| heard > began), others_answer);
-                        return (bench.now, tried);
-                    }
-                    LinkEvent::Open { .. } => {}
                 }
+                LinkEvent::Down { began, others, waiters, .. } if !waiters.is_empty() => {
+                    assert_eq!(others.is_some_and(|heard| heard > began), answers && !much);
+                    return (half, tried);
+                }
+                LinkEvent::Down { .. } | LinkEvent::Open { .. } => {}
             }
         }
-        panic!("it has no end");
-    };
-    let deadline = Time(0) + limits::HANDSHAKE_DEADLINE;
-    assert_eq!(until_down(true, Waiter::Origin(key())).0, Time(0) + dial::LATE + dial::LATE_AGAIN);
-    assert_eq!(until_down(false, Waiter::Origin(key())).0, deadline);
-    // What no circuit of ours waits for has its time, and nobody else is troubled.
-    assert_eq!(until_down(false, Waiter::Overlay(1)), (deadline, 0));
+    }
+    panic!("it has no end");
+}
+
+#[test]
+fn a_silent_guard_is_dialled_twice_and_given_up_where_others_answer() {
+    let circuit = || Waiter::Origin(key());
+    // Four seconds, and two and a half from the next look on.
+    assert_eq!(waits_for_a_silent_guard(true, false, circuit()), (14, 1));
+    // Nobody answers, or the line is full of what others bring: it has its whole time.
+    assert_eq!(waits_for_a_silent_guard(false, false, circuit()), (20, 1));
+    assert_eq!(waits_for_a_silent_guard(true, true, circuit()), (20, 1));
+    // What no circuit of ours waits for troubles nobody else.
+    assert_eq!(waits_for_a_silent_guard(false, false, Waiter::Overlay(1)), (20, 0));
 }

@@ -326,6 +326,9 @@ impl Ops {
                     ctx.out.push(Output::Event(id, Event::Failed(Failure::line_down())));
                     continue;
                 }
+                if requests.lacking(id).is_some() {
+                    op.pace.lacks(ctx.env.now);
+                }
                 let leaving = requests.leaving(links, id);
                 // While nothing at all comes, not even padding, it is the line that is down, and no host.
                 let deaf = requests.is_deaf(links, id, ctx.env.now);

@@ -39,6 +39,8 @@ pub struct Pace {
     moved: Time,
     /// When last something left.
     left: Time,
+    /// Until when there was no circuit, last.
+    lacked: Time,
     /// Moving average of what an answer takes, the own queue and line included.
     typical: Option<Duration>,
     /// Hosts with a late request, since they last answered.
@@ -59,7 +61,7 @@ impl Pace {
 
     /// Its answer came.
     pub fn answered(&mut self, mark: Mark, now: Time) {
-        let took = now.since(mark.at);
+        let took = now.since(mark.at.max(self.lacked));
         self.typical = Some(self.typical.map_or(took, |typical| (typical * 31 + took) / 32));
         self.answers += 1;
         self.moved = now;
@@ -75,6 +77,11 @@ impl Pace {
     /// The own line carries what was sent.
     pub const fn moves(&mut self, now: Time) {
         (self.moved, self.left) = (now, now);
+    }
+
+    /// There is no circuit: what is asked now waits for one, and for no host.
+    pub const fn lacks(&mut self, now: Time) {
+        (self.moved, self.lacked) = (now, now);
     }
 
     /// Whether anything was ever heard.
@@ -139,6 +146,16 @@ mod tests {
             pace.answered(mark, at(i + 1));
         }
         assert!(pace.is_late(forgotten, at(OVERTAKEN_MIN)));
+    }
+
+    #[test]
+    fn the_wait_for_a_circuit_is_no_time_that_answers_take() {
+        let mut pace = Pace::default();
+        let (first, second) = (pace.asked(at(0), false), pace.asked(at(0), false));
+        pace.lacks(at(7_000));
+        assert!(!pace.is_late(first, at(7_500)));
+        pace.answered(first, at(7_500));
+        assert!(!pace.is_late(second, at(8_499)) && pace.is_late(second, at(8_500)));
     }
 
     #[test]

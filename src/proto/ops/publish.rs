@@ -39,14 +39,14 @@ use std::collections::BTreeSet;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// Chunk copies being placed at once: at 24 shares each, more than the 256 shares over which the order is random (D12).
+/// Chunk copies being placed at once over any line: at 24 shares each, more than the 256 shares over which the order is random (D12).
 const PLACING_MAX: usize = 12;
-/// Chunk copies beyond those that wait for the word of late hosts alone: 36 MiB.
+/// Chunk copies beyond those, which wait for the word of late hosts alone or which a fast line carries: 36 MiB.
 const LATE_MAX: usize = 48;
 /// More copies are begun only while fewer bytes of shares are under way than the line lately brought to hosts in this time: it has
 /// to be filled over long ways too, but what it has not taken after a while, hosts give up.
 const UNDER_WAY: Duration = Duration::from_secs(2);
-/// And never more than that line of 100 Mbit/s has under way.
+/// And never more than a line of 100 Mbit/s brings in that time.
 const UNDER_WAY_MAX: usize = 24 << 20;
 /// Over how long it is counted what the line brings to hosts.
 const CARRIED_SPAN: Duration = Duration::from_secs(1);
@@ -127,9 +127,10 @@ impl Carried {
         }
     }
 
-    /// Bytes that it brings in so long. Nothing before it is known.
-    fn in_time(&self, time: Duration) -> usize {
-        let (bytes, took) = self.last;
+    /// Bytes that it brings in so long: none before anything is known, and of a line that stands fewer and fewer.
+    fn in_time(&self, now: Time, time: Duration) -> usize {
+        let waited = now.since(self.since);
+        let (bytes, took) = if waited < CARRIED_SPAN * 2 { self.last } else { (self.bytes, waited) };
         (bytes as u128 * time.as_micros()).checked_div(took.as_micros()).and_then(|n| usize::try_from(n).ok()).unwrap_or(0)
     }
 }
@@ -229,7 +230,7 @@ impl Publish {
                 }
             }
         }
-        while self.may_place()
+        while self.may_place(user.ctx.env.now)
             && let Some((part, chunk, copies)) = self.waiting.pop_front()
         {
             for i in 0..copies {
@@ -254,9 +255,9 @@ impl Publish {
     }
 
     /// Whether one more copy may be begun.
-    fn may_place(&self) -> bool {
+    fn may_place(&self, now: Time) -> bool {
         let late = self.placing.values().filter(|(_, placement, _)| placement.is_late()).count().min(LATE_MAX);
-        let fast = || self.under_way() < self.carried.in_time(UNDER_WAY).min(UNDER_WAY_MAX);
+        let fast = || self.under_way() < self.carried.in_time(now, UNDER_WAY).min(UNDER_WAY_MAX);
         self.placing.len() - late < PLACING_MAX || (self.placing.len() < PLACING_MAX + LATE_MAX && fast())
     }
 

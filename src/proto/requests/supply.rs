@@ -91,8 +91,9 @@ impl Requests {
             domain.circuits.remove(&key);
         }
         if purpose.is_some() && hops < limits::HOPS {
-            // Those that end in one moment waited for one link.
-            if self.failed_at.replace(ctx.env.now) != Some(ctx.env.now) {
+            // Those that end in one moment without a first hop waited for one link.
+            let at = (hops == 0).then_some(ctx.env.now);
+            if at.is_none() || core::mem::replace(&mut self.failed_at, at) != at {
                 self.failures = self.failures.saturating_add(1);
             }
             if self.failures >= FAILURES_BEFORE_PAUSE {
@@ -179,7 +180,7 @@ impl Requests {
         if paths_allowed {
             let ops: Vec<_> = self.domains.keys().copied().collect();
             for op in ops {
-                while self.lacks_circuit(ctx.env.now, op) {
+                while self.lacks_circuit(ctx.env.now, links, op) {
                     // Any ready circuit with a last hop of its own will do, so which one is chance.
                     let (taken, vain) = self.no_last_hops(&op);
                     let may = |last: &NodeId| !taken.contains(last) && !vain.contains(last);
@@ -212,16 +213,19 @@ impl Requests {
 
     /// Whether an operation has fewer circuits than it wants, those that are being built among them. One that is late has another
     /// built beside it, or a spare one taken: a relay that was stopped must not hold up who waits. No more than one for each.
-    fn lacks_circuit(&self, now: Time, op: OpId) -> bool {
+    fn lacks_circuit(&self, now: Time, links: &Links, op: OpId) -> bool {
         let Some(domain) = self.domains.get(&op) else { return false };
         let lacking = domain.want.saturating_sub(domain.circuits.len());
         if lacking == 0 {
             return false;
         }
-        let late = self.build_time().map_or(LATE_FIRST, |typical| (typical * 4).clamp(LATE_MIN, LATE_FIRST));
+        let late = self.build_time().map_or(LATE_FIRST, |typical| (typical * 4).clamp(LATE_MIN, LATE_FIRST.max(typical * 2)));
         let coming = self.building.iter().filter(|(_, purpose)| **purpose == Purpose::Op(op)).map(|(key, _)| key);
-        let (all, in_time) =
-            coming.fold((0, 0), |(all, in_time), key| (all + 1, in_time + usize::from(self.origins.age(*key, now) < late)));
+        let (all, in_time) = coming.fold((0, 0), |(all, in_time), key| {
+            // What has not even left is held up by the own line.
+            let is_late = self.origins.age(*key, now) >= late && self.origins.leaving(links, *key).is_none();
+            (all + 1, in_time + usize::from(!is_late))
+        });
         in_time < lacking && all < lacking * 2
     }
 

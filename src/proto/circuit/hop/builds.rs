@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// Circuits at once: what a dozen clients behind one address want at the start of as many commands.
+/// Circuits at once: what some dozens of clients in one range want at the start of as many commands.
 pub(super) const AT_ONCE: u32 = 512;
 /// Then one each time so long: a client's command takes eight to 24, and sixteen a second are a quarter of a hundredth of what one core
 /// does, so that a range that uses up its part at a thousand relays has one of them busy two or three cores.
@@ -32,10 +32,11 @@ impl Builds {
             self.swept = now;
             self.taken.retain(|_, pace| !pace.is_whole(now));
         }
-        if self.taken.len() >= RANGES_MAX {
+        let range = Prefix::weighed(remote);
+        if self.taken.len() >= RANGES_MAX && !self.taken.contains_key(&range) {
             self.taken.clear();
         }
-        self.taken.entry(Prefix::weighed(remote)).or_default().take(now, AT_ONCE, EVERY)
+        self.taken.entry(range).or_default().take(now, AT_ONCE, EVERY)
     }
 }
 

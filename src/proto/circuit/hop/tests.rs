@@ -142,7 +142,8 @@ fn an_address_builds_so_many_circuits_whatever_its_links_call_themselves() {
     for (n, peer) in (1..).zip(peers) {
         bench.links.open_unshaken_from(LinkId(n), peer, ([203, 0, 113, 7], 1).into());
     }
-    bench.links.open_unshaken_from(LinkId(10), Some(relay), ([203, 0, 113, 8], 1).into());
+    bench.links.open_unshaken_from(LinkId(9), Some(relay), ([203, 0, 113, 8], 1).into());
+    bench.links.open_unshaken_from(LinkId(10), Some(relay), ([192, 0, 2, 7], 1).into());
     bench.links.open_unshaken_from(LinkId(11), None, ([198, 51, 100, 1], 1).into());
     let mut built = |seconds: u64, links: &[u64]| {
         let now = Time(seconds * 1_000_000);
@@ -153,6 +154,7 @@ fn an_address_builds_so_many_circuits_whatever_its_links_call_themselves() {
     assert_eq!(built(100, &[1, 2, 3, 4]), at_once);
     assert_eq!(built(110, &[1, 2, 3, 4]), 160, "sixteen a second");
     assert_eq!(built(110, &[11]), at_once, "another's are its own");
+    assert_eq!(built(110, &[9]), 0, "a relay's name, from where that relay is not");
     assert_eq!(built(110, &[10]), 100_000, "a relay brings those of many");
 }
 
