@@ -519,12 +519,7 @@ impl Core {
                 }
             }
             LinkEvent::Late { peer } => {
-                // The line or the guard: the one that would serve next tells.
-                let view = self.overlay.view();
-                let next = self.requests.policy.directories(view, ctx.env).into_iter().find(|node| *node != peer);
-                if let Some(relay) = next.and_then(|node| view.get(&node)) {
-                    self.links.try_out(ctx, relay.node(), relay.addr());
-                }
+                self.try_next(ctx, &peer);
             }
             LinkEvent::Down { link, owners, waiters, peer, was_open, silent, began, others } => {
                 // Somebody waits for what was dialled alone.
@@ -536,6 +531,7 @@ impl Core {
                 }
                 if let Some(peer) = peer.filter(|_| !was_open && waiters.iter().any(|w| matches!(w, Waiter::Origin(_)))) {
                     self.requests.policy.unreached(&peer, began, others, ctx.env.now);
+                    self.try_next(ctx, &peer);
                 }
                 if was_open {
                     self.overlay.handle(ctx.env, overlay::Input::LinkDown { link });
@@ -554,6 +550,15 @@ impl Core {
                     }
                 }
             }
+        }
+    }
+
+    /// A relay that circuits of ours wait for is not reached: the line or that relay? The guard that would serve next tells.
+    fn try_next(&mut self, ctx: &mut Ctx<'_, '_>, peer: &NodeId) {
+        let view = self.overlay.view();
+        let next = self.requests.policy.directories(view, ctx.env).into_iter().find(|node| node != peer);
+        if let Some(relay) = next.and_then(|node| view.get(&node)) {
+            self.links.try_out(ctx, relay.node(), relay.addr());
         }
     }
 
