@@ -32,8 +32,8 @@ const _: () = assert!(READY_LIFE.as_secs() * 2 < limits::CIRCUIT_IDLE_MAX.as_sec
 const QUEUE_DEADLINE: Duration = Duration::from_secs(30);
 /// Circuits that may fail in a row before building pauses: failing circuits must not make a client rush through paths (T12).
 const FAILURES_BEFORE_PAUSE: u32 = 8;
-/// A circuit is late after four times what others took lately, but not sooner than this, and at the latest after [`LATE_FIRST`],
-/// which is also what is taken while nothing is known.
+/// A circuit is late after four times what others took lately, but not sooner than this, nor later than [`LATE_FIRST`] or twice
+/// what they took. While nothing is known, it is after [`LATE_FIRST`].
 const LATE_MIN: Duration = Duration::from_millis(500);
 const LATE_FIRST: Duration = Duration::from_secs(3);
 /// How long it pauses, doubled with each further failure up to two seconds: hops that fail are set aside meanwhile (`path`), so
